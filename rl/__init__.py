@@ -1,0 +1,1 @@
+"""A lean reinforcement-learning loop that trains language models from weight tables."""

@@ -1,0 +1,1 @@
+"""Formulas of prompt weighting: weightings, surrogates, clocks, dynamics and their closed forms."""

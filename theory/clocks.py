@@ -1,0 +1,192 @@
+"""Clocks: what one unit of update time costs when the success probability is ρ.
+
+A clock is a frozen, hashable object: it is called with success probabilities and returns c(ρ) > 0; ``name`` is what
+the command line and the files call it, `parse` turns that text back into the clock. ``at_zero`` and ``at_one`` are
+its leading terms (coefficient, exponent): c(ρ) ~ C ρ^p as ρ → 0 and c(ρ) ~ C (1-ρ)^p as ρ → 1, from which the
+all-wrong and all-right rules of an optimal weighting follow as limits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Term = tuple[float, float]
+CHOICES = "regular, effective, failures, mixed:M, affine:a,b"
+
+
+class Clock(Protocol):
+    """c(ρ): cost of one unit of update time."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def reading(self) -> str: ...  # noqa: D102
+    @property
+    def at_zero(self) -> Term: ...  # noqa: D102
+    @property
+    def at_one(self) -> Term: ...  # noqa: D102
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class Regular:
+    """c = 1: update steps (arXiv 2602.11128)."""
+
+    name: str = dataclasses.field(default="regular", init=False)
+    reading: str = dataclasses.field(default="update steps", init=False)
+    at_zero: Term = dataclasses.field(default=(1.0, 0.0), init=False)
+    at_one: Term = dataclasses.field(default=(1.0, 0.0), init=False)
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        return np.ones_like(rho)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effective:
+    """c = 1/ρ: expected draws per success (arXiv 2602.11128)."""
+
+    name: str = dataclasses.field(default="effective", init=False)
+    reading: str = dataclasses.field(default="expected draws per success", init=False)
+    at_zero: Term = dataclasses.field(default=(1.0, -1.0), init=False)
+    at_one: Term = dataclasses.field(default=(1.0, 0.0), init=False)
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        return 1 / rho
+
+
+@dataclasses.dataclass(frozen=True)
+class Failures:
+    """c = (1-ρ)/ρ: expected failures before a success (derived; makes Linear-R optimal)."""
+
+    name: str = dataclasses.field(default="failures", init=False)
+    reading: str = dataclasses.field(default="expected failures before a success", init=False)
+    at_zero: Term = dataclasses.field(default=(1.0, -1.0), init=False)
+    at_one: Term = dataclasses.field(default=(1.0, 1.0), init=False)
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        return (1 - rho) / rho
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """c = 1/(1-ρ^M-(1-ρ)^M): groups drawn per group with both outcomes, as in dynamic sampling (derived).
+
+    Parameters
+    ----------
+    group_size : int
+        M ≥ 2.
+    """
+
+    group_size: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.group_size <= 65536:
+            raise ValueError(f"clock 'mixed:M' needs a whole number M from 2 to 65536, got {self.group_size}")
+
+    @property
+    def name(self) -> str:
+        """``mixed:M``."""
+        return f"mixed:{self.group_size}"
+
+    @property
+    def reading(self) -> str:
+        """One line for people."""
+        return f"groups of {self.group_size} drawn per group with both outcomes"
+
+    @property
+    def at_zero(self) -> Term:
+        """1-ρ^M-(1-ρ)^M ~ Mρ, and 2ρ for M = 2 alike."""
+        return (1 / self.group_size, -1.0)
+
+    @property
+    def at_one(self) -> Term:
+        """The clock is symmetric."""
+        return self.at_zero
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        rare = np.minimum(rho, 1 - rho)
+        # 1 - common^M through expm1: no cancellation where one outcome is rare.
+        return 1 / (-np.expm1(self.group_size * np.log1p(-rare)) - rare**self.group_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """c = a + b/ρ: an update costs a, the responses until a success cost b each (derived).
+
+    Parameters
+    ----------
+    update, response : float
+        a ≥ 0 and b ≥ 0, finite, not both 0.
+    """
+
+    update: float
+    response: float
+
+    def __post_init__(self) -> None:
+        fine = all(math.isfinite(x) and x >= 0 for x in (self.update, self.response))
+        if not fine or self.update + self.response == 0:
+            raise ValueError(f"clock 'affine:a,b' needs finite a, b ≥ 0, not both 0, got {self.update},{self.response}")
+
+    @property
+    def name(self) -> str:
+        """``affine:a,b``."""
+        return f"affine:{self.update!r},{self.response!r}"
+
+    @property
+    def reading(self) -> str:
+        """One line for people."""
+        return f"{self.update:g} per update + {self.response:g} per draw until a success"
+
+    @property
+    def at_zero(self) -> Term:
+        """b/ρ, or a where responses are free."""
+        return (self.response, -1.0) if self.response > 0 else (self.update, 0.0)
+
+    @property
+    def at_one(self) -> Term:
+        """The update and one draw."""
+        return (self.update + self.response, 0.0)
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        return self.update + self.response / rho
+
+
+PLAIN: dict[str, Clock] = {"regular": Regular(), "effective": Effective(), "failures": Failures()}
+
+
+def parse(text: str) -> Clock:
+    """The clock of that name.
+
+    Parameters
+    ----------
+    text : str
+        ``regular``, ``effective``, ``failures``, ``mixed:M`` or ``affine:a,b``.
+
+    Raises
+    ------
+    ValueError
+        With one sentence that names the choices.
+    """
+    name, _, arguments = text.partition(":")
+    if text in PLAIN:
+        return PLAIN[text]
+    try:
+        if name == "mixed":
+            return Mixed(int(arguments))
+        if name == "affine":
+            update, response = arguments.split(",")
+            return Affine(float(update), float(response))
+    except ValueError as error:
+        if str(error).startswith("clock"):
+            raise
+    raise ValueError(f"unknown clock {text!r}; choose one of {CHOICES} (such as mixed:16 or affine:1,0.5)")

@@ -1,0 +1,95 @@
+"""Closed forms under the natural mobility ρ(1-ρ): times, trajectories and optimal times.
+
+For ω = C·ω0 divide times by C. Derived from dρ/dt = ρ(1-ρ) ω0(ρ) and, for the effective clock, ds = dt/ρ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, wrightomega
+
+from theory.quadrature import log_odds
+
+Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Path = Callable[[float, NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _artanh_root(rho: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Artanh √(1-ρ), accurate where √(1-ρ) rounds to 1."""
+    return np.log1p(np.sqrt(1 - np.asarray(rho))) - np.log(rho) / 2
+
+
+# Antiderivatives of c/(ρ(1-ρ) ω0): the time from ρ0 to ρ1 is the difference.
+ANTIDERIVATIVES: dict[tuple[str, str], Curve] = {
+    ("rloo", "regular"): log_odds,
+    ("grpo", "regular"): lambda rho: 2 * np.arcsin(np.sqrt(rho)),
+    ("linear-r", "regular"): lambda rho: -np.log1p(-rho),
+    ("sqrt-r", "regular"): lambda rho: -2 * np.sqrt(1 - rho),
+    ("uniform-r", "regular"): lambda rho: rho,
+    ("rloo", "effective"): lambda rho: log_odds(rho) - 1 / rho,
+    ("grpo", "effective"): lambda rho: -2 * np.sqrt((1 - rho) / rho),
+    ("linear-r", "effective"): log_odds,
+    ("sqrt-r", "effective"): lambda rho: -2 * _artanh_root(rho),
+    ("uniform-r", "effective"): np.log,
+}
+
+
+def _rloo_effective(start: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With x = (1-ρ)/ρ the law logit ρ - 1/ρ = s + const reads x + ln x = const - s: Wright's omega function."""
+    odds_against = (1 - start) / start
+    return 1 / (1 + wrightomega(odds_against + np.log(odds_against) - times).real)
+
+
+# ρ(t) from ρ(0) = start. GRPO, Sqrt-R and Uniform-R reach ρ = 1 in finite time and stay there.
+TRAJECTORIES: dict[tuple[str, str], Path] = {
+    ("rloo", "regular"): lambda start, t: expit(log_odds(start) + t),
+    ("grpo", "regular"): lambda start, t: np.sin(np.minimum(np.arcsin(np.sqrt(start)) + t / 2, np.pi / 2)) ** 2,
+    ("linear-r", "regular"): lambda start, t: 1 - (1 - start) * np.exp(-t),
+    ("sqrt-r", "regular"): lambda start, t: 1 - np.maximum(np.sqrt(1 - start) - t / 2, 0) ** 2,
+    ("uniform-r", "regular"): lambda start, t: np.minimum(start + t, 1),
+    ("rloo", "effective"): _rloo_effective,
+    ("grpo", "effective"): lambda start, s: 1 / (1 + np.maximum(np.sqrt((1 - start) / start) - s / 2, 0) ** 2),
+    ("linear-r", "effective"): lambda start, s: expit(log_odds(start) + s),
+    ("sqrt-r", "effective"): lambda start, s: np.cosh(np.maximum(_artanh_root(start) - s / 2, 0)) ** -2.0,
+    ("uniform-r", "effective"): lambda start, s: np.minimum(start * np.exp(s), 1),
+}
+
+# Antiderivatives of √(c/(ρ(1-ρ))): the optimal time at budget B is (difference)²/B, and ∫ω0 dρ of the optimal ω0.
+OPTIMAL: dict[str, Curve] = {
+    "regular": lambda rho: 2 * np.arcsin(np.sqrt(rho)),
+    "effective": lambda rho: -2 * _artanh_root(rho),
+    "failures": np.log,
+}
+
+
+def crossing_time(weighting: str, clock: str, start: float, target: float) -> float:
+    """Time from `start` to `target` under the named weighting at scale 1.
+
+    Parameters
+    ----------
+    weighting : {"rloo", "grpo", "linear-r", "sqrt-r", "uniform-r"}
+    clock : {"regular", "effective"}
+    start, target : float
+        0 < start ≤ target < 1.
+
+    Raises
+    ------
+    KeyError
+        If the pair has no closed form.
+    """
+    primitive = ANTIDERIVATIVES[weighting, clock]
+    return float(primitive(np.asarray(target)) - primitive(np.asarray(start)))
+
+
+def trajectory(weighting: str, clock: str, start: float, times: ArrayLike) -> NDArray[np.float64]:
+    """ρ at clock times ≥ 0 (any shape) under the named weighting at scale 1; arguments as `crossing_time`."""
+    return TRAJECTORIES[weighting, clock](start, np.asarray(times, dtype=np.float64))
+
+
+def optimal_time(clock: str, start: float, target: float, budget: float = 1.0) -> float:
+    """T* = (∫√(c/(ρ(1-ρ))) dρ)²/B for clock "regular", "effective" or "failures"."""
+    primitive = OPTIMAL[clock]
+    return float(primitive(np.asarray(target)) - primitive(np.asarray(start))) ** 2 / budget

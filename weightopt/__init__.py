@@ -1,0 +1,1 @@
+"""Time-optimal prompt weights: problems, solvers, certificates, tables and the command line."""

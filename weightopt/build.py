@@ -1,0 +1,212 @@
+"""From a weighting to a table, and from a table back to what it claims."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from typing import Any
+
+import numpy as np
+import scipy
+
+from theory import weightings
+from theory.dynamics import update_budget
+from weightopt.curve import solve
+from weightopt.errors import ProblemError
+from weightopt.problem import Problem
+from weightopt.solution import Solution, even_grid, table_grid
+from weightopt.table import TableError, WeightTable, group_table
+
+RECHECK_TOLERANCE = 1e-9  # relative; versions of numpy and scipy differ in the last digits
+
+
+def solved_table(
+    solution: Solution,
+    group_size: int | None = None,
+    all_wrong: float | None = None,
+    all_right: float | None = None,
+) -> WeightTable:
+    """The table of a solved weighting, with problem and certificate inside.
+
+    Parameters
+    ----------
+    solution : Solution
+    group_size : int, optional
+        M; without it the table is a curve that fits any group size.
+    all_wrong, all_right : float, optional
+        Advantage in all-wrong and all-right groups; default the limits of -ρω and (1-ρ)ω.
+
+    Raises
+    ------
+    TableError
+        If a limit is infinite and not overridden, or the group size is out of range.
+    """
+    problem = solution.problem
+    return _tabulate(
+        solution.weighting,
+        table_grid(problem.start, problem.target),
+        group_size,
+        name="optimal",
+        label=f"Time-optimal, {problem.clock.name} clock, {problem.start:g} → {problem.target:g}",
+        limits=(solution.weighting.all_wrong_advantage, solution.weighting.all_right_advantage),
+        given=(all_wrong, all_right),
+        problem=problem.to_dict(),
+        certificate=solution.certificate.to_dict(),
+        provenance={"method": solution.method, "weighting": "optimal"},
+    )
+
+
+def named_table(
+    weighting: weightings.Weighting,
+    group_size: int | None = None,
+    all_wrong: float | None = None,
+    all_right: float | None = None,
+    scale: float = 1.0,
+) -> WeightTable:
+    """The table of a named weighting, times `scale`; arguments and errors as `solved_table`.
+
+    In a group table a leave-one-out weighting carries its factor M/(M-1).
+    """
+    factor = scale * (weighting.group_factor(group_size) if group_size is not None and group_size >= 2 else 1.0)
+    return _tabulate(
+        lambda rho: factor * weighting(rho),
+        even_grid(1 / 1024, 1 - 1 / 1024),
+        group_size,
+        name=weighting.name,
+        label=weighting.label,
+        limits=(scale * weighting.all_wrong_advantage, scale * weighting.all_right_advantage),
+        given=(all_wrong, all_right),
+        problem=None,
+        certificate=None,
+        provenance={
+            "method": "formula",
+            "weighting": weighting.name,
+            "formula": weighting.formula,
+            "source": weighting.source,
+            "scale": scale,
+        },
+    )
+
+
+def budget_scale(weighting: weightings.Weighting, start: float, target: float, budget: float) -> float:
+    """The factor that makes ∫ω dρ from `start` to `target` equal to `budget`.
+
+    Raises
+    ------
+    ProblemError
+        If start, target or budget are out of range.
+    """
+    Problem(start, target, "regular", budget=budget)  # validates the three
+    return budget / update_budget(weighting, start, target, weighting.kinks)
+
+
+def _tabulate(weighting: Any, grid: Any, group_size: int | None, *, limits, given, **fields: Any) -> WeightTable:
+    rules = []
+    for side, limit, stated in zip(("wrong", "right"), limits, given, strict=True):
+        rule = limit if stated is None else stated
+        if not math.isfinite(rule):
+            limit_of = "-ρω at ρ = 0" if side == "wrong" else "(1-ρ)ω at ρ = 1"
+            raise TableError(
+                f"the all-{side} advantage has no finite limit (that of {limit_of}); state one with --all-{side}, "
+                "any finite number."
+            )
+        rules.append(float(rule))
+    fields["provenance"] = {
+        **fields["provenance"],
+        "end_rules": ["limit" if stated is None else "given" for stated in given],
+        "versions": versions(),
+    }
+    fields["all_wrong_advantage"], fields["all_right_advantage"] = rules
+    if group_size is not None:
+        return group_table(weighting, group_size, **fields)
+    rho = np.asarray(grid)
+    return WeightTable(group_size=None, rho=tuple(rho.tolist()), weight=tuple(weighting(rho).tolist()), **fields)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a table's numbers depend on."""
+    try:
+        ours = importlib.metadata.version("weightopt")
+    except importlib.metadata.PackageNotFoundError:
+        ours = "not installed"
+    return {"weightopt": ours, "numpy": np.__version__, "scipy": scipy.__version__}
+
+
+def verify(table: WeightTable) -> str:
+    """Compute a table again from what it claims to be and compare every number.
+
+    Returns
+    -------
+    str
+        One sentence on what was verified.
+
+    Raises
+    ------
+    TableError
+        With one sentence on the first thing that is off.
+    """
+    rebuilt = _rebuild(table)
+    for key in ("name", "group_size", "problem"):
+        if getattr(table, key) != getattr(rebuilt, key):
+            raise TableError(f"key '{key}' does not follow from the table's provenance; build the table again.")
+    keys = ["rho", "weight", "all_wrong_advantage", "all_right_advantage"]
+    if table.group_size is not None:
+        keys += ["advantage_correct", "advantage_wrong"]
+    for key in keys:
+        _compare(key, getattr(table, key), getattr(rebuilt, key))
+    if table.certificate is None or rebuilt.certificate is None:
+        if table.certificate is not rebuilt.certificate:
+            raise TableError("key 'certificate' must be null exactly where 'problem' is; build the table again.")
+        return f"{len(table.weight)} weights recomputed from the formula of {table.label} and found equal"
+    for key in ("time", "lower_bound"):
+        _compare(f"certificate.{key}", table.certificate.get(key), rebuilt.certificate[key])
+    # The quadrature noise inside a gap differs between machines; a claim of less than was proven is what matters.
+    stated, proven = table.certificate.get("gap"), rebuilt.certificate["gap"]
+    if not isinstance(stated, float | int) or not proven <= max(2 * stated, 1e-10):
+        raise TableError(f"key 'certificate.gap' states {stated!r} but {proven:.2e} is proven; build the table again.")
+    return (
+        f"{len(table.weight)} weights recomputed and found equal; lower bound "
+        f"{rebuilt.certificate['lower_bound']:.12g} proven again, certified gap {proven:.2e}"
+    )
+
+
+def _rebuild(table: WeightTable) -> WeightTable:
+    """The table that the file's own problem or formula, group size and end rules lead to."""
+    rules = table.provenance.get("end_rules")
+    if not (isinstance(rules, list) and len(rules) == 2 and all(rule in ("limit", "given") for rule in rules)):
+        raise TableError("key 'provenance.end_rules' must be two of 'limit' and 'given'; build the table again.")
+    all_wrong = table.all_wrong_advantage if rules[0] == "given" else None
+    all_right = table.all_right_advantage if rules[1] == "given" else None
+    # A group table read off a curve file has inherited that curve's interpolation.
+    group_size = None if "curve" in table.provenance else table.group_size
+    if table.problem is not None:
+        try:
+            problem = Problem.from_dict(table.problem)
+        except ProblemError as error:
+            raise TableError(f"key 'problem.{error.field}' {error.sentence}; build the table again.") from None
+        rebuilt = solved_table(solve(problem), group_size, all_wrong, all_right)
+    else:
+        scale = table.provenance.get("scale")
+        if isinstance(scale, bool) or not isinstance(scale, float | int) or not 0 < scale < math.inf:
+            raise TableError("key 'provenance.scale' must be a positive number; build the table again.")
+        try:
+            weighting = weightings.parse(str(table.provenance.get("weighting")))
+        except ValueError as error:
+            raise TableError(f"key 'provenance.weighting': {error}; build the table again.") from None
+        rebuilt = named_table(weighting, group_size, all_wrong, all_right, float(scale))
+    return rebuilt if table.group_size is None else rebuilt.for_group(table.group_size)
+
+
+def _compare(key: str, stated: Any, computed: Any) -> None:
+    stated_array, computed_array = np.atleast_1d(stated), np.atleast_1d(computed)
+    if stated_array.dtype.kind not in "fi" or stated_array.shape != computed_array.shape:
+        raise TableError(f"key '{key}' has the wrong shape or type; build the table again.")
+    scale = max(float(np.max(np.abs(computed_array))), 1e-300)
+    off = np.abs(stated_array - computed_array) > RECHECK_TOLERANCE * np.maximum(np.abs(computed_array), 1e-6 * scale)
+    if np.any(off):
+        at = int(np.argmax(off))
+        where = f"[{at}]" if stated_array.size > 1 else ""
+        raise TableError(
+            f"key '{key}{where}' is {float(stated_array[at])!r} but {float(computed_array[at])!r} is computed; "
+            "build the table again."
+        )

@@ -1,0 +1,385 @@
+"""The command line: parse, call one ordinary function, show its answer, turn it into an exit status.
+
+Exit status 0: done. 1: the answer is no (`check` found something off, a solve could not be certified). 2: bad input,
+one sentence on standard error. Solvers and plotting are imported by the command that needs them, so that help is fast.
+Other packages hand in subcommands through the entry-point group ``weightopt.commands``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from weightopt.problem import Problem
+    from weightopt.solution import Solution
+    from weightopt.table import WeightTable
+
+app = typer.Typer(
+    name="weightopt",
+    help="Time-optimal prompt weights for reinforcement learning with verifiable rewards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+CLOCKS = "regular, effective, failures, mixed:M, affine:a,b (a + b/ρ)"
+
+Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).")]
+Target = Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
+ClockName = Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
+MobilityName = Annotated[str, typer.Option(help="How the policy moves: natural ρ(1-ρ), or softmax-gradient ρ²(1-ρ)².")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.")]
+Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.")]
+GroupSize = Annotated[
+    int | None, typer.Option(help="Responses per prompt M: tabulate advantages for groups of M instead of a curve.")
+]
+AllWrong = Annotated[
+    float | None, typer.Option(help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0.")
+]
+AllRight = Annotated[
+    float | None, typer.Option(help="Advantage in all-right groups; default the limit of (1-ρ)ω at ρ = 1.")
+]
+
+
+@app.command()
+def solve(
+    start: Start,
+    target: Target,
+    clock: ClockName,
+    mobility: MobilityName = "natural",
+    budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ, positive.")] = 1.0,
+    min_weight: Annotated[float, typer.Option(help="Lower bound on the weight, from 0 up.")] = 0.0,
+    max_weight: Annotated[float | None, typer.Option(help="Upper bound on the weight.  [default: none]")] = None,
+    monotone: Annotated[str | None, typer.Option(help="decreasing or increasing in ρ.  [default: free]")] = None,
+    group_size: GroupSize = None,
+    all_wrong: AllWrong = None,
+    all_right: AllRight = None,
+    output: Output = None,
+    csv: Csv = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the weights into this PNG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve for the time-optimal weighting, with a certificate."""
+    from weightopt.build import solved_table
+    from weightopt.curve import solve as solve_problem
+
+    bound = float("inf") if max_weight is None else max_weight
+    problem = _problem(
+        start=start,
+        target=target,
+        clock=clock,
+        mobility=mobility,
+        budget=budget,
+        min_weight=min_weight,
+        max_weight=bound,
+        monotone=monotone,
+    )
+    solution = solve_problem(problem)
+    table = solved_table(solution, group_size, all_wrong, all_right)
+    _write(table, output, csv)
+    if plot is not None:
+        from weightopt.plot import draw_weights
+
+        _replace("--plot", plot, draw_weights(solution, table))
+    if as_json:
+        _print_json(_solution_document(solution, table))
+    else:
+        print(solution)
+        _print_weights(table, solution)
+
+
+@app.command()
+def compare(
+    start: Start,
+    target: Target,
+    clock: ClockName,
+    mobility: MobilityName = "natural",
+    budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ that every weighting gets, positive.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Time of every named weighting relative to the optimum, at equal budget."""
+    from weightopt.compare import compare as compare_weightings
+
+    problem = _problem(start=start, target=target, clock=clock, mobility=mobility, budget=budget)
+    solution, rows = compare_weightings(problem)
+    if as_json:
+        _print_json(
+            {
+                "optimal_time": solution.time,
+                "lower_bound": solution.lower_bound,
+                "gap": solution.gap,
+                "problem": problem.to_dict(),
+                "rows": [{"weighting": row.weighting, "time": row.time, "ratio": row.ratio} for row in rows],
+            }
+        )
+        return
+    title = f"Time from {start:g} to {target:g}, {problem.clock.name} clock ({problem.clock.reading}), equal budget"
+    _print_table(
+        title,
+        ("weighting", "time", "relative to optimum"),
+        [(row.label, f"{row.time:.6g}", f"{row.ratio:.3f}") for row in rows],
+        caption=f"optimum certified within {solution.gap:.1e}",
+    )
+
+
+@app.command()
+def table(
+    weighting: Annotated[
+        str, typer.Option(help="rloo, reinforce, grpo, linear-r, sqrt-r, uniform-r, plateau-r or power:a,b.")
+    ],
+    group_size: GroupSize = None,
+    all_wrong: AllWrong = None,
+    all_right: AllRight = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Scale the weighting so that ∫ω dρ from --start to --target is this.")
+    ] = None,
+    start: Annotated[float | None, typer.Option(help="With --budget: where the integral starts.")] = None,
+    target: Annotated[float | None, typer.Option(help="With --budget: where the integral ends.")] = None,
+    output: Output = None,
+    csv: Csv = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tabulate a named weighting, for instance as a baseline."""
+    from theory import weightings
+    from weightopt.build import budget_scale, named_table
+
+    try:
+        named = weightings.parse(weighting)
+    except ValueError as error:
+        _refuse(f"--weighting: {error}")
+    scale = 1.0
+    if budget is not None and start is not None and target is not None:
+        scale = budget_scale(named, start, target, budget)
+    elif not (budget is None and start is None and target is None):
+        _refuse("--budget, --start and --target must be given together: the budget is an integral between the two")
+    result = named_table(named, group_size, all_wrong, all_right, scale)
+    _write(result, output, csv)
+    if as_json:
+        print(result.to_json(), end="")
+    else:
+        _describe(result)
+        _print_weights(result)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A table file.")],
+    csv: Csv = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a table file."""
+    from weightopt.table import WeightTable
+
+    result = WeightTable.load(file)
+    _write(result, None, csv)
+    if as_json:
+        print(result.to_json(), end="")
+    else:
+        _describe(result)
+        _print_weights(result)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A table file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Verify a table file: checksum, shapes, every number, certificate. Exit status 1 if anything is off."""
+    from weightopt.build import verify
+    from weightopt.table import TableError, WeightTable
+
+    try:
+        sentence, fine = verify(WeightTable.load(file)), True
+    except TableError as error:
+        sentence, fine = str(error).removeprefix(f"{file}: "), False
+    if as_json:
+        _print_json({"file": str(file), "ok": fine, "message": sentence})
+    elif fine:
+        print(f"{file}: fine: {sentence}")
+    else:
+        print(f"weightopt: {file}: {sentence}", file=sys.stderr)
+    if not fine:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; every failure a user can cause is one sentence and an exit status."""
+    from weightopt.errors import ProblemError, SolverError
+    from weightopt.table import TableError
+
+    _add_commands()
+    try:
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(_sentence(error), 2)
+    except ProblemError as error:
+        _fail(f"--{error.field.replace('_', '-')} {error.sentence}", 2)
+    except TableError as error:
+        _fail(str(error), 2)
+    except SolverError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(141) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _add_commands() -> None:
+    """Attach the subcommands of the other packages; one that cannot be loaded says so when it is called."""
+    for entry in sorted(importlib.metadata.entry_points(group="weightopt.commands"), key=lambda entry: entry.name):
+        try:
+            command = entry.load()
+        except ImportError as error:
+            command = _unavailable(entry.name, error)
+        app.command(entry.name)(command)
+
+
+def _unavailable(name: str, error: ImportError) -> Any:
+    def command() -> None:
+        _refuse(f"the command '{name}' cannot be loaded ({error}); install the project again")
+
+    command.__doc__ = "Not available in this installation."
+    return command
+
+
+def _problem(**values: Any) -> Problem:
+    from weightopt.problem import Problem
+
+    return Problem(**values)
+
+
+def _write(table: WeightTable, output: Path | None, csv: Path | None) -> None:
+    if output is not None:
+        _replace("--output", output, table.to_json().encode())
+    if csv is not None:
+        _replace("--csv", csv, table.to_csv().encode())
+
+
+def _replace(option: str, path: Path, data: bytes) -> None:
+    from weightopt.table import replace_file
+
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        _refuse(f"{option}: cannot write {path} ({error.strerror}); give a file in an existing, writable folder")
+
+
+def _solution_document(solution: Solution, table: WeightTable) -> dict[str, Any]:
+    if table.group_size is None:
+        rho = solution.grid()
+        numbers = {"rho": rho.tolist(), "weight": solution.weighting(rho).tolist()}
+    else:
+        numbers = {
+            "rho": table.rho,
+            "weight": table.weight,
+            "group_size": table.group_size,
+            "advantage_correct": table.advantage_correct,
+            "advantage_wrong": table.advantage_wrong,
+        }
+    return {
+        "status": solution.status.name.lower(),
+        "time": solution.time,
+        "lower_bound": solution.lower_bound,
+        "gap": solution.gap,
+        **numbers,
+        "all_wrong_advantage": table.all_wrong_advantage,
+        "all_right_advantage": table.all_right_advantage,
+        "problem": solution.problem.to_dict(),
+        "certificate": solution.certificate.to_dict(),
+        "method": solution.method,
+    }
+
+
+def _describe(table: WeightTable) -> None:
+    kind = "curve, any group size" if table.group_size is None else f"groups of {table.group_size}"
+    print(f"{table.label}: {kind}")
+    if "source" in table.provenance:
+        print(f"  weight       {table.provenance['formula']}")
+        print(f"  source       {table.provenance['source']}")
+        if table.provenance["scale"] != 1:
+            print(f"  scale        {table.provenance['scale']:.12g}")
+    if table.certificate is not None:
+        print(f"  time         {table.certificate['time']:.12g}")
+        print(f"  gap          {table.certificate['gap']:.2e} (certified, relative)")
+    print(f"  checksum     {table.checksum}")
+
+
+def _print_weights(table: WeightTable, solution: Solution | None = None) -> None:
+    """A table a person can read: every K of a group up to 32, else a handful of success probabilities."""
+    import numpy as np
+
+    if table.group_size is not None:
+        assert table.advantage_correct is not None
+        assert table.advantage_wrong is not None
+        shown = range(table.group_size + 1)
+        if table.group_size > 32:
+            shown = sorted({round(x) for x in np.linspace(0, table.group_size, 17)})
+        rows = [
+            (
+                f"{k}/{table.group_size}",
+                f"{table.weight[k - 1]:.4g}" if 0 < k < table.group_size else "",
+                f"{table.advantage_correct[k]:.4g}" if k > 0 else "",
+                f"{table.advantage_wrong[k]:.4g}" if k < table.group_size else "",
+            )
+            for k in shown
+        ]
+        _print_table(None, ("correct", "weight ω", "advantage, correct", "advantage, wrong"), rows)
+        return
+    low, high = table.rho[0], table.rho[-1]
+    rho = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999])
+    if solution is not None:
+        low, high = solution.problem.start, solution.problem.target
+        rho = np.unique([low, *rho, high])
+    rho = rho[(rho >= low) & (rho <= high)]
+    weight = table(rho) if solution is None else solution.weighting(rho)
+    rows = [(f"{r:.4g}", f"{w:.4g}", f"{r * (1 - r) * w:.4g}") for r, w in zip(rho, weight, strict=True)]
+    ends = f"all wrong {table.all_wrong_advantage:.4g}, all right {table.all_right_advantage:.4g}"
+    _print_table(None, ("ρ", "weight ω", "effective weight"), rows, caption=f"advantages at the ends: {ends}")
+
+
+def _print_table(
+    title: str | None, columns: tuple[str, ...], rows: list[tuple[str, ...]], caption: str | None = None
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    if title is not None:
+        print(title)
+    Console().print(table)
+    if caption is not None:
+        print(caption)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def _sentence(error: typer.TyperException) -> str:
+    """What the option parser has to say, on one line."""
+    text = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
+    return text[:1].lower() + text[1:]
+
+
+def _refuse(sentence: str) -> NoReturn:
+    _fail(sentence, 2)
+
+
+def _fail(sentence: str, status: int) -> NoReturn:
+    print(f"weightopt: {sentence.rstrip('.')}.", file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,48 @@
+"""Named weightings against the optimum at equal budget."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from theory import weightings
+from theory.dynamics import crossing_time, update_budget
+from weightopt.curve import solve
+from weightopt.problem import Problem
+from weightopt.solution import Solution
+
+NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Time of one weighting, scaled to the problem's budget, and its ratio to the optimal time (≥ 1)."""
+
+    weighting: str
+    label: str
+    time: float
+    ratio: float
+
+
+def compare(problem: Problem) -> tuple[Solution, list[Row]]:
+    """Time of every named weighting relative to the optimum, ∫ω dρ = B for all of them.
+
+    Parameters
+    ----------
+    problem : Problem
+        Without bounds or monotonicity: a named weighting has no reason to meet them.
+
+    Returns
+    -------
+    solution : Solution
+    rows : list of Row
+        The named ones in the order of `NAMES`, then ``optimal``.
+    """
+    solution = solve(problem)
+    rows = []
+    for name in NAMES:
+        w = weightings.REGISTRY[name]
+        spent = update_budget(w, problem.start, problem.target, w.kinks)
+        time = crossing_time(w, problem.clock, problem.mobility, problem.start, problem.target, w.kinks)
+        time *= spent / problem.budget  # scaling ω by B/spent divides the time by it
+        rows.append(Row(name, w.label, time, time / solution.time))
+    return solution, [*rows, Row("optimal", "Time-optimal", solution.time, 1.0)]

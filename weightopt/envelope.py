@@ -1,0 +1,165 @@
+"""The monotone envelope of the cost density: where a monotone weighting must pool.
+
+Among non-increasing weightings the optimum is μ√f̂, with f̂ the isotonic (here antitonic) regression of f = c/κ: the
+slope of the least concave majorant of ∫f. It equals f except on *pools*, intervals over which it is the mean of f.
+Pools are found on a grid by the pool-adjacent-violators algorithm and their ends are then solved for exactly, so the
+answer carries no grid error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq, isotonic_regression, minimize_scalar
+
+from theory.quadrature import integrate, panels
+from weightopt.problem import Problem
+
+GRID_WIDTH = 1 / 64  # of a cell, in log-odds: fine enough to tell pools apart, their ends are refined afterwards
+RTOL = 4 * np.finfo(np.float64).eps  # the finest that Brent's method accepts
+EXTREMUM_NOISE = 1e-12  # relative change of f below which a turn is rounding
+
+
+class Pool(NamedTuple):
+    """f̂ = `value`, the mean of f, for ρ in [left, right]."""
+
+    left: float
+    right: float
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Envelope:
+    """f̂ of a problem: f itself without a monotonicity constraint, its isotonic regression with one.
+
+    Callable at success probabilities of any shape in (0, 1). Outside [start, target], where the time does not see the
+    weight, f̂ is f without a constraint and keeps its end value with one.
+    """
+
+    problem: Problem
+    pools: tuple[Pool, ...] = ()
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """f̂(ρ) > 0."""
+        problem = self.problem
+        if problem.monotone is None:
+            return problem.cost_density(rho)
+        rho = np.clip(rho, problem.start, problem.target)
+        value = problem.cost_density(rho)
+        for pool in self.pools:
+            value = np.where((rho >= pool.left) & (rho <= pool.right), pool.value, value)
+        return value
+
+    @cached_property
+    def breaks(self) -> tuple[float, ...]:
+        """Ends of pools inside (start, target), where f̂ has kinks."""
+        ends = {end for pool in self.pools for end in (pool.left, pool.right)}
+        return tuple(sorted(ends - {self.problem.start, self.problem.target}))
+
+    @cached_property
+    def turns(self) -> tuple[float, ...]:
+        """start, target and every point between which f̂ is monotone."""
+        problem = self.problem
+        inner = self.breaks if problem.monotone else _extrema(problem)
+        return (problem.start, *inner, problem.target)
+
+    def crossings(self, level: float) -> list[float]:
+        """Where f̂ - `level` changes sign inside (start, target): at most once between two turns."""
+        found = []
+        for left, right in itertools.pairwise(self.turns):
+            at_left, at_right = self._at(left) - level, self._at(right) - level
+            if at_left * at_right < 0:
+                found.append(find_root(lambda rho: self._at(rho) - level, left, right))
+        return found
+
+    def _at(self, rho: float) -> float:
+        return float(self(np.asarray(rho)))
+
+
+def envelope(problem: Problem) -> Envelope:
+    """f̂ of the problem, with pool ends exact to rounding."""
+    if problem.monotone is None:
+        return Envelope(problem)
+    cells = panels(problem.start, problem.target, width=GRID_WIDTH)
+    mass = np.sum(cells.weight, axis=1)
+    mean = np.sum(cells.weight * problem.cost_density(cells.rho), axis=1) / mass
+    blocks = isotonic_regression(mean, weights=mass, increasing=problem.monotone == "increasing").blocks
+    pools = [
+        _refine(problem, cells.edges, int(first), int(last))
+        for first, last in itertools.pairwise(blocks)
+        if last - first > 1
+    ]
+    return Envelope(problem, tuple(pools))
+
+
+def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int) -> Pool:
+    """Solve for the pool around cells first..last-1: f̂ = mean of f over it = f at each end that is free to move."""
+    left, right = float(edges[first]), float(edges[last])
+    free_left, free_right = first > 0, last < len(edges) - 1
+    near_left = float(edges[max(first - 2, 0)]), float(edges[min(first + 2, last)])
+    near_right = float(edges[max(last - 2, first)]), float(edges[min(last + 2, len(edges) - 1)])
+
+    def ends(level: float) -> tuple[float, float]:
+        return (
+            _crossing(problem, level, *near_left) if free_left else left,
+            _crossing(problem, level, *near_right) if free_right else right,
+        )
+
+    def excess(level: float) -> float:
+        a, b = ends(level)
+        return integrate(lambda rho: problem.cost_density(rho) - level, a, b)
+
+    value = integrate(problem.cost_density, left, right) / (right - left)
+    if free_left or free_right:
+        at_ends = [problem.cost_density(np.asarray(x)) for near in (near_left, near_right) for x in near]
+        low, high = min(value, *map(float, at_ends)), max(value, *map(float, at_ends))
+        # `excess` falls as the level rises, since f = level at both moving ends.
+        if excess(low) > 0 > excess(high):
+            value = find_root(excess, low, high)
+            left, right = ends(value)
+    return Pool(left, right, value)
+
+
+def _crossing(problem: Problem, level: float, low: float, high: float) -> float:
+    """Where f, monotone on [low, high], equals `level`; the nearer end if it does not."""
+
+    def gap(rho: float) -> float:
+        return float(problem.cost_density(np.asarray(rho))) - level
+
+    at_low, at_high = gap(low), gap(high)
+    if at_low * at_high >= 0:
+        return low if abs(at_low) < abs(at_high) else high
+    return find_root(gap, low, high)
+
+
+def _extrema(problem: Problem) -> tuple[float, ...]:
+    """Local extrema of f inside (start, target)."""
+    rho = panels(problem.start, problem.target, width=8 * GRID_WIDTH).rho.ravel()
+    rho = np.concatenate([[problem.start], rho, [problem.target]])
+    slope = np.diff(np.log(problem.cost_density(rho)))
+    moving = np.flatnonzero(np.abs(slope) > EXTREMUM_NOISE)
+    turns = np.flatnonzero(np.diff(np.sign(slope[moving])))
+    found = []
+    for turn in turns:
+        low, high = rho[moving[turn]], rho[moving[turn + 1] + 1]
+        sign = 1 if slope[moving[turn]] < 0 else -1
+        found.append(
+            minimize_scalar(
+                lambda x, sign=sign: sign * float(problem.cost_density(np.asarray(x))),
+                bounds=(low, high),
+                method="bounded",
+                options={"xatol": 1e-9 * (high - low)},
+            ).x
+        )
+    return tuple(sorted(float(x) for x in found))
+
+
+def find_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Root of a continuous function between two points where its signs differ, to rounding (Brent's method)."""
+    return float(brentq(function, low, high, xtol=1e-300, rtol=RTOL))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,173 @@
+"""The problem: raise the success probability from a start to a target in least time under an update budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory import clocks, dynamics
+from weightopt.errors import ProblemError
+
+Monotone = Literal["decreasing", "increasing"]
+
+# Closer to 0 or 1 than this, 1-ρ has lost the digits that a gap of 1e-10 needs.
+EDGE = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Problem:
+    """Minimise ∫ c/(κ ω) dρ over weightings ω with ∫ ω dρ = B, both integrals from start to target.
+
+    A problem holds no arrays: it compares, hashes and serialises.
+
+    Parameters
+    ----------
+    start, target : float
+        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12.
+    clock : Clock or str
+        c(ρ), or its name (see `theory.clocks.parse`).
+    mobility : Mobility or str
+        κ(ρ), default the natural ρ(1-ρ) of a KL-proximal step; or its name.
+    budget : float
+        B > 0, the update budget.
+    min_weight, max_weight : float
+        Bounds 0 ≤ min_weight ≤ ω ≤ max_weight ≤ ∞; some weighting between them must spend the budget.
+    monotone : {None, "decreasing", "increasing"}
+        Require ω to be non-increasing, or non-decreasing, in ρ.
+
+    Raises
+    ------
+    ProblemError
+        A ValueError that names the parameter and its valid range.
+    """
+
+    start: float
+    target: float
+    clock: clocks.Clock
+    mobility: dynamics.Mobility
+    budget: float
+    min_weight: float
+    max_weight: float
+    monotone: Monotone | None
+
+    def __init__(
+        self,
+        start: float,
+        target: float,
+        clock: clocks.Clock | str,
+        mobility: dynamics.Mobility | str = dynamics.NATURAL,
+        budget: float = 1.0,
+        min_weight: float = 0.0,
+        max_weight: float = math.inf,
+        monotone: Monotone | None = None,
+    ) -> None:
+        values = {
+            "start": _number("start", start),
+            "target": _number("target", target),
+            "clock": _clock(clock),
+            "mobility": _mobility(mobility),
+            "budget": _number("budget", budget),
+            "min_weight": _number("min_weight", min_weight),
+            "max_weight": _number("max_weight", max_weight),
+            "monotone": monotone,
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+        self._check()
+
+    def _check(self) -> None:
+        for field in ("start", "target"):
+            value = getattr(self, field)
+            if not EDGE <= value <= 1 - EDGE:
+                raise ProblemError(field, f"must be a probability in (0, 1), from 1e-12 to 1 - 1e-12, got {value:g}")
+        if not self.start < self.target:
+            raise ProblemError("start", f"must be below the target {self.target!r}, got {self.start!r}")
+        if not (0 < self.budget < math.inf):
+            raise ProblemError("budget", f"must be a positive number, got {self.budget:g}")
+        if not 0 <= self.min_weight < math.inf:
+            raise ProblemError("min_weight", f"must be a number from 0 up, got {self.min_weight:g}")
+        if not self.max_weight > 0:
+            raise ProblemError("max_weight", f"must be positive, got {self.max_weight:g}")
+        if self.monotone not in (None, "decreasing", "increasing"):
+            raise ProblemError("monotone", f"must be decreasing or increasing, got {self.monotone!r}")
+        # Equality is allowed: the one feasible weighting is then the bound itself.
+        mean_weight = self.budget / (self.target - self.start)
+        if self.min_weight > mean_weight:
+            raise ProblemError(
+                "min_weight",
+                f"must be at most budget/(target - start) = {mean_weight:.6g}, or no weighting meets the budget; "
+                f"got {self.min_weight:g}",
+            )
+        if self.max_weight < mean_weight:
+            raise ProblemError(
+                "max_weight",
+                f"must be at least budget/(target - start) = {mean_weight:.6g}, or no weighting spends the budget; "
+                f"got {self.max_weight:g}",
+            )
+
+    def cost_density(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """f = c/κ at success probabilities of any shape: the time to cross dρ at unit weight."""
+        return dynamics.cost_density(rho, self.clock, self.mobility)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as JSON values; an infinite bound becomes null."""
+        return {
+            "start": self.start,
+            "target": self.target,
+            "clock": self.clock.name,
+            "mobility": self.mobility.name,
+            "budget": self.budget,
+            "min_weight": self.min_weight,
+            "max_weight": None if math.isinf(self.max_weight) else self.max_weight,
+            "monotone": self.monotone,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Problem:
+        """The problem that `to_dict` described.
+
+        Raises
+        ------
+        ProblemError
+            If a key is missing, unknown or out of range.
+        """
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in values:
+                raise ProblemError(key, "is missing")
+        for key in values:
+            if key not in fields:
+                raise ProblemError(str(key)[:40], "is not a parameter of a problem")
+        bound = values["max_weight"]
+        return cls(**{**values, "max_weight": math.inf if bound is None else bound})
+
+
+def _number(field: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer) or value != value:
+        raise ProblemError(field, f"must be a number, got {str(value)[:40]!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ProblemError(field, "must be a number of ordinary size") from None
+
+
+def _clock(clock: clocks.Clock | str) -> clocks.Clock:
+    if not isinstance(clock, str):
+        return clock
+    try:
+        return clocks.parse(clock)
+    except ValueError as error:
+        raise ProblemError("clock", f"is not usable: {error}") from None
+
+
+def _mobility(mobility: dynamics.Mobility | str) -> dynamics.Mobility:
+    if not isinstance(mobility, str):
+        return mobility
+    if mobility not in dynamics.MOBILITIES:
+        raise ProblemError("mobility", f"must be one of {', '.join(dynamics.MOBILITIES)}, got {mobility!r}")
+    return dynamics.MOBILITIES[mobility]
