@@ -9,8 +9,7 @@ all-wrong and all-right rules of an optimal weighting follow as limits.
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ Term = tuple[float, float]
 CHOICES = "regular, effective, failures, mixed:M, affine:a,b"
 
 
+@runtime_checkable
 class Clock(Protocol):
     """c(ρ): cost of one unit of update time."""
 
@@ -88,7 +88,8 @@ class Mixed:
     group_size: int
 
     def __post_init__(self) -> None:
-        if not 2 <= self.group_size <= 65536:
+        whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
+        if not (whole and 2 <= self.group_size <= 65536):
             raise ValueError(f"clock 'mixed:M' needs a whole number M from 2 to 65536, got {self.group_size}")
 
     @property
@@ -125,16 +126,21 @@ class Affine:
     Parameters
     ----------
     update, response : float
-        a ≥ 0 and b ≥ 0, finite, not both 0.
+        a and b, each 0 or from 1e-30 to 1e30, not both 0.
     """
 
     update: float
     response: float
 
     def __post_init__(self) -> None:
-        fine = all(math.isfinite(x) and x >= 0 for x in (self.update, self.response))
+        for field in ("update", "response"):
+            object.__setattr__(self, field, float(getattr(self, field)))
+        fine = all(x == 0 or 1e-30 <= x <= 1e30 for x in (self.update, self.response))
         if not fine or self.update + self.response == 0:
-            raise ValueError(f"clock 'affine:a,b' needs finite a, b ≥ 0, not both 0, got {self.update},{self.response}")
+            raise ValueError(
+                f"clock 'affine:a,b' needs a and b from 1e-30 to 1e30, one of them may be 0, "
+                f"got {self.update},{self.response}"
+            )
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ from weightopt.problem import Problem
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 CHECK_WIDTH = 1 / 16  # panel width in log-odds, finer than the solver's own
+PINNED = 1e-12  # relative slack of the budget over the lower bound on ω below which the bound is the one answer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,10 @@ def _admissible(problem: Problem, points: Panels, h: NDArray[np.float64]) -> NDA
 
 def _dual(problem: Problem, points: Panels, cost: NDArray[np.float64], h: NDArray[np.float64]) -> tuple[float, float]:
     """The multiplier that makes the dual bound largest, and the bound; any multiplier would be valid."""
+    if problem.min_weight * (problem.target - problem.start) >= problem.budget * (1 - PINNED):
+        # The slope dT*/dB is so steep here that the rounding of B alone would be all that the bound shows.
+        steepest = float(np.max(cost / h)) / problem.min_weight**2
+        return steepest, float(np.sum(points.weight * cost)) / problem.min_weight
 
     def minimiser(log_multiplier: float) -> NDArray[np.float64]:
         root = np.sqrt(cost / h) * math.exp(-log_multiplier / 2)

@@ -219,7 +219,10 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
-        _fail(_sentence(error), 2)
+        sentence = _sentence(error)
+        if not sentence:  # called without a command: the help has been printed
+            raise SystemExit(2) from None
+        _fail(sentence, 2)
     except ProblemError as error:
         _fail(f"--{error.field.replace('_', '-')} {error.sentence}", 2)
     except TableError as error:

@@ -78,6 +78,8 @@ def trajectory(
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or np.any(times < 0) or np.any(np.diff(times) < 0):
         raise ValueError("times must be a list of non-decreasing numbers from 0 up")
+    if times.size == 0:
+        return times
     result = _integrate(weighting, clock, mobility, start, SATURATED, float(times[-1]), dense=True)
     ended = result.t_events[0][0] if result.t_events[0].size else math.inf
     rho = np.ones_like(times)

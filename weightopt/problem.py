@@ -17,6 +17,8 @@ Monotone = Literal["decreasing", "increasing"]
 
 # Closer to 0 or 1 than this, 1-ρ has lost the digits that a gap of 1e-10 needs.
 EDGE = 1e-12
+# Budgets and bounds beyond this only shift the decimal point, until they overflow.
+LARGEST, SMALLEST = 1e30, 1e-30
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -34,9 +36,10 @@ class Problem:
     mobility : Mobility or str
         κ(ρ), default the natural ρ(1-ρ) of a KL-proximal step; or its name.
     budget : float
-        B > 0, the update budget.
+        B, the update budget, from 1e-30 to 1e30.
     min_weight, max_weight : float
-        Bounds 0 ≤ min_weight ≤ ω ≤ max_weight ≤ ∞; some weighting between them must spend the budget.
+        Bounds on ω: min_weight from 0 to 1e30, max_weight from 1e-30 to 1e30 or ∞. Some weighting between them must
+        spend the budget.
     monotone : {None, "decreasing", "increasing"}
         Require ω to be non-increasing, or non-decreasing, in ρ.
 
@@ -87,12 +90,12 @@ class Problem:
                 raise ProblemError(field, f"must be a probability in (0, 1), from 1e-12 to 1 - 1e-12, got {value:g}")
         if not self.start < self.target:
             raise ProblemError("start", f"must be below the target {self.target!r}, got {self.start!r}")
-        if not (0 < self.budget < math.inf):
-            raise ProblemError("budget", f"must be a positive number, got {self.budget:g}")
-        if not 0 <= self.min_weight < math.inf:
-            raise ProblemError("min_weight", f"must be a number from 0 up, got {self.min_weight:g}")
-        if not self.max_weight > 0:
-            raise ProblemError("max_weight", f"must be positive, got {self.max_weight:g}")
+        if not SMALLEST <= self.budget <= LARGEST:
+            raise ProblemError("budget", f"must be a positive number, from 1e-30 to 1e30, got {self.budget:g}")
+        if not 0 <= self.min_weight <= LARGEST:
+            raise ProblemError("min_weight", f"must be a number from 0 to 1e30, got {self.min_weight:g}")
+        if not (SMALLEST <= self.max_weight <= LARGEST or self.max_weight == math.inf):
+            raise ProblemError("max_weight", f"must be a positive number, from 1e-30 to 1e30, got {self.max_weight:g}")
         if self.monotone not in (None, "decreasing", "increasing"):
             raise ProblemError("monotone", f"must be decreasing or increasing, got {self.monotone!r}")
         # Equality is allowed: the one feasible weighting is then the bound itself.
@@ -157,8 +160,10 @@ def _number(field: str, value: Any) -> float:
 
 
 def _clock(clock: clocks.Clock | str) -> clocks.Clock:
-    if not isinstance(clock, str):
+    if isinstance(clock, clocks.Clock):
         return clock
+    if not isinstance(clock, str):
+        raise ProblemError("clock", f"must be a clock or the name of one, got {str(clock)[:40]!r}")
     try:
         return clocks.parse(clock)
     except ValueError as error:
@@ -166,8 +171,8 @@ def _clock(clock: clocks.Clock | str) -> clocks.Clock:
 
 
 def _mobility(mobility: dynamics.Mobility | str) -> dynamics.Mobility:
-    if not isinstance(mobility, str):
+    if isinstance(mobility, dynamics.Mobility):
         return mobility
-    if mobility not in dynamics.MOBILITIES:
-        raise ProblemError("mobility", f"must be one of {', '.join(dynamics.MOBILITIES)}, got {mobility!r}")
+    if not isinstance(mobility, str) or mobility not in dynamics.MOBILITIES:
+        raise ProblemError("mobility", f"must be one of {', '.join(dynamics.MOBILITIES)}, got {str(mobility)[:40]!r}")
     return dynamics.MOBILITIES[mobility]

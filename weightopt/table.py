@@ -102,6 +102,10 @@ class WeightTable:
             value = getattr(self, key)
             if not (isinstance(value, Mapping) or (value is None and key != "provenance")):
                 raise TableError(f"key '{key}' must be a JSON object; build the table again.")
+        try:
+            self.checksum  # noqa: B018
+        except (TypeError, ValueError, RecursionError):
+            raise TableError("keys must hold JSON values only, in Unicode text; build the table again.") from None
 
     def _check_curve(self) -> None:
         if min(self.weight) <= 0:
@@ -253,8 +257,9 @@ class WeightTable:
         try:
             with open(path, "rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise TableError(f"{path}: cannot be read ({error.strerror}); give the path of a table file.") from None
+        except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise TableError(f"{path}: cannot be read ({reason}); give the path of a table file.") from None
         if len(data) > MAX_FILE_BYTES:
             raise TableError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, so not a weight table.")
         try:

@@ -1,0 +1,152 @@
+"""What the demonstration found: responses until a held-out success is reached, with intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy
+import torch
+from scipy import stats
+
+from figures.style import label
+from weightopt.table import WeightTable, replace_file
+
+LEVELS = (0.3, 0.5, 0.7)
+
+
+def responses_to_reach(run: pd.DataFrame, level: float) -> float:
+    """Responses at which held-out success first reaches `level`, interpolated between evaluations; NaN if never."""
+    rows = run.sort_values("responses")
+    x, y = rows["responses"].to_numpy(dtype=float), rows["success"].to_numpy(dtype=float)
+    above = np.flatnonzero(y >= level)
+    if above.size == 0:
+        return math.nan
+    i = int(above[0])
+    if i == 0:
+        return float(x[0])
+    return float(x[i - 1] + (level - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1]))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval over seeds (needs at least 2)."""
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def write_report(folder: Path, frame: pd.DataFrame, tables: Mapping[str, Path], seconds: Mapping[str, float]) -> str:
+    """Write ``report.md`` into `folder` and return the result table for the terminal."""
+    reach = {level: _reach(frame, level) for level in LEVELS}
+    lines = ["| held-out success | " + " | ".join(label(t) for t in tables) + " | ratio to GRPO |"]
+    lines.append("|---" * (len(tables) + 2) + "|")
+    for level, values in reach.items():
+        cells = [_cell(values[table]) for table in tables]
+        ratio = _ratio(values["optimal"], values["grpo"])
+        lines.append(f"| {level:.0%} | " + " | ".join(cells) + f" | {ratio} |")
+    result = "\n".join(lines)
+    seeds = frame.groupby("table")["seed"].nunique().min()
+    heading = f"Responses sampled until held-out success is reached: mean over {seeds} seeds [95 % t-interval]"
+    last = frame.sort_values("responses").groupby(["table", "seed"]).last()["success"]
+    first = frame.sort_values("responses").groupby(["table", "seed"]).first()["success"]
+    ends = "\n".join(
+        f"- {label(table)}: {first[table].mean():.1%} before, {last[table].mean():.1%} at the end "
+        f"(seeds: {', '.join(f'{value:.1%}' for value in last[table])})"
+        for table in tables
+    )
+    text = f"""# Demonstration: a solved weight table against GRPO's
+
+{_verdict(reach)}
+
+## {heading}
+
+{result}
+
+Held-out success:
+
+{ends}
+
+![held-out success against responses](training.png)
+
+The plotted numbers are in [training.csv](training.csv), each run's metrics under [runs](runs).
+
+## The tables
+
+{_tables(tables)}
+
+Both tables spend the same update budget ∫ω dρ between those two success probabilities. The theory behind the solved
+one is for a single prompt, infinitely many responses per step and an exact policy step; a network trained with Adam on
+many prompts at once is none of these, so a win or a loss here is a measurement, not a test of the certificate.
+
+## How long it took
+
+{_durations(seconds)}
+
+Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, scipy {scipy.__version__},
+{os.cpu_count()} cores, {platform.machine()}. One thread a run; the same seeds on the same machine give the same
+numbers.
+"""
+    replace_file(folder / "report.md", text.encode())
+    return f"{heading}\n\n{result}\n\nHeld-out success:\n\n{ends}\n\n{_verdict(reach)}\n\n{_durations(seconds)}"
+
+
+def _reach(frame: pd.DataFrame, level: float) -> dict[str, np.ndarray]:
+    """For each table the responses to reach `level`, one number a seed, in the order of the seeds."""
+    return {
+        str(table): np.array([responses_to_reach(run, level) for _, run in rows.groupby("seed", sort=True)])
+        for table, rows in frame.groupby("table")
+    }
+
+
+def _cell(values: np.ndarray) -> str:
+    reached = values[~np.isnan(values)]
+    if reached.size < values.size or reached.size < 2:
+        return f"reached by {reached.size} of {values.size} seeds"
+    mean, low, high = interval(reached.tolist())
+    return f"{mean:,.0f} [{max(low, 0):,.0f}, {high:,.0f}]"
+
+
+def _log_ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float] | None:
+    """Interval of ln(ours/theirs), paired by seed; None where a seed did not reach the level or began above it."""
+    if np.isnan(ours).any() or np.isnan(theirs).any() or min(ours.min(), theirs.min()) <= 0 or len(ours) < 2:
+        return None
+    return interval(np.log(ours / theirs).tolist())
+
+
+def _ratio(ours: np.ndarray, theirs: np.ndarray) -> str:
+    found = _log_ratio(ours, theirs)
+    return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*(math.exp(x) for x in found))
+
+
+def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]]) -> str:
+    """One sentence, made from the numbers at the highest level every run reached."""
+    for level in sorted(reach, reverse=True):
+        found = _log_ratio(reach[level]["optimal"], reach[level]["grpo"])
+        if found is None:
+            continue
+        ratio, low, high = (math.exp(x) for x in found)
+        numbers = f"{ratio:.2f} times GRPO's responses to reach {level:.0%} (95 % interval {low:.2f} to {high:.2f})"
+        if high < 1:
+            return f"**On this task the solved table wins**: it needs {numbers}."
+        if low > 1:
+            return f"**On this task the solved table loses**: it needs {numbers}."
+        return f"**No difference is shown**: the solved table needs {numbers}, which includes 1."
+    return f"**No comparison**: not every run reached {min(reach):.0%}."
+
+
+def _tables(tables: Mapping[str, Path]) -> str:
+    rows = []
+    for path in tables.values():
+        table = WeightTable.load(path)
+        proof = "" if table.certificate is None else f", certified gap {table.certificate['gap']:.1e}"
+        rows.append(f"- [{path.name}]({path.name}): {table.label}{proof}")
+    return "\n".join(rows)
+
+
+def _durations(seconds: Mapping[str, float]) -> str:
+    return "\n".join(f"- {part}: {value:.0f} s" for part, value in seconds.items())
