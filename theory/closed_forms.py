@@ -54,7 +54,7 @@ TRAJECTORIES: dict[tuple[str, str], Path] = {
     ("grpo", "effective"): lambda start, s: 1 / (1 + np.maximum(np.sqrt((1 - start) / start) - s / 2, 0) ** 2),
     ("linear-r", "effective"): lambda start, s: expit(log_odds(start) + s),
     ("sqrt-r", "effective"): lambda start, s: np.cosh(np.maximum(_artanh_root(start) - s / 2, 0)) ** -2.0,
-    ("uniform-r", "effective"): lambda start, s: np.minimum(start * np.exp(s), 1),
+    ("uniform-r", "effective"): lambda start, s: np.exp(np.minimum(np.log(start) + s, 0)),
 }
 
 # Antiderivatives of √(c/(ρ(1-ρ))): the optimal time at budget B is (difference)²/B, and ∫ω0 dρ of the optimal ω0.

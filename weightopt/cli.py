@@ -304,17 +304,15 @@ def _solution_document(solution: Solution, table: WeightTable) -> dict[str, Any]
 
 
 def _describe(table: WeightTable) -> None:
+    """What a table says about itself; a file that `check` has not seen may say anything, or nothing."""
     kind = "curve, any group size" if table.group_size is None else f"groups of {table.group_size}"
-    print(f"{table.label}: {kind}")
-    if "source" in table.provenance:
-        print(f"  weight       {table.provenance['formula']}")
-        print(f"  source       {table.provenance['source']}")
-        if table.provenance["scale"] != 1:
-            print(f"  scale        {table.provenance['scale']:.12g}")
-    if table.certificate is not None:
-        print(f"  time         {table.certificate['time']:.12g}")
-        print(f"  gap          {table.certificate['gap']:.2e} (certified, relative)")
-    print(f"  checksum     {table.checksum}")
+    print(f"{''.join(c for c in table.label if c.isprintable())}: {kind}")
+    said = {**table.provenance, **(table.certificate or {}), "checksum": table.checksum}
+    for key in ("formula", "source", "scale", "method", "time", "lower_bound", "gap", "checksum"):
+        value = said.get(key)
+        if isinstance(value, str | float | int) and (key, value) != ("scale", 1):
+            text = f"{value:.12g}" if isinstance(value, float) else str(value)[:200]
+            print(f"  {key.replace('_', ' '):<12} {''.join(c for c in text if c.isprintable())}")
 
 
 def _print_weights(table: WeightTable, solution: Solution | None = None) -> None:

@@ -52,7 +52,8 @@ def solve(problem: Problem, *, throw: bool = True) -> Solution:
     if bounded and problem.monotone:
         method += " and water-filling"
     if throw and status is not Status.OPTIMAL:
-        raise SolverError(f"{status.value} (gap {certificate.gap:.2e})")
+        cause = "; 1-ρ has too few digits so close to 1, lower the target" if problem.target > 1 - 1e-6 else ""
+        raise SolverError(f"{status.value} (gap {certificate.gap:.1e}, tolerance {TOLERANCE:g}{cause})")
     return Solution(problem, status, weighting, certificate, method)
 
 

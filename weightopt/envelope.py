@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, isotonic_regression, minimize_scalar
 
-from theory.quadrature import integrate, panels
+from theory.quadrature import integrate, log_odds_distance, panels
 from weightopt.problem import Problem
 
-GRID_WIDTH = 1 / 64  # of a cell, in log-odds: fine enough to tell pools apart, their ends are refined afterwards
+# Cells of the grid, fine enough to tell pools apart (their ends are refined afterwards): at most this wide in log-odds,
+# and at least this many however short the interval.
+GRID_WIDTH, GRID_CELLS = 1 / 64, 64
 RTOL = 4 * np.finfo(np.float64).eps  # the finest that Brent's method accepts
 EXTREMUM_NOISE = 1e-12  # relative change of f below which a turn is rounding
 
@@ -86,7 +88,7 @@ def envelope(problem: Problem) -> Envelope:
     """f̂ of the problem, with pool ends exact to rounding."""
     if problem.monotone is None:
         return Envelope(problem)
-    cells = panels(problem.start, problem.target, width=GRID_WIDTH)
+    cells = panels(problem.start, problem.target, width=_grid_width(problem))
     mass = np.sum(cells.weight, axis=1)
     mean = np.sum(cells.weight * problem.cost_density(cells.rho), axis=1) / mass
     blocks = isotonic_regression(mean, weights=mass, increasing=problem.monotone == "increasing").blocks
@@ -96,6 +98,10 @@ def envelope(problem: Problem) -> Envelope:
         if last - first > 1
     ]
     return Envelope(problem, tuple(pools))
+
+
+def _grid_width(problem: Problem) -> float:
+    return min(GRID_WIDTH, log_odds_distance(problem.start, problem.target) / GRID_CELLS)
 
 
 def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int) -> Pool:
@@ -140,7 +146,7 @@ def _crossing(problem: Problem, level: float, low: float, high: float) -> float:
 
 def _extrema(problem: Problem) -> tuple[float, ...]:
     """Local extrema of f inside (start, target)."""
-    rho = panels(problem.start, problem.target, width=8 * GRID_WIDTH).rho.ravel()
+    rho = panels(problem.start, problem.target, width=8 * _grid_width(problem)).rho.ravel()
     rho = np.concatenate([[problem.start], rho, [problem.target]])
     slope = np.diff(np.log(problem.cost_density(rho)))
     moving = np.flatnonzero(np.abs(slope) > EXTREMUM_NOISE)

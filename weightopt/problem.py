@@ -15,7 +15,7 @@ from weightopt.errors import ProblemError
 
 Monotone = Literal["decreasing", "increasing"]
 
-# Closer to 0 or 1 than this, 1-ρ has lost the digits that a gap of 1e-10 needs.
+# Closer to 1 than this, hardly a digit of 1-ρ is left.
 EDGE = 1e-12
 # Budgets and bounds beyond this only shift the decimal point, until they overflow.
 LARGEST, SMALLEST = 1e30, 1e-30
@@ -30,7 +30,8 @@ class Problem:
     Parameters
     ----------
     start, target : float
-        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12.
+        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12. Beyond 1 - 1e-6 the digits of 1-ρ run out: a
+        constrained problem may then end uncertified, and says so.
     clock : Clock or str
         c(ρ), or its name (see `theory.clocks.parse`).
     mobility : Mobility or str

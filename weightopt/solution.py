@@ -23,7 +23,7 @@ class Status(enum.Enum):
     """How a solve ended; the value is the sentence for the user."""
 
     OPTIMAL = "optimal: proven within the certified gap of the best possible time"
-    UNCERTIFIED = "not certified: the gap exceeds the tolerance; treat the weighting as a guess and report the problem"
+    UNCERTIFIED = "not certified: the gap exceeds the tolerance, so the weighting may not be the best"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,336 @@
+"""Time-optimal tables for a finite group size: a convex program in at most 2M numbers, solved by Newton's method.
+
+Unknown are the advantages y ≥ 0 of the table (centred: the M-1 weights; uncentred: A⁺_1..A⁺_M and -A⁻_0..-A⁻_{M-1}).
+The expected speed u = S y is linear in them (`theory.finite_group`), the time T = ∫ c/(κu) dρ is convex and of degree
+-1, and so are, with degree 1, both budgets
+
+    drift                V = ∫ u dρ                    the curve's ∫ω dρ: no table beats the curve's T*
+    advantage-variance   V = ∫ E[A²]/(κu) dρ           pays for sampling noise too; equals ∫ω dρ as M → ∞
+
+so minimising T at V = B is minimising T + V over a cone y = R v, v ≥ 0, whose rays R say what shape a table may have,
+and rescaling. Certificate: with G = -∇T and g = ∇V along the rays, Cauchy-Schwarz and convexity give, for every table
+y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G_k/g_k); nothing about the method enters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.finite_group import STEP_MODELS, StepModel, binomial, weight_speeds
+from theory.quadrature import panels
+from weightopt.certificate import Certificate
+from weightopt.errors import ProblemError, SolverError
+from weightopt.problem import Problem
+from weightopt.solution import Status
+
+BudgetKind = Literal["drift", "advantage-variance"]
+Shape = Literal["free", "convex", "nonincreasing"]
+BUDGET_KINDS: tuple[BudgetKind, ...] = ("drift", "advantage-variance")
+SHAPES: tuple[Shape, ...] = ("free", "convex", "nonincreasing")
+LARGEST_GROUP = 256
+
+TOLERANCE = 1e-8
+AIM = 1e-11  # the gap at which Newton's method stops, well inside what is promised
+CENTRING = 0.1  # how much of the barrier each step leaves
+STEP_BACK = 0.99  # share of the way to the boundary that a step may go
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupProblem:
+    """Which table of a group of M responses takes ρ from start to target in least expected time?
+
+    Parameters
+    ----------
+    curve : Problem
+        Start, target, clock, mobility and budget; without bounds or monotonicity, which shape a curve.
+    group_size : int
+        M, from 2 to 256.
+    step_model : {"ratio", "outcome"}
+        How a group moves the policy, see `theory.finite_group`.
+    budget_kind : {"drift", "advantage-variance"}
+        What the budget counts, see this module.
+    shape : {"convex", "free", "nonincreasing"}
+        What the weights must be as a function of K. The free optimum is sparse and jagged; convex is what one would
+        train with and costs a few per cent at most.
+    centred : bool
+        Whether advantages are a weight times the centred reward. If not, A⁺_K ≥ 0 ≥ A⁻_K are free, the push on
+        all-wrong groups among them; needs the advantage-variance budget, since the drift does not tell the two apart,
+        and the free shape.
+
+    Raises
+    ------
+    ProblemError
+        If a parameter is out of range.
+    """
+
+    curve: Problem
+    group_size: int
+    step_model: StepModel = "ratio"
+    budget_kind: BudgetKind = "drift"
+    shape: Shape = "convex"
+    centred: bool = True
+
+    def __post_init__(self) -> None:
+        size = self.group_size
+        if not isinstance(size, int) or isinstance(size, bool) or not 2 <= size <= LARGEST_GROUP:
+            raise ProblemError("group_size", f"must be a whole number from 2 to {LARGEST_GROUP}, got {size!r}")
+        for field, choices in (("step_model", STEP_MODELS), ("budget_kind", BUDGET_KINDS), ("shape", SHAPES)):
+            if getattr(self, field) not in choices:
+                raise ProblemError(
+                    field, f"must be one of {', '.join(choices)}, got {str(getattr(self, field))[:40]!r}"
+                )
+        if not isinstance(self.centred, bool):
+            raise ProblemError("centred", "must be true or false")
+        if not self.centred and (self.budget_kind != "advantage-variance" or self.shape != "free"):
+            raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
+        plain = Problem(self.curve.start, self.curve.target, self.curve.clock, self.curve.mobility, self.curve.budget)
+        if self.curve != plain:
+            raise ProblemError("curve", "must have no bounds and no monotonicity: they shape a curve, not a table")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "curve"}
+        return {**self.curve.to_dict(), **fields}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> GroupProblem:
+        """The problem that `to_dict` described; raises `ProblemError` as the constructor does."""
+        own = {field.name for field in dataclasses.fields(cls)} - {"curve"}
+        for key in sorted(own - values.keys()):
+            raise ProblemError(key, "is missing")
+        curve = Problem.from_dict({key: value for key, value in values.items() if key not in own})
+        return cls(curve, **{key: values[key] for key in own})
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSolution:
+    """Answer to a group problem.
+
+    Attributes
+    ----------
+    problem : GroupProblem
+    status : Status
+    weight : tuple of float, length M-1
+        A⁺_K - A⁻_K for K = 1..M-1; with centred advantages the prompt weight ω_K.
+    advantage_correct, advantage_wrong : tuple of float, length M+1
+        By the number correct.
+    certificate : Certificate
+    """
+
+    problem: GroupProblem
+    status: Status
+    weight: tuple[float, ...]
+    advantage_correct: tuple[float, ...]
+    advantage_wrong: tuple[float, ...]
+    certificate: Certificate
+    method: str = "interior point (Newton) on the table"
+
+
+class _Design(NamedTuple):
+    """A group problem on quadrature nodes: r nodes, n advantages, k rays."""
+
+    measure: NDArray[np.float64]  # (r,) dρ
+    cost: NDArray[np.float64]  # (r,) c/κ dρ
+    per_time: NDArray[np.float64]  # (r,) dρ/κ
+    speeds: NDArray[np.float64]  # (r, n): u = speeds @ y
+    squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
+    rays: NDArray[np.float64]  # (n, k): y = rays @ v
+
+
+class _State(NamedTuple):
+    """Time and budget of a table with their derivatives along the rays."""
+
+    time: float
+    spent: float
+    saving: NDArray[np.float64]  # (k,) -∂T/∂v
+    price: NDArray[np.float64]  # (k,) ∂V/∂v
+
+
+def solve_group(problem: GroupProblem, *, throw: bool = True) -> GroupSolution:
+    """The time-optimal table, with its certificate.
+
+    Parameters
+    ----------
+    problem : GroupProblem
+    throw : bool
+        Raise when the certified gap exceeds 1e-8; otherwise the status says so.
+
+    Raises
+    ------
+    SolverError
+        See `throw`.
+    """
+    width = _panel_width(problem)
+    design = _design(problem, width)
+    advantages = design.rays @ _newton(design)
+    advantages *= problem.curve.budget / _evaluate(design, advantages).spent
+    certificate = certify_group(problem, advantages)
+    status = Status.OPTIMAL if certificate.gap <= TOLERANCE else Status.UNCERTIFIED
+    if throw and status is not Status.OPTIMAL:
+        raise SolverError(f"{status.value} (gap {certificate.gap:.1e}, tolerance {TOLERANCE:g})")
+    weight, correct, wrong = _unpack(problem, advantages)
+    return GroupSolution(problem, status, weight, correct, wrong, certificate)
+
+
+def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Certificate:
+    """Certify any table against a group problem.
+
+    Parameters
+    ----------
+    problem : GroupProblem
+    advantages : ndarray
+        The unknowns y of this module: shape (M-1,) centred, (2M,) uncentred; non-negative, some positive.
+
+    Returns
+    -------
+    Certificate
+        ``violation`` is the largest negative entry relative to the largest; the shape is not checked, it enters
+        through the lower bound, which holds for tables of that shape.
+    """
+    width = _panel_width(problem)
+    found = []
+    for panel_width in (width, width / 2):
+        design = _design(problem, panel_width)
+        state = _evaluate(design, advantages)
+        worst = float(np.max(state.saving / state.price)) if np.all(state.price > 0) else np.inf
+        bound = state.time**2 / worst / problem.curve.budget
+        time = state.time * max(1.0, state.spent / problem.curve.budget)
+        found.append((time, bound, state.spent / problem.curve.budget - 1, worst))
+    (coarse_time, coarse_bound, *_), (time, bound, budget_error, worst) = found
+    error = max(abs(coarse_time / time - 1), abs(coarse_bound / bound - 1) if bound > 0 else 0.0)
+    return Certificate(
+        time=time,
+        lower_bound=bound,
+        gap=max(time - bound, 0.0) / bound + 2 * error if bound > 0 else float("inf"),
+        quadrature_error=error,
+        multiplier=worst,
+        budget_error=budget_error,
+        violation=max(0.0, -float(np.min(advantages)) / float(np.max(advantages))),
+    )
+
+
+def _panel_width(problem: GroupProblem) -> float:
+    """The weight of one K is a bump of width 2/√M in log-odds at its narrowest; a panel has 16 nodes."""
+    return min(1.0, 4 / np.sqrt(problem.group_size))
+
+
+def _design(problem: GroupProblem, width: float) -> _Design:
+    curve, size = problem.curve, problem.group_size
+    points = panels(curve.start, curve.target, width=width)
+    rho, measure = points.rho.ravel(), points.weight.ravel()
+    groups = binomial(rho, size)
+    k = np.arange(size + 1) / size
+    if problem.centred:
+        speeds = weight_speeds(rho, size, problem.step_model)
+        squares = (groups * k * (1 - k))[:, 1:-1]
+    else:
+        of_others = binomial(rho, size - 1)
+        correct, wrong = (of_others, of_others) if problem.step_model == "ratio" else (groups[:, 1:], groups[:, :-1])
+        speeds = np.hstack([correct, wrong])
+        squares = np.hstack([(groups * k)[:, 1:], (groups * (1 - k))[:, :-1]])
+    return _Design(
+        measure=measure,
+        cost=measure * curve.cost_density(rho),
+        per_time=measure / curve.mobility(rho),
+        speeds=speeds,
+        squares=squares if problem.budget_kind == "advantage-variance" else None,
+        rays=_rays(problem, speeds.shape[1]),
+    )
+
+
+def _rays(problem: GroupProblem, count: int) -> NDArray[np.float64]:
+    """Extreme rays of the cone of admissible tables, as columns."""
+    if problem.shape == "free" or count == 1:
+        return np.eye(count)
+    if problem.shape == "nonincreasing":
+        return np.triu(np.ones((count, count)))
+    # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
+    k = np.arange(count)
+    falling = np.maximum(k[1:] - k[:, None], 0)
+    rising = np.maximum(k[:, None] - k[:-1], 0)
+    return np.hstack([falling, rising]).astype(np.float64)
+
+
+def _evaluate(design: _Design, y: NDArray[np.float64]) -> _State:
+    u = design.speeds @ y
+    saving = (design.cost / u**2) @ design.speeds
+    if design.squares is None:
+        price = design.measure @ design.speeds
+        spent = float(price @ y)
+    else:
+        moment = design.squares @ y**2
+        spent = float(np.sum(design.per_time * moment / u))
+        price = 2 * y * ((design.per_time / u) @ design.squares)
+        price -= (design.per_time * moment / u**2) @ design.speeds
+    return _State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays)
+
+
+def _hessian(design: _Design, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Second derivative of T + V along the rays, shape (k, k)."""
+    u = design.speeds @ y
+    curvature = 2 * (design.speeds.T * (design.cost / u**3)) @ design.speeds
+    if design.squares is not None:
+        moment = design.squares @ y**2
+        curvature += 2 * (design.speeds.T * (design.per_time * moment / u**3)) @ design.speeds
+        cross = 2 * ((design.squares * y).T * (design.per_time / u**2)) @ design.speeds
+        curvature -= cross + cross.T
+        curvature[np.diag_indices_from(curvature)] += 2 * (design.per_time / u) @ design.squares
+    return design.rays.T @ curvature @ design.rays
+
+
+def _newton(design: _Design) -> NDArray[np.float64]:
+    """Minimise T + V over v ≥ 0 by a primal-dual interior-point method; v with a gap near `AIM`, shape (k,)."""
+    drift = (design.measure @ design.speeds) @ design.rays
+    # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
+    # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
+    # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
+    unit = 1 / drift if design.squares is None else 1 / (drift.sum() * np.max(design.rays, axis=0))
+    share = drift * unit
+    v = unit / unit.size
+    z = share.copy()
+    best, best_gap = v, np.inf
+    for _ in range(200):
+        state = _evaluate(design, design.rays @ v)
+        if np.isinf(best_gap):
+            # T and V have degrees -1 and 1: along the ray through v, T + V is least where they are equal.
+            v = v * np.sqrt(state.time / state.spent)
+            state = _evaluate(design, design.rays @ v)
+        if np.all(state.price > 0):
+            gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
+            if gap < best_gap:
+                best, best_gap = v, gap
+            if gap < AIM:
+                break
+        x = v / unit
+        gradient = (state.price - state.saving) * unit
+        barrier = CENTRING * float(np.mean(x * z / share)) * share
+        curvature = _hessian(design, design.rays @ v) * np.outer(unit, unit)
+        curvature[np.diag_indices_from(curvature)] += z / x
+        scale = 1 / np.sqrt(np.diag(curvature))
+        dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
+        dz = barrier / x - z - z * dx / x
+        v = unit * (x + _reach(x, dx) * dx)
+        z = z + _reach(z, dz) * dz
+    return best
+
+
+def _reach(x: NDArray[np.float64], dx: NDArray[Any]) -> float:
+    """How far to go along dx, at most 1, so that x stays positive."""
+    return min(1.0, STEP_BACK / max(float(np.max(-dx / x)), STEP_BACK))
+
+
+def _unpack(
+    problem: GroupProblem, y: NDArray[np.float64]
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Weights, and advantages of correct and wrong responses by the number correct."""
+    size = problem.group_size
+    if problem.centred:
+        rho = np.arange(1, size) / size
+        correct, wrong = np.append(0.0, y * (1 - rho)), np.append(0.0, -y * rho)
+        return tuple(y.tolist()), (*correct.tolist(), 0.0), (*wrong.tolist(), 0.0)
+    correct, wrong = np.append(0.0, y[:size]), np.append(-y[size:], 0.0)
+    return tuple((correct - wrong)[1:-1].tolist()), tuple(correct.tolist()), tuple(wrong.tolist())
