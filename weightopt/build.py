@@ -14,11 +14,12 @@ from theory import weightings
 from theory.dynamics import update_budget
 from weightopt.curve import solve
 from weightopt.errors import ProblemError, SolverError
+from weightopt.finite_group import GroupProblem, GroupSolution, solve_group
 from weightopt.problem import Problem
 from weightopt.solution import Solution, even_grid, table_grid
 from weightopt.table import TableError, WeightTable, group_table
 
-NOISE = 1e-9  # largest gap, quadrature or feasibility error that a table may state
+NOISE = 1e-8  # largest gap, quadrature or feasibility error that a table may state
 RECHECK_TOLERANCE = 1e-9  # relative; versions of numpy and scipy differ in the last digits
 
 
@@ -28,7 +29,7 @@ def solved_table(
     all_wrong: float | None = None,
     all_right: float | None = None,
 ) -> WeightTable:
-    """The table of a solved weighting, with problem and certificate inside.
+    """The table of a solved curve, with problem and certificate inside.
 
     Parameters
     ----------
@@ -49,13 +50,57 @@ def solved_table(
         table_grid(problem.start, problem.target),
         group_size,
         name="optimal",
-        label=f"Time-optimal, {problem.clock.name} clock, {problem.start:g} → {problem.target:g}",
+        label=_label(problem),
         limits=(solution.weighting.all_wrong_advantage, solution.weighting.all_right_advantage),
         given=(all_wrong, all_right),
         problem=problem.to_dict(),
         certificate=solution.certificate.to_dict(),
         provenance={"method": solution.method, "weighting": "optimal"},
     )
+
+
+def group_solved_table(
+    solution: GroupSolution, all_wrong: float | None = None, all_right: float | None = None
+) -> WeightTable:
+    """The table of a solved group problem, with problem and certificate inside.
+
+    Parameters
+    ----------
+    solution : GroupSolution
+    all_wrong, all_right : float, optional
+        Advantage in all-wrong and all-right groups; default what was solved for, which is 0 for centred tables: their
+        reward differs from its mean in no such group.
+    """
+    problem = solution.problem
+    correct, wrong = list(solution.advantage_correct), list(solution.advantage_wrong)
+    wrong[0] = wrong[0] if all_wrong is None else float(all_wrong)
+    correct[-1] = correct[-1] if all_right is None else float(all_right)
+    if not (math.isfinite(wrong[0]) and math.isfinite(correct[-1])):
+        raise TableError("the all-wrong and all-right advantages must be finite numbers.")
+    size = problem.group_size
+    return WeightTable(
+        name="optimal",
+        label=f"{_label(problem.curve)}, groups of {size}",
+        group_size=size,
+        rho=tuple((np.arange(1, size) / size).tolist()),
+        weight=solution.weight,
+        all_wrong_advantage=wrong[0],
+        all_right_advantage=correct[-1],
+        advantage_correct=tuple(correct),
+        advantage_wrong=tuple(wrong),
+        problem=problem.to_dict(),
+        certificate=solution.certificate.to_dict(),
+        provenance={
+            "method": solution.method,
+            "weighting": "optimal",
+            "end_rules": ["solved" if rule is None else "given" for rule in (all_wrong, all_right)],
+            "versions": versions(),
+        },
+    )
+
+
+def _label(problem: Problem) -> str:
+    return f"Time-optimal, {problem.clock.name} clock, {problem.start:g} → {problem.target:g}"
 
 
 def named_table(
@@ -192,14 +237,18 @@ def _check_certificate(stated: Mapping[str, Any], proven: Mapping[str, Any]) -> 
 def _rebuild(table: WeightTable) -> WeightTable:
     """The table that the file's own problem or formula, group size and end rules lead to."""
     rules = table.provenance.get("end_rules")
-    if not (isinstance(rules, list) and len(rules) == 2 and all(rule in ("limit", "given") for rule in rules)):
-        raise TableError("key 'provenance.end_rules' must be two of 'limit' and 'given'; build the table again.")
+    known = ("limit", "given", "solved")
+    if not (isinstance(rules, list) and len(rules) == 2 and all(rule in known for rule in rules)):
+        raise TableError(f"key 'provenance.end_rules' must be two of {', '.join(known)}; build the table again.")
     all_wrong = table.all_wrong_advantage if rules[0] == "given" else None
     all_right = table.all_right_advantage if rules[1] == "given" else None
     # A group table read off a curve file has inherited that curve's interpolation.
     group_size = None if "curve" in table.provenance else table.group_size
     if table.problem is not None:
         try:
+            if "group_size" in table.problem:
+                solved = solve_group(GroupProblem.from_dict(table.problem))
+                return group_solved_table(solved, all_wrong, all_right)
             solution = solve(Problem.from_dict(table.problem))
         except ProblemError as error:
             raise TableError(f"key 'problem.{error.field}' {error.sentence}; build the table again.") from None

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from weightopt.finite_group import GroupSolution
     from weightopt.problem import Problem
-    from weightopt.solution import Solution
+    from weightopt.solution import Solution, SolvedWeighting
     from weightopt.table import WeightTable
 
 app = typer.Typer(
@@ -41,6 +42,20 @@ Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this C
 GroupSize = Annotated[
     int | None, typer.Option(help="Responses per prompt M: tabulate advantages for groups of M instead of a curve.")
 ]
+StepModelName = Annotated[
+    str,
+    typer.Option(
+        help="How a group moves the policy: ratio, each outcome's share of the group over its probability, or "
+        "outcome, each outcome that was seen by its own advantage. Ratio is what a policy gradient does on average."
+    ),
+]
+BudgetKindName = Annotated[
+    str,
+    typer.Option(
+        help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
+        "advantage-variance, which pays for sampling noise too."
+    ),
+]
 AllWrong = Annotated[
     float | None, typer.Option(help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0.")
 ]
@@ -56,10 +71,33 @@ def solve(
     clock: ClockName,
     mobility: MobilityName = "natural",
     budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ, positive.")] = 1.0,
-    min_weight: Annotated[float, typer.Option(help="Lower bound on the weight, from 0 up.")] = 0.0,
-    max_weight: Annotated[float | None, typer.Option(help="Upper bound on the weight.  [default: none]")] = None,
-    monotone: Annotated[str | None, typer.Option(help="decreasing or increasing in ρ.  [default: free]")] = None,
-    group_size: GroupSize = None,
+    min_weight: Annotated[float, typer.Option(help="Curve: lower bound on the weight, from 0 up.")] = 0.0,
+    max_weight: Annotated[float | None, typer.Option(help="Curve: upper bound on the weight; default none.")] = None,
+    monotone: Annotated[str | None, typer.Option(help="Curve: decreasing or increasing in ρ; default free.")] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Responses per prompt M: find the best table for groups of M instead of a curve."),
+    ] = None,
+    plug_in: Annotated[
+        bool, typer.Option("--plug-in", help="With --group-size: evaluate the curve at K/M instead.")
+    ] = False,
+    step_model: StepModelName = "ratio",
+    budget_kind: BudgetKindName = "drift",
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="Table: convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
+            "a convex one costs a few per cent at most and is what one would train with."
+        ),
+    ] = "convex",
+    uncentred: Annotated[
+        bool,
+        typer.Option(
+            "--uncentred",
+            help="Table: let the advantages of correct and wrong responses be free, the push on all-wrong groups "
+            "among them (for research; needs --budget-kind advantage-variance --shape free).",
+        ),
+    ] = False,
     all_wrong: AllWrong = None,
     all_right: AllRight = None,
     output: Output = None,
@@ -67,11 +105,16 @@ def solve(
     plot: Annotated[Path | None, typer.Option(help="Draw the weights into this PNG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Solve for the time-optimal weighting, with a certificate."""
-    from weightopt.build import solved_table
-    from weightopt.curve import solve as solve_problem
+    """Solve for the time-optimal weighting, with a certificate.
 
-    bound = float("inf") if max_weight is None else max_weight
+    Without --group-size the answer is a curve ω(ρ), optimal for very large groups. With it, the answer is the best
+    table for groups of M responses, which is not the curve read at K/M.
+    """
+    from weightopt.build import group_solved_table, solved_table
+    from weightopt.curve import solve as solve_curve
+    from weightopt.finite_group import GroupProblem, solve_group
+    from weightopt.solution import Solution
+
     problem = _problem(
         start=start,
         target=target,
@@ -79,21 +122,47 @@ def solve(
         mobility=mobility,
         budget=budget,
         min_weight=min_weight,
-        max_weight=bound,
+        max_weight=float("inf") if max_weight is None else max_weight,
         monotone=monotone,
     )
-    solution = solve_problem(problem)
-    table = solved_table(solution, group_size, all_wrong, all_right)
-    _write(table, output, csv)
+    for_table = {"step_model": step_model, "budget_kind": budget_kind, "shape": shape, "uncentred": uncentred}
+    if group_size is None or plug_in:
+        _only_defaults(for_table, "needs --group-size without --plug-in: it describes the best table of a group")
+        if plug_in and group_size is None:
+            _refuse("--plug-in needs --group-size, the M of the K/M at which the curve is read")
+        solution: Solution | GroupSolution = solve_curve(problem)
+        result = solved_table(solution, group_size, all_wrong, all_right)
+    else:
+        for_curve = {"min_weight": min_weight, "max_weight": max_weight, "monotone": monotone}
+        _only_defaults(for_curve, "shapes a curve: add --plug-in to read that curve at K/M, or use --shape")
+        solution = solve_group(
+            GroupProblem(problem, group_size, step_model, budget_kind, shape, not uncentred)  # pyright: ignore[reportArgumentType]
+        )
+        result = group_solved_table(solution, all_wrong, all_right)
+    _write(result, output, csv)
     if plot is not None:
         from weightopt.plot import draw_weights
 
-        _replace("--plot", plot, draw_weights(solution, table))
+        _replace("--plot", plot, draw_weights(solve_curve(problem), result))
     if as_json:
-        _print_json(_solution_document(solution, table))
-    else:
-        print(solution)
-        _print_weights(table, solution)
+        _print_json(_solution_document(solution, result))
+        return
+    print(solution)
+    if isinstance(solution, Solution):
+        _print_weights(result, solution.weighting)
+        return
+    if budget_kind == "drift":
+        ratio = solution.time / solve_curve(problem).time
+        print(f"  curve        {ratio:.4f} times the time of the curve, which no group size beats")
+    _print_weights(result)
+
+
+def _only_defaults(options: dict[str, Any], sentence: str) -> None:
+    """Refuse the first of these options that differs from its default."""
+    defaults = {"step_model": "ratio", "budget_kind": "drift", "shape": "convex", "uncentred": False, "min_weight": 0.0}
+    for name, value in options.items():
+        if value != defaults.get(name):
+            _refuse(f"--{name.replace('_', '-')} {sentence}")
 
 
 @app.command()
@@ -277,8 +346,10 @@ def _replace(option: str, path: Path, data: bytes) -> None:
         _refuse(f"{option}: cannot write {path} ({error.strerror}); give a file in an existing, writable folder")
 
 
-def _solution_document(solution: Solution, table: WeightTable) -> dict[str, Any]:
-    if table.group_size is None:
+def _solution_document(solution: Solution | GroupSolution, table: WeightTable) -> dict[str, Any]:
+    from weightopt.solution import Solution
+
+    if isinstance(solution, Solution) and table.group_size is None:
         rho = solution.grid()
         numbers = {"rho": rho.tolist(), "weight": solution.weighting(rho).tolist()}
     else:
@@ -315,7 +386,7 @@ def _describe(table: WeightTable) -> None:
             print(f"  {key.replace('_', ' '):<12} {''.join(c for c in text if c.isprintable())}")
 
 
-def _print_weights(table: WeightTable, solution: Solution | None = None) -> None:
+def _print_weights(table: WeightTable, weighting: SolvedWeighting | None = None) -> None:
     """A table a person can read: every K of a group up to 32, else a handful of success probabilities."""
     import numpy as np
 
@@ -338,11 +409,11 @@ def _print_weights(table: WeightTable, solution: Solution | None = None) -> None
         return
     low, high = table.rho[0], table.rho[-1]
     rho = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999])
-    if solution is not None:
-        low, high = solution.problem.start, solution.problem.target
+    if weighting is not None:
+        low, high = weighting.envelope.problem.start, weighting.envelope.problem.target
         rho = np.unique([low, *rho, high])
     rho = rho[(rho >= low) & (rho <= high)]
-    weight = table(rho) if solution is None else solution.weighting(rho)
+    weight = table(rho) if weighting is None else weighting(rho)
     rows = [(f"{r:.4g}", f"{w:.4g}", f"{r * (1 - r) * w:.4g}") for r, w in zip(rho, weight, strict=True)]
     ends = f"all wrong {table.all_wrong_advantage:.4g}, all right {table.all_right_advantage:.4g}"
     _print_table(None, ("ρ", "weight ω", "effective weight"), rows, caption=f"advantages at the ends: {ends}")
