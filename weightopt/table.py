@@ -338,7 +338,7 @@ def group_table(
         all_wrong_advantage=float(all_wrong_advantage),
         all_right_advantage=float(all_right_advantage),
         advantage_correct=(0.0, *(weight * (1 - rho)).tolist(), float(all_right_advantage)),
-        advantage_wrong=(float(all_wrong_advantage), *(-weight * rho).tolist(), 0.0),
+        advantage_wrong=(float(all_wrong_advantage), *(0.0 - weight * rho).tolist(), 0.0),
         problem=problem,
         certificate=certificate,
         provenance=provenance or {},
