@@ -3,7 +3,7 @@
 A clock is a frozen, hashable object: it is called with success probabilities and returns c(ρ) > 0; ``name`` is what
 the command line and the files call it, `parse` turns that text back into the clock. ``at_zero`` and ``at_one`` are
 its leading terms (coefficient, exponent): c(ρ) ~ C ρ^p as ρ → 0 and c(ρ) ~ C (1-ρ)^p as ρ → 1, from which the
-all-wrong and all-right rules of an optimal weighting follow as limits.
+all-wrong and all-right rules of an optimal weighting follow as limits. ``kinks`` are where it is not smooth.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from theory.measured import Measured
 
 Term = tuple[float, float]
 CHOICES = "regular, effective, failures, mixed:M, affine:a,b"
@@ -30,6 +32,8 @@ class Clock(Protocol):
     def at_zero(self) -> Term: ...  # noqa: D102
     @property
     def at_one(self) -> Term: ...  # noqa: D102
+    @property
+    def kinks(self) -> tuple[float, ...]: ...  # noqa: D102
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]: ...  # noqa: D102
 
 
@@ -41,6 +45,7 @@ class Regular:
     reading: str = dataclasses.field(default="update steps", init=False)
     at_zero: Term = dataclasses.field(default=(1.0, 0.0), init=False)
     at_one: Term = dataclasses.field(default=(1.0, 0.0), init=False)
+    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """c(ρ), any shape."""
@@ -55,6 +60,7 @@ class Effective:
     reading: str = dataclasses.field(default="expected draws per success", init=False)
     at_zero: Term = dataclasses.field(default=(1.0, -1.0), init=False)
     at_one: Term = dataclasses.field(default=(1.0, 0.0), init=False)
+    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """c(ρ), any shape."""
@@ -69,6 +75,7 @@ class Failures:
     reading: str = dataclasses.field(default="expected failures before a success", init=False)
     at_zero: Term = dataclasses.field(default=(1.0, -1.0), init=False)
     at_one: Term = dataclasses.field(default=(1.0, 1.0), init=False)
+    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """c(ρ), any shape."""
@@ -86,6 +93,7 @@ class Mixed:
     """
 
     group_size: int
+    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
         whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
@@ -131,6 +139,7 @@ class Affine:
 
     update: float
     response: float
+    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
         for field in ("update", "response"):
@@ -168,6 +177,66 @@ class Affine:
 
 
 PLAIN: dict[str, Clock] = {"regular": Regular(), "effective": Effective(), "failures": Failures()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabulated:
+    """A clock from measured values m(ρ): c = m, or c = m/ρ where a cost is paid for every draw until a success.
+
+    Parameters
+    ----------
+    kind : {"csv", "tokens", "tokens-effective"}
+        What was measured: any cost; the mean response length, paid per update; or the same, paid per draw until a
+        success.
+    source : str
+        Where the values come from, for people.
+    measured : Measured
+    """
+
+    kind: str
+    source: str
+    measured: Measured
+
+    def __post_init__(self) -> None:
+        if self.kind not in TABULATED:
+            raise ValueError(f"a measured clock must be one of {', '.join(TABULATED)}, got {self.kind!r}")
+
+    @property
+    def name(self) -> str:
+        """``kind:source``."""
+        return f"{self.kind}:{self.source}"
+
+    @property
+    def reading(self) -> str:
+        """One line for people."""
+        return TABULATED[self.kind]
+
+    @property
+    def at_zero(self) -> Term:
+        """The first value is kept towards 0."""
+        return (self.measured.value[0], -1.0 if self.kind == "tokens-effective" else 0.0)
+
+    @property
+    def at_one(self) -> Term:
+        """The last value is kept towards 1."""
+        return (self.measured.value[-1], 0.0)
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """At the measured points."""
+        return self.measured.kinks
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        value = self.measured(rho)
+        return value / rho if self.kind == "tokens-effective" else value
+
+
+TABULATED = {
+    "csv": "measured cost of an update",
+    "tokens": "tokens of a response in an update",
+    "tokens-effective": "expected tokens per success",
+}
 
 
 def parse(text: str) -> Clock:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from theory.clocks import Clock
+from theory.measured import Measured
 from theory.quadrature import integrate, log_odds
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -21,22 +22,31 @@ Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclasses.dataclass(frozen=True)
 class Mobility:
-    """κ(ρ) = (ρ(1-ρ))^exponent.
+    """κ(ρ) = m(ρ) (ρ(1-ρ))^exponent, with m = 1 unless it was measured.
 
     Parameters
     ----------
     name : str
         What the command line calls it.
     exponent : int
-        1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit.
+        1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit, 0 for a
+        measured mobility that stands for itself.
+    measured : Measured, optional
     """
 
     name: str
     exponent: int
+    measured: Measured | None = None
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where κ is not smooth."""
+        return () if self.measured is None else self.measured.kinks
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """κ(ρ), any shape."""
-        return (rho * (1 - rho)) ** self.exponent
+        value = (rho * (1 - rho)) ** self.exponent
+        return value if self.measured is None else value * self.measured(rho)
 
 
 NATURAL = Mobility("natural", 1)

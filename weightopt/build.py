@@ -225,8 +225,7 @@ def _check_certificate(stated: Mapping[str, Any], proven: Mapping[str, Any]) -> 
     # The rest is rounding noise, which differs between machines; only claims that are not borne out matter.
     for key in ("gap", "quadrature_error", "budget_error", "violation"):
         value = stated[key]
-        number = isinstance(value, float | int) and not isinstance(value, bool)
-        if not number or not abs(value) <= NOISE or (key != "budget_error" and value < 0):
+        if not isinstance(value, float) or not abs(value) <= NOISE or (key != "budget_error" and value < 0):
             raise TableError(
                 f"key 'certificate.{key}' states {str(value)[:40]} but at most {NOISE:g} is certified; "
                 "build the table again."
@@ -272,7 +271,7 @@ def _compare(key: str, stated: Any, computed: Any) -> None:
     wanted = np.atleast_1d(computed)
     # A table's own numbers are floats already; those of its certificate may be anything that JSON can hold.
     values = list(stated) if isinstance(stated, tuple) else [stated]
-    if len(values) != wanted.size or not all(type(value) in (float, int) for value in values):
+    if len(values) != wanted.size or not all(type(value) is float for value in values):
         raise TableError(f"key '{key}' must be {wanted.size} number(s); build the table again.")
     scale = max(float(np.max(np.abs(wanted))), 1e-300)
     for at, (value, number) in enumerate(zip(values, wanted.tolist(), strict=True)):

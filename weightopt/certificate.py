@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.quadrature import Panels, panels
+from theory.quadrature import Panels
 from weightopt.envelope import Envelope, envelope, find_root
 from weightopt.problem import Problem
 
@@ -83,7 +83,7 @@ def certify(problem: Problem, weighting: Weight, breaks: Iterable[float] = ()) -
     breaks = tuple(breaks)
     shape = envelope(problem)
     halves = [
-        _evaluate(problem, weighting, shape, panels(problem.start, problem.target, (*breaks, *shape.breaks), width))
+        _evaluate(problem, weighting, shape, problem.panels((*breaks, *shape.breaks), width))
         for width in (CHECK_WIDTH, CHECK_WIDTH / 2)
     ]
     coarse, fine = halves
@@ -122,7 +122,7 @@ def _admissible(problem: Problem, points: Panels, h: NDArray[np.float64]) -> NDA
 
 def _dual(problem: Problem, points: Panels, cost: NDArray[np.float64], h: NDArray[np.float64]) -> tuple[float, float]:
     """The multiplier that makes the dual bound largest, and the bound; any multiplier would be valid."""
-    if problem.min_weight * (problem.target - problem.start) >= problem.budget * (1 - PINNED):
+    if problem.min_weight * problem.extent >= problem.budget * (1 - PINNED):
         # The slope dT*/dB is so steep here that the rounding of B alone would be all that the bound shows.
         steepest = float(np.max(cost / h)) / problem.min_weight**2
         return steepest, float(np.sum(points.weight * cost)) / problem.min_weight

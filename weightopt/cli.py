@@ -30,12 +30,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-CLOCKS = "regular, effective, failures, mixed:M, affine:a,b (a + b/ρ)"
+CLOCKS = (
+    "regular, effective, failures, mixed:M, affine:a,b (a + b/ρ); or measured, two columns in a CSV file: "
+    "csv:FILE (rho,cost), tokens:FILE (rho,tokens: response length, paid per update), tokens-effective:FILE "
+    "(the same, paid per draw until a success)"
+)
 
 Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).")]
 Target = Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
 ClockName = Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
-MobilityName = Annotated[str, typer.Option(help="How the policy moves: natural ρ(1-ρ), or softmax-gradient ρ²(1-ρ)².")]
+MobilityName = Annotated[
+    str,
+    typer.Option(help="How the policy moves: natural ρ(1-ρ), softmax-gradient ρ²(1-ρ)², or csv:FILE (rho,mobility)."),
+]
+Density = Annotated[
+    Path | None,
+    typer.Option(help="CSV file (rho,density): how much budget a unit of weight costs at ρ; default 1 everywhere."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.")]
 Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.")]
@@ -71,6 +82,7 @@ def solve(
     clock: ClockName,
     mobility: MobilityName = "natural",
     budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ, positive.")] = 1.0,
+    budget_density: Density = None,
     min_weight: Annotated[float, typer.Option(help="Curve: lower bound on the weight, from 0 up.")] = 0.0,
     max_weight: Annotated[float | None, typer.Option(help="Curve: upper bound on the weight; default none.")] = None,
     monotone: Annotated[str | None, typer.Option(help="Curve: decreasing or increasing in ρ; default free.")] = None,
@@ -121,6 +133,7 @@ def solve(
         clock=clock,
         mobility=mobility,
         budget=budget,
+        budget_density=budget_density,
         min_weight=min_weight,
         max_weight=float("inf") if max_weight is None else max_weight,
         monotone=monotone,
@@ -172,12 +185,15 @@ def compare(
     clock: ClockName,
     mobility: MobilityName = "natural",
     budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ that every weighting gets, positive.")] = 1.0,
+    budget_density: Density = None,
     as_json: AsJson = False,
 ) -> None:
     """Time of every named weighting relative to the optimum, at equal budget."""
     from weightopt.compare import compare as compare_weightings
 
-    problem = _problem(start=start, target=target, clock=clock, mobility=mobility, budget=budget)
+    problem = _problem(
+        start=start, target=target, clock=clock, mobility=mobility, budget=budget, budget_density=budget_density
+    )
     solution, rows = compare_weightings(problem)
     if as_json:
         _print_json(
@@ -324,10 +340,22 @@ def _unavailable(name: str, error: ImportError) -> Any:
     return command
 
 
-def _problem(**values: Any) -> Problem:
+def _problem(
+    *, start: float, target: float, clock: str, mobility: str, budget_density: Path | None, **values: Any
+) -> Problem:
+    """The problem of the command line, with whatever was measured read from its files."""
+    from weightopt.measured import read_clock, read_density, read_mobility
     from weightopt.problem import Problem
 
-    return Problem(**values)
+    Problem(start, target, "regular")  # so that start and target are known to be sound before a file must cover them
+    return Problem(
+        start,
+        target,
+        read_clock(clock, start, target),
+        read_mobility(mobility, start, target),
+        budget_density=None if budget_density is None else read_density(str(budget_density), start, target),
+        **values,
+    )
 
 
 def _write(table: WeightTable, output: Path | None, csv: Path | None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from theory import weightings
-from theory.dynamics import crossing_time, update_budget
 from weightopt.curve import solve
 from weightopt.problem import Problem
 from weightopt.solution import Solution
@@ -41,8 +42,9 @@ def compare(problem: Problem) -> tuple[Solution, list[Row]]:
     rows = []
     for name in NAMES:
         w = weightings.REGISTRY[name]
-        spent = update_budget(w, problem.start, problem.target, w.kinks)
-        time = crossing_time(w, problem.clock, problem.mobility, problem.start, problem.target, w.kinks)
+        points = problem.panels(w.kinks)
+        spent = float(np.sum(points.weight * w(points.rho)))
+        time = float(np.sum(points.weight * problem.cost_density(points.rho) / w(points.rho)))
         time *= spent / problem.budget  # scaling ω by B/spent divides the time by it
         rows.append(Row(name, w.label, time, time / solution.time))
     return solution, [*rows, Row("optimal", "Time-optimal", solution.time, 1.0)]

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.finite_group import binomial
-from theory.quadrature import panels
 from weightopt.errors import SolverError
 from weightopt.finite_group import GroupProblem
 from weightopt.problem import Problem
@@ -49,7 +48,7 @@ def solve_convex(problem: Problem, *, panel_width: float = 0.25, tolerance: floa
     SolverError
         If the method finds no solution.
     """
-    points = panels(problem.start, problem.target, width=panel_width)
+    points = problem.panels(width=panel_width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     # In units of the unconstrained optimum √f·B/∫√f every quantity is of order one.
     root = np.sqrt(problem.cost_density(rho))
@@ -76,7 +75,7 @@ def solve_convex_group(problem: GroupProblem, *, panel_width: float = 0.5, toler
     if not problem.centred:
         raise SolverError("the convex road covers centred tables only")
     curve, size = problem.curve, problem.group_size
-    points = panels(curve.start, curve.target, width=panel_width)
+    points = curve.panels(width=panel_width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     k = np.arange(1, size) / size
     groups = binomial(rho, size)[:, 1:-1]
@@ -91,7 +90,8 @@ def solve_convex_group(problem: GroupProblem, *, panel_width: float = 0.5, toler
     if problem.budget_kind == "drift":
         constraints: list[cp.Constraint] = [mass @ u <= 1]
     else:
-        noise = np.sqrt(groups * k * (1 - k) * (measure / (curve.mobility(rho) * root * total))[:, None])
+        per_time = measure * curve.cost_density(rho) / curve.clock(rho)  # dρ/κ
+        noise = np.sqrt(groups * k * (1 - k) * (per_time / (root * total))[:, None])
         spent = cp.sum([cp.quad_over_lin(cp.multiply(noise[j], w), u[j]) for j in range(rho.size)])
         constraints = [cp.NonPos(spent - 1)]
     if problem.shape == "nonincreasing" and size > 2:

@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 
-from theory.quadrature import panels
 from weightopt.certificate import certify
 from weightopt.envelope import Envelope, envelope
 from weightopt.errors import SolverError
@@ -62,14 +61,14 @@ def _water_fill(shape: Envelope) -> SolvedWeighting:
     problem = shape.problem
     a, b, budget = problem.min_weight, problem.max_weight, problem.budget
     low, high = 0.0, math.inf
-    points = panels(problem.start, problem.target, shape.breaks)
+    points = problem.panels(shape.breaks)
     mu = budget / float(np.sum(points.weight * np.sqrt(shape(points.rho))))
     kinks = shape.breaks
     for _ in range(200):
         # f̂ crosses (bound/μ)² where a bound starts to bind; splitting the panels there keeps the integrals exact.
         bounds = [bound for bound in (a, b) if 0 < bound < math.inf]
         kinks = tuple(sorted({*shape.breaks, *(x for bound in bounds for x in shape.crossings((bound / mu) ** 2))}))
-        points = panels(problem.start, problem.target, kinks)
+        points = problem.panels(kinks)
         root = np.sqrt(shape(points.rho))
         weight = np.clip(mu * root, a, b)
         excess = float(np.sum(points.weight * weight)) - budget

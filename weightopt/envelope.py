@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, isotonic_regression, minimize_scalar
 
-from theory.quadrature import integrate, log_odds_distance, panels
+from theory.quadrature import log_odds_distance
 from weightopt.problem import Problem
 
 # Cells of the grid, fine enough to tell pools apart (their ends are refined afterwards): at most this wide in log-odds,
@@ -68,8 +68,8 @@ class Envelope:
     def turns(self) -> tuple[float, ...]:
         """start, target and every point between which f̂ is monotone."""
         problem = self.problem
-        inner = self.breaks if problem.monotone else _extrema(problem)
-        return (problem.start, *inner, problem.target)
+        inner = {*problem.kinks, *(self.breaks if problem.monotone else _extrema(problem))}
+        return (problem.start, *sorted(inner), problem.target)
 
     def crossings(self, level: float) -> list[float]:
         """Where f̂ - `level` changes sign inside (start, target): at most once between two turns."""
@@ -88,7 +88,7 @@ def envelope(problem: Problem) -> Envelope:
     """f̂ of the problem, with pool ends exact to rounding."""
     if problem.monotone is None:
         return Envelope(problem)
-    cells = panels(problem.start, problem.target, width=_grid_width(problem))
+    cells = problem.panels(width=_grid_width(problem))
     mass = np.sum(cells.weight, axis=1)
     mean = np.sum(cells.weight * problem.cost_density(cells.rho), axis=1) / mass
     blocks = isotonic_regression(mean, weights=mass, increasing=problem.monotone == "increasing").blocks
@@ -118,10 +118,11 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
         )
 
     def excess(level: float) -> float:
-        a, b = ends(level)
-        return integrate(lambda rho: problem.cost_density(rho) - level, a, b)
+        points = problem.panels(between=ends(level))
+        return float(np.sum(points.weight * (problem.cost_density(points.rho) - level)))
 
-    value = integrate(problem.cost_density, left, right) / (right - left)
+    points = problem.panels(between=(left, right))
+    value = float(np.sum(points.weight * problem.cost_density(points.rho)) / np.sum(points.weight))
     if free_left or free_right:
         at_ends = [problem.cost_density(np.asarray(x)) for near in (near_left, near_right) for x in near]
         low, high = min(value, *map(float, at_ends)), max(value, *map(float, at_ends))
@@ -145,8 +146,8 @@ def _crossing(problem: Problem, level: float, low: float, high: float) -> float:
 
 
 def _extrema(problem: Problem) -> tuple[float, ...]:
-    """Local extrema of f inside (start, target)."""
-    rho = panels(problem.start, problem.target, width=8 * _grid_width(problem)).rho.ravel()
+    """Local extrema of f inside (start, target), those at kinks only roughly."""
+    rho = problem.panels(width=8 * _grid_width(problem)).rho.ravel()
     rho = np.concatenate([[problem.start], rho, [problem.target]])
     slope = np.diff(np.log(problem.cost_density(rho)))
     moving = np.flatnonzero(np.abs(slope) > EXTREMUM_NOISE)

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.finite_group import STEP_MODELS, StepModel, binomial, weight_speeds
-from theory.quadrature import panels
 from weightopt.certificate import Certificate
 from weightopt.errors import ProblemError, SolverError
 from weightopt.problem import Problem
@@ -88,7 +87,10 @@ class GroupProblem:
             raise ProblemError("centred", "must be true or false")
         if not self.centred and (self.budget_kind != "advantage-variance" or self.shape != "free"):
             raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
-        plain = Problem(self.curve.start, self.curve.target, self.curve.clock, self.curve.mobility, self.curve.budget)
+        curve = self.curve
+        plain = Problem(
+            curve.start, curve.target, curve.clock, curve.mobility, curve.budget, budget_density=curve.budget_density
+        )
         if self.curve != plain:
             raise ProblemError("curve", "must have no bounds and no monotonicity: they shape a curve, not a table")
 
@@ -166,8 +168,8 @@ class GroupSolution:
 class _Design(NamedTuple):
     """A group problem on quadrature nodes: r nodes, n advantages, k rays."""
 
-    measure: NDArray[np.float64]  # (r,) dρ
-    cost: NDArray[np.float64]  # (r,) c/κ dρ
+    measure: NDArray[np.float64]  # (r,) dm = p dρ
+    cost: NDArray[np.float64]  # (r,) f dm = c/κ dρ
     per_time: NDArray[np.float64]  # (r,) dρ/κ
     speeds: NDArray[np.float64]  # (r, n): u = speeds @ y
     squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
@@ -260,7 +262,7 @@ def _panel_width(problem: GroupProblem) -> float:
 
 def _design(problem: GroupProblem, width: float) -> _Design:
     curve, size = problem.curve, problem.group_size
-    points = panels(curve.start, curve.target, width=width)
+    points = curve.panels(width=width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     groups = binomial(rho, size)
     k = np.arange(size + 1) / size
@@ -275,7 +277,7 @@ def _design(problem: GroupProblem, width: float) -> _Design:
     return _Design(
         measure=measure,
         cost=measure * curve.cost_density(rho),
-        per_time=measure / curve.mobility(rho),
+        per_time=measure * curve.cost_density(rho) / curve.clock(rho),
         speeds=speeds,
         squares=squares if problem.budget_kind == "advantage-variance" else None,
         rays=_rays(problem, speeds.shape[1]),

@@ -1,16 +1,22 @@
-"""The problem: raise the success probability from a start to a target in least time under an update budget."""
+"""The problem: raise the success probability from a start to a target in least time under an update budget.
+
+With a budget density p the budget is ∫ p ω dρ. In the measure dm = p dρ the problem is then ∫ f/ω dm → min under
+∫ ω dm = B with f = c/(κ p): the same as without p, which is why solvers see only `panels`, `extent` and `cost_density`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from theory import clocks, dynamics
+from theory import clocks, dynamics, quadrature
+from theory.measured import Measured
 from weightopt.errors import ProblemError
 
 Monotone = Literal["decreasing", "increasing"]
@@ -23,7 +29,7 @@ LARGEST, SMALLEST = 1e30, 1e-30
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Problem:
-    """Minimise ∫ c/(κ ω) dρ over weightings ω with ∫ ω dρ = B, both integrals from start to target.
+    """Minimise ∫ c/(κ ω) dρ over weightings ω with ∫ p ω dρ = B, both integrals from start to target.
 
     A problem holds no arrays: it compares, hashes and serialises.
 
@@ -43,6 +49,8 @@ class Problem:
         spend the budget.
     monotone : {None, "decreasing", "increasing"}
         Require ω to be non-increasing, or non-decreasing, in ρ.
+    budget_density : Measured, optional
+        p(ρ), how much of the budget a unit of weight costs at ρ; default 1 everywhere.
 
     Raises
     ------
@@ -58,6 +66,7 @@ class Problem:
     min_weight: float
     max_weight: float
     monotone: Monotone | None
+    budget_density: Measured | None
 
     def __init__(
         self,
@@ -69,6 +78,7 @@ class Problem:
         min_weight: float = 0.0,
         max_weight: float = math.inf,
         monotone: Monotone | None = None,
+        budget_density: Measured | None = None,
     ) -> None:
         values = {
             "start": _number("start", start),
@@ -79,6 +89,7 @@ class Problem:
             "min_weight": _number("min_weight", min_weight),
             "max_weight": _number("max_weight", max_weight),
             "monotone": monotone,
+            "budget_density": budget_density,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -99,36 +110,67 @@ class Problem:
             raise ProblemError("max_weight", f"must be a positive number, from 1e-30 to 1e30, got {self.max_weight:g}")
         if self.monotone not in (None, "decreasing", "increasing"):
             raise ProblemError("monotone", f"must be decreasing or increasing, got {self.monotone!r}")
+        if not (self.budget_density is None or isinstance(self.budget_density, Measured)):
+            raise ProblemError("budget_density", "must be measured values of the budget density, or absent")
         # Equality is allowed: the one feasible weighting is then the bound itself.
-        mean_weight = self.budget / (self.target - self.start)
+        mean_weight = self.budget / self.extent
         if self.min_weight > mean_weight:
             raise ProblemError(
                 "min_weight",
-                f"must be at most budget/(target - start) = {mean_weight:.6g}, or no weighting meets the budget; "
-                f"got {self.min_weight:g}",
+                f"must be at most {mean_weight:.6g}, the mean weight that spends the budget, or no weighting meets "
+                f"the budget; got {self.min_weight:g}",
             )
         if self.max_weight < mean_weight:
             raise ProblemError(
                 "max_weight",
-                f"must be at least budget/(target - start) = {mean_weight:.6g}, or no weighting spends the budget; "
-                f"got {self.max_weight:g}",
+                f"must be at least {mean_weight:.6g}, the mean weight that spends the budget, or no weighting spends "
+                f"the budget; got {self.max_weight:g}",
             )
 
     def cost_density(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
-        """f = c/κ at success probabilities of any shape: the time to cross dρ at unit weight."""
-        return dynamics.cost_density(rho, self.clock, self.mobility)
+        """f = c/(κ p) at success probabilities of any shape: time per budget at unit weight."""
+        density = dynamics.cost_density(rho, self.clock, self.mobility)
+        return density if self.budget_density is None else density / self.budget_density(rho)
+
+    @cached_property
+    def extent(self) -> float:
+        """∫ dm from start to target: the budget that weight 1 spends."""
+        if self.budget_density is None:
+            return self.target - self.start
+        return float(np.sum(self.panels().weight))
+
+    @cached_property
+    def kinks(self) -> tuple[float, ...]:
+        """Success probabilities inside (start, target) where a measured quantity has a kink."""
+        measured = (self.clock, self.mobility, self.budget_density)
+        kinks = {kink for function in measured if function is not None for kink in function.kinks}
+        return tuple(sorted(kink for kink in kinks if self.start < kink < self.target))
+
+    def panels(
+        self,
+        breaks: Iterable[float] = (),
+        width: float = quadrature.PANEL_WIDTH,
+        between: tuple[float, float] | None = None,
+    ) -> quadrature.Panels:
+        """Quadrature in the measure dm, from start to target or `between` two points; arguments as `panels`."""
+        left, right = between or (self.start, self.target)
+        points = quadrature.panels(left, right, (*self.kinks, *breaks), width)
+        if self.budget_density is None:
+            return points
+        return points._replace(weight=points.weight * self.budget_density(points.rho))
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values; an infinite bound becomes null."""
         return {
             "start": self.start,
             "target": self.target,
-            "clock": self.clock.name,
-            "mobility": self.mobility.name,
+            "clock": _clock_value(self.clock),
+            "mobility": _mobility_value(self.mobility),
             "budget": self.budget,
             "min_weight": self.min_weight,
             "max_weight": None if math.isinf(self.max_weight) else self.max_weight,
             "monotone": self.monotone,
+            "budget_density": None if self.budget_density is None else _lists(self.budget_density),
         }
 
     @classmethod
@@ -147,8 +189,14 @@ class Problem:
         for key in values:
             if key not in fields:
                 raise ProblemError(str(key)[:40], "is not a parameter of a problem")
-        bound = values["max_weight"]
-        return cls(**{**values, "max_weight": math.inf if bound is None else bound})
+        bound, density = values["max_weight"], values["budget_density"]
+        changed = {
+            "max_weight": math.inf if bound is None else bound,
+            "clock": _clock_from(values["clock"]),
+            "mobility": _mobility_from(values["mobility"]),
+            "budget_density": None if density is None else _measured("budget_density", density),
+        }
+        return cls(**{**values, **changed})
 
 
 def _number(field: str, value: Any) -> float:
@@ -177,3 +225,51 @@ def _mobility(mobility: dynamics.Mobility | str) -> dynamics.Mobility:
     if not isinstance(mobility, str) or mobility not in dynamics.MOBILITIES:
         raise ProblemError("mobility", f"must be one of {', '.join(dynamics.MOBILITIES)}, got {str(mobility)[:40]!r}")
     return dynamics.MOBILITIES[mobility]
+
+
+def _clock_value(clock: clocks.Clock) -> Any:
+    """A clock as JSON: its name, or for a measured one all of its values."""
+    if not isinstance(clock, clocks.Tabulated):
+        return clock.name
+    return {"kind": clock.kind, "source": clock.source, **_lists(clock.measured)}
+
+
+def _clock_from(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return clocks.Tabulated(str(value.get("kind")), str(value.get("source")), _measured("clock", value))
+    except ProblemError:
+        raise
+    except ValueError as error:
+        raise ProblemError("clock", f"is not usable: {error}") from None
+
+
+def _mobility_value(mobility: dynamics.Mobility) -> Any:
+    if mobility.measured is None:
+        return mobility.name
+    return {"name": mobility.name, "exponent": mobility.exponent, **_lists(mobility.measured)}
+
+
+def _mobility_from(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if value.get("exponent") != 0:
+        raise ProblemError("mobility", "measured must have exponent 0")
+    return dynamics.Mobility(str(value.get("name")), 0, _measured("mobility", value))
+
+
+def _lists(measured: Measured) -> dict[str, list[float]]:
+    return {"rho": list(measured.rho), "value": list(measured.value)}
+
+
+def _measured(field: str, value: Any) -> Measured:
+    try:
+        rho, numbers = value["rho"], value["value"]
+        return Measured(tuple(_number(field, x) for x in rho), tuple(_number(field, x) for x in numbers))
+    except (KeyError, TypeError):
+        raise ProblemError(field, "must hold lists 'rho' and 'value'") from None
+    except ProblemError:
+        raise
+    except ValueError as error:
+        raise ProblemError(field, f"is not usable: {error}") from None

@@ -1,0 +1,98 @@
+"""Reading measured functions of the success probability: two-column CSV files, checked line by line."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import NoReturn
+
+from theory.clocks import TABULATED, Clock, Tabulated, parse
+from theory.dynamics import MOBILITIES, Mobility
+from theory.measured import Measured
+from weightopt.errors import ProblemError
+
+MAX_LINES = 100_000
+
+
+def read_clock(text: str, start: float, target: float) -> Clock | str:
+    """A clock from its name on the command line; ``csv:FILE``, ``tokens:FILE`` and ``tokens-effective:FILE`` are read.
+
+    Parameters
+    ----------
+    text : str
+        A name that `theory.clocks.parse` knows, or one of the three with the path of a CSV file.
+    start, target : float
+        Success probabilities that the file must cover.
+
+    Raises
+    ------
+    ProblemError
+        With the line and column that is wrong.
+    """
+    kind, _, path = text.partition(":")
+    if kind in TABULATED:
+        column = "tokens" if kind.startswith("tokens") else "cost"
+        return Tabulated(kind, Path(path).name, _read("clock", path, column, start, target))
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ProblemError(
+            "clock", f"is not usable: {error}, or csv:FILE, tokens:FILE, tokens-effective:FILE"
+        ) from None
+
+
+def read_mobility(text: str, start: float, target: float) -> Mobility:
+    """A mobility from its name, or from ``csv:FILE`` with columns rho and mobility; errors as `read_clock`."""
+    kind, _, path = text.partition(":")
+    if kind == "csv":
+        measured = _read("mobility", path, "mobility", start, target)
+        return Mobility(f"csv:{Path(path).name}", 0, measured)
+    if text not in MOBILITIES:
+        raise ProblemError("mobility", f"must be one of {', '.join(MOBILITIES)}, csv:FILE, got {text[:40]!r}")
+    return MOBILITIES[text]
+
+
+def read_density(path: str, start: float, target: float) -> Measured:
+    """A budget density from a CSV file with columns rho and density; errors as `read_clock`."""
+    return _read("budget_density", path, "density", start, target)
+
+
+def _read(field: str, path: str, column: str, start: float, target: float) -> Measured:
+    def refuse(sentence: str) -> NoReturn:
+        raise ProblemError(field, f"file {path}: {sentence}")
+
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row and line <= MAX_LINES + 1]
+    except OSError as error:
+        refuse(f"cannot be read ({error.strerror}); give a CSV file with the columns rho,{column}")
+    except (ValueError, csv.Error):
+        refuse(f"is not CSV text; give two columns, rho,{column}")
+    if not rows or [name.strip() for name in rows[0][1]] != ["rho", column]:
+        refuse(f"line 1 must be the header rho,{column}")
+    if not 2 <= len(rows) - 1 <= MAX_LINES:
+        refuse(f"must have from 2 to {MAX_LINES} lines of numbers under its header, has {len(rows) - 1}")
+    points: list[tuple[float, float]] = []
+    for line, row in rows[1:]:
+        if len(row) != 2:
+            refuse(f"line {line} has {len(row)} columns, must have 2")
+        numbers = []
+        for name, text in zip(("rho", column), row, strict=True):
+            try:
+                numbers.append(float(text))
+            except ValueError:
+                refuse(f"line {line}, column {name}: {text.strip()[:40]!r} is not a number")
+        rho, value = numbers
+        if not 0 < rho < 1:
+            refuse(f"line {line}, column rho: must lie in (0, 1), is {rho:g}")
+        if points and not rho > points[-1][0]:
+            refuse(f"line {line}, column rho: must be larger than in the line before, is {rho:g}")
+        if not 1e-30 <= value <= 1e30:
+            refuse(f"line {line}, column {column}: must be positive, from 1e-30 to 1e30, is {value:g}")
+        points.append((rho, value))
+    if not (points[0][0] <= start and points[-1][0] >= target):
+        refuse(
+            f"column rho must cover start to target, {start:g} to {target:g}; "
+            f"it runs from {points[0][0]:g} to {points[-1][0]:g}"
+        )
+    return Measured(tuple(rho for rho, _ in points), tuple(value for _, value in points))
