@@ -207,7 +207,9 @@ def verify(table: WeightTable) -> str:
         keys += ["advantage_correct", "advantage_wrong"]
     for key in keys:
         _compare(key, getattr(table, key), getattr(rebuilt, key))
-    if table.certificate is None and rebuilt.certificate is None:
+    if (table.certificate is None) != (rebuilt.certificate is None):
+        raise TableError("key 'certificate' must be null exactly where 'problem' is; build the table again.")
+    if table.certificate is None:
         return f"{len(table.weight)} weights recomputed from the formula of {table.label} and found equal"
     gap = _check_certificate(table.certificate or {}, rebuilt.certificate or {})
     return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -127,6 +128,7 @@ def solve(
     from weightopt.finite_group import GroupProblem, solve_group
     from weightopt.solution import Solution
 
+    _check_folders(output=output, csv=csv, plot=plot)
     problem = _problem(
         start=start,
         target=target,
@@ -236,6 +238,7 @@ def table(
     from theory import weightings
     from weightopt.build import budget_scale, named_table
 
+    _check_folders(output=output, csv=csv)
     try:
         named = weightings.parse(weighting)
     except ValueError as error:
@@ -327,12 +330,12 @@ def _add_commands() -> None:
     for entry in sorted(importlib.metadata.entry_points(group="weightopt.commands"), key=lambda entry: entry.name):
         try:
             command = entry.load()
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             command = _unavailable(entry.name, error)
         app.command(entry.name)(command)
 
 
-def _unavailable(name: str, error: ImportError) -> Any:
+def _unavailable(name: str, error: Exception) -> Any:
     def command() -> None:
         _refuse(f"the command '{name}' cannot be loaded ({error}); install the project again")
 
@@ -363,6 +366,13 @@ def _write(table: WeightTable, output: Path | None, csv: Path | None) -> None:
         _replace("--output", output, table.to_json().encode())
     if csv is not None:
         _replace("--csv", csv, table.to_csv().encode())
+
+
+def _check_folders(**paths: Path | None) -> None:
+    """Refuse the first path that cannot be written before anything is: several files come together or not at all."""
+    for name, path in paths.items():
+        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            _refuse(f"--{name}: cannot write {path}; give a file in an existing, writable folder")
 
 
 def _replace(option: str, path: Path, data: bytes) -> None:

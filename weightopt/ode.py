@@ -20,6 +20,7 @@ from weightopt.errors import SolverError
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 RTOL, ATOL = 1e-12, 1e-13
+HORIZON = 1e300  # a clock time by which everything that ever arrives has arrived
 # 1-ρ is then 1e-8: a weighting that reaches ρ = 1 in finite time is taken to be there.
 SATURATED = 18.5
 
@@ -48,7 +49,7 @@ def hitting_time(
         If the target is not reached (a weight that vanishes on the way).
     """
     goal = float(log_odds(target))
-    result = _integrate(weighting, clock, mobility, start, goal, math.inf)
+    result = _integrate(weighting, clock, mobility, start, goal, HORIZON)
     if result.t_events[0].size == 0:
         raise SolverError(f"the success probability never reaches {target!r} under this weighting")
     return float(result.t_events[0][0])
@@ -76,8 +77,8 @@ def trajectory(
         Success probabilities, exactly 1 once ρ has come within 1e-8 of it.
     """
     times = np.asarray(times, dtype=np.float64)
-    if times.ndim != 1 or np.any(times < 0) or np.any(np.diff(times) < 0):
-        raise ValueError("times must be a list of non-decreasing numbers from 0 up")
+    if times.ndim != 1 or not np.all(np.isfinite(times) & (times >= 0)) or np.any(np.diff(times) < 0):
+        raise ValueError("times must be a list of finite, non-decreasing numbers from 0 up")
     if times.size == 0:
         return times
     result = _integrate(weighting, clock, mobility, start, SATURATED, float(times[-1]), dense=True)
@@ -108,16 +109,18 @@ def _integrate(
         return float(theta[0]) - goal
 
     arrival.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
-    result = solve_ivp(
-        speed,
-        (0.0, horizon),
-        [float(log_odds(start))],
-        method="DOP853",
-        rtol=RTOL,
-        atol=ATOL,
-        events=arrival,
-        dense_output=dense,
-    )
+    # Where the weight vanishes the step grows without bound, until the horizon ends it.
+    with np.errstate(over="ignore"):
+        result = solve_ivp(
+            speed,
+            (0.0, horizon),
+            [float(log_odds(start))],
+            method="DOP853",
+            rtol=RTOL,
+            atol=ATOL,
+            events=arrival,
+            dense_output=dense,
+        )
     if result.status < 0:
         raise SolverError(f"the ODE solver stopped early: {result.message}")
     return result

@@ -57,7 +57,7 @@ class SolvedWeighting:
     def all_wrong_advantage(self) -> float:
         """lim -ρω as ρ → 0, or -∞ where there is none."""
         problem = self.envelope.problem
-        return -self._end_limit(*problem.clock.at_zero)
+        return 0.0 - self._end_limit(*problem.clock.at_zero)
 
     @property
     def all_right_advantage(self) -> float:

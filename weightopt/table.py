@@ -8,6 +8,7 @@ and a checksum over everything else in the file.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -357,9 +358,12 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
     Raises
     ------
     OSError
-        If the folder is missing, not writable or full; nothing is left behind and an older file is untouched.
+        If the folder is missing, not writable or full, or something that is no file stands there; nothing is left
+        behind and an older file is untouched.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays a link: what it points to is replaced
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,0 +1,100 @@
+"""The command ``weightopt train``, also ``python -m rl.train``.
+
+Only the standard library and typer are imported here, so that the command line starts fast and can say what is missing
+when the training extra is not installed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+INSTALL = "pip install 'weightopt[rl]'"
+
+# The packages of the extra; any other missing import is a defect and shows its traceback.
+EXTRA = frozenset({"pydantic", "safetensors", "tokenizers", "torch", "transformers"})
+
+BAD_USAGE = 2
+DIVERGED = 1
+INTERRUPTED = 130
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run, TOML; see configs/.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration, e.g. seed=3; repeatable."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but the outcome.")]
+
+
+def train(
+    config: ConfigOption,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the run; must be new or empty.")],
+    overrides: SetOption = None,
+    table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a language model by reinforcement learning with the prompt weights of a table."""
+    changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
+    try:
+        from rl.config import load_config
+        from rl.errors import DivergenceError, UsageError
+        from rl.train import train as run
+        from weightopt.table import TableError
+    except ModuleNotFoundError as error:
+        _refuse_without_extra(error)
+    try:
+        outcome = run(load_config(config, changes), output, resume=resume, quiet=quiet)
+    except (UsageError, TableError, OSError) as error:
+        _stop(str(error), BAD_USAGE)
+    except DivergenceError as error:
+        _stop(str(error), DIVERGED)
+    except KeyboardInterrupt:
+        _stop("interrupted before the step was finished; --resume goes on after the last checkpoint", INTERRUPTED)
+    if not outcome.finished:
+        _stop(f"interrupted after step {outcome.step}; a checkpoint is saved, go on with --resume", INTERRUPTED)
+    typer.echo(
+        f"step {outcome.step}: held-out success {outcome.evaluation.success:.1%} "
+        f"[{outcome.evaluation.success_low:.1%}, {outcome.evaluation.success_high:.1%}], {output}"
+    )
+
+
+def supervise(
+    config: ConfigOption,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the start model; must not exist.")],
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a start model: a new model that knows the format of a task and little else."""
+    try:
+        from rl.config import load_config
+        from rl.errors import DivergenceError, UsageError
+        from rl.progress import Progress
+        from rl.supervised import make_start_model
+    except ModuleNotFoundError as error:
+        _refuse_without_extra(error)
+    try:
+        settings = load_config(config, overrides or [])
+        with Progress(quiet=quiet, name="supervised", steps=settings.supervised.steps) as progress:
+            record = make_start_model(settings, output, report=progress.supervised)
+    except (UsageError, OSError) as error:
+        _stop(str(error), BAD_USAGE)
+    except DivergenceError as error:
+        _stop(str(error), DIVERGED)
+    except KeyboardInterrupt:
+        _stop("interrupted; no start model was written", INTERRUPTED)
+    typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
+
+
+def _refuse_without_extra(error: ModuleNotFoundError) -> NoReturn:
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRA:
+        raise error
+    _stop(f"training needs {package}, which is not installed: {INSTALL}", BAD_USAGE)
+
+
+def _stop(sentence: str, status: int) -> NoReturn:
+    typer.echo(sentence, err=True)
+    sys.exit(status)

@@ -1,0 +1,9 @@
+"""What can stop a run: a mistake of the user, or training that has left the finite numbers."""
+
+
+class UsageError(ValueError):
+    """A run cannot start as asked; the message is one sentence naming the thing and its valid range."""
+
+
+class DivergenceError(ArithmeticError):
+    """A loss or a gradient is not finite; the message names the step and the last checkpoint is intact."""

@@ -1,0 +1,125 @@
+"""The records that travel through the loop, from the sampler to the loss, and what a sampler is.
+
+Nothing here knows a tensor library: a sampler that runs in another process can hand over the same records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rl.tasks.protocol import Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One response of the policy.
+
+    Attributes
+    ----------
+    tokens
+        Sampled token ids, length 1..max_new_tokens, the end token included when there is one.
+    log_probs
+        Natural logarithm of the probability with which each token was drawn, same length as ``tokens``, ≤ 0; at
+        temperature T the probability is that of the logits divided by T, at temperature 0 it is 1.
+    text
+        The response without its end token; any other special token in it shows under its name.
+    finished
+        Whether the policy ended the response itself, rather than the length limit.
+    """
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The responses of the policy to one prompt.
+
+    Attributes
+    ----------
+    prompt
+        The prompt.
+    prompt_tokens
+        Its token ids, length ≥ 1.
+    completions
+        M ≥ 1 independent responses.
+    """
+
+    prompt: Prompt[Any]
+    prompt_tokens: tuple[int, ...]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The groups of one step, P ≥ 1 prompts with M responses each."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def responses(self) -> int:
+        """Number of responses, P·M."""
+        return sum(len(group.completions) for group in self.groups)
+
+    @property
+    def tokens(self) -> int:
+        """Number of sampled tokens, end tokens included."""
+        return sum(len(completion.tokens) for group in self.groups for completion in group.completions)
+
+    def mean_negative_log_prob(self) -> float:
+        """Mean of -log p over all sampled tokens, in nats: an unbiased estimate of the policy's entropy per token.
+
+        "Per token" means over the states the policy visits: a token of a long response counts as much as one of a
+        short response.
+        """
+        total = sum(sum(completion.log_probs) for group in self.groups for completion in group.completions)
+        return -total / self.tokens
+
+    def share_finished(self) -> float:
+        """Share of responses that ended themselves, in [0, 1]."""
+        finished = sum(completion.finished for group in self.groups for completion in group.completions)
+        return finished / self.responses
+
+
+class Sampler(Protocol):
+    """Something that samples responses from a copy of the policy.
+
+    The copy is brought up to date by `publish` only, whether it lives in this process or in another one.
+    """
+
+    def publish(self, weights: "Mapping[str, Tensor]") -> None:
+        """Take over the weights of the trained model, all of its state dictionary, before the next `sample`."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt[Any]],
+        *,
+        group_size: int,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+    ) -> Batch:
+        """Sample ``group_size`` independent responses to each prompt; a pure function of weights and arguments.
+
+        Parameters
+        ----------
+        prompts
+            P ≥ 1 prompts.
+        group_size
+            M ≥ 1.
+        temperature
+            ≥ 0; 0 takes the most probable token each time.
+        max_new_tokens
+            ≥ 1; a response that has not ended by then is cut.
+        seed
+            In [0, 2**63).
+        """
+        ...

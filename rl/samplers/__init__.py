@@ -1,0 +1,1 @@
+"""Samplers: one module per backend, each implementing `rl.rollout.Sampler`."""

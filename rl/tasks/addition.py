@@ -1,0 +1,80 @@
+"""Addition of two whole numbers with a mixed number of digits.
+
+A prompt reads ``"47+385="`` and the response is the sum in decimal digits, ``"432"``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from types import MappingProxyType
+
+from rl.tasks.protocol import Prompt
+
+# A response longer than this is wrong whatever it says; int() of a long string takes quadratic time.
+LONGEST_ANSWER = 32
+
+ANSWER = re.compile(r"[0-9]+", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """The terms of one addition."""
+
+    terms: tuple[int, int]
+
+    @property
+    def total(self) -> int:
+        """The answer."""
+        return sum(self.terms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """Two-term addition; the longer term has a number of digits drawn from ``digits``.
+
+    Parameters
+    ----------
+    digits
+        Number of digits of the longer term (1 to 12) to its relative frequency (> 0). The other term has one digit up
+        to as many, uniformly.
+    """
+
+    digits: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({1: 1.0, 2: 1.0, 3: 1.0}))
+
+    @property
+    def alphabet(self) -> str:
+        """Characters of prompts and demonstrations."""
+        return "0123456789+="
+
+    def propose(self, rng: Random) -> Prompt[Sum]:
+        """Draw one addition."""
+        (longest,) = rng.choices(list(self.digits), weights=list(self.digits.values()))
+        terms = [_number(longest, rng), _number(rng.randint(1, longest), rng)]
+        rng.shuffle(terms)
+        first, second = terms
+        low, high = sorted(terms)
+        return Prompt(
+            id=f"{low}+{high}",
+            text=f"{first}+{second}=",
+            difficulty=f"{longest} digits" if longest > 1 else "1 digit",
+            problem=Sum(terms=(first, second)),
+        )
+
+    def demonstrate(self, prompt: Prompt[Sum], rng: Random, *, solved: bool) -> str:
+        """Write the sum, or a random number between the longer term and twice that."""
+        if solved:
+            return str(prompt.problem.total)
+        longer = max(prompt.problem.terms)
+        return str(rng.randint(longer, 2 * longer))
+
+    def verify(self, prompt: Prompt[Sum], response: str) -> bool:
+        """Whether the response is the sum in ASCII digits, without sign, space or leading zero."""
+        if len(response) > LONGEST_ANSWER or not ANSWER.fullmatch(response):
+            return False
+        return response == str(prompt.problem.total)
+
+
+def _number(digits: int, rng: Random) -> int:
+    """A uniform number with exactly so many digits; zero counts as a one-digit number."""
+    return rng.randint(10 ** (digits - 1) if digits > 1 else 0, 10**digits - 1)

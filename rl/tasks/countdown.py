@@ -1,0 +1,164 @@
+"""Countdown: reach a target from given numbers by arithmetic, each number at most once.
+
+A prompt reads ``"3 7 25=46:"`` and a correct response is ``"25+3*7"``; so is ``"7*3+25"``.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from random import Random
+from types import MappingProxyType
+
+from rl.tasks import arithmetic
+from rl.tasks.protocol import Prompt
+
+# How tightly an operator binds; a number binds tightest.
+PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
+ATOM = 3
+
+# Draws of numbers for one arrangement of operators before another arrangement is tried: some, such as two divisions of
+# small numbers, hardly ever give a whole target.
+DRAWS_PER_PLAN = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The numbers of one problem, its target, and an expression that reaches it."""
+
+    given: tuple[int, ...]
+    target: int
+    solution: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Countdown:
+    """A mixture of Countdown problems, each solvable by an expression that uses all of its numbers.
+
+    Parameters
+    ----------
+    numbers
+        How many numbers are given (2 to 6) to the relative frequency of such problems (> 0).
+    largest_number, largest_target
+        Numbers are drawn from 1..largest_number, targets lie in 1..largest_target; a target is never one of the
+        numbers, so that no response without arithmetic is right.
+    operators
+        Operator (one of ``+ - * /``) to the relative frequency (> 0) with which problems are built from it.
+    habits
+        The same for the random expressions of the format demonstrations: what the start model tends to write.
+    """
+
+    numbers: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.0, 3: 1.0, 4: 1.0}))
+    largest_number: int = 25
+    largest_target: int = 100
+    operators: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
+    habits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
+
+    @property
+    def alphabet(self) -> str:
+        """Characters of prompts and demonstrations."""
+        return "0123456789+-*/() =:"
+
+    def propose(self, rng: Random) -> Prompt[Numbers]:
+        """Draw one problem."""
+        (count,) = rng.choices(list(self.numbers), weights=list(self.numbers.values()))
+        while True:
+            plan = _Plan.draw(count, self.operators, rng)
+            for _ in range(DRAWS_PER_PLAN):
+                given = [rng.randint(1, self.largest_number) for _ in range(count)]
+                built = plan.build(given)
+                if built is None or built.value.denominator != 1 or not 1 <= built.value <= self.largest_target:
+                    continue
+                target = int(built.value)
+                if target not in given:
+                    rng.shuffle(given)
+                    return _prompt(given, target, built.text)
+
+    def demonstrate(self, prompt: Prompt[Numbers], rng: Random, *, solved: bool) -> str:
+        """Write the known solution, or a random expression that uses every number once and defies no rule."""
+        if solved:
+            return prompt.problem.solution
+        while True:
+            given = list(prompt.problem.given)
+            rng.shuffle(given)
+            built = _Plan.draw(len(given), self.habits, rng).build(given)
+            if built is not None:
+                return built.text
+
+    def verify(self, prompt: Prompt[Numbers], response: str) -> bool:
+        """Whether the response is an expression worth the target that uses each given number at most once."""
+        try:
+            evaluation = arithmetic.evaluate(response)
+        except arithmetic.ExpressionError:
+            return False
+        return evaluation.value == prompt.problem.target and Counter(evaluation.numbers) <= Counter(
+            prompt.problem.given
+        )
+
+
+def _prompt(given: Sequence[int], target: int, solution: str) -> Prompt[Numbers]:
+    return Prompt(
+        id=f"{' '.join(str(number) for number in sorted(given))}={target}",
+        text=f"{' '.join(str(number) for number in given)}={target}:",
+        difficulty=f"{len(given)} numbers",
+        problem=Numbers(given=tuple(given), target=target, solution=solution),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Expression:
+    """An expression as written, its value, and how tightly its outermost operator binds."""
+
+    text: str
+    value: Fraction
+    precedence: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The order in which numbers are combined and the operators used, without the numbers.
+
+    Each move takes the expressions at two positions out of the list, joins them and appends the result.
+    """
+
+    moves: tuple[tuple[int, int, str], ...]
+
+    @staticmethod
+    def draw(count: int, operators: Mapping[str, float], rng: Random) -> "_Plan":
+        chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
+        moves: list[tuple[int, int, str]] = []
+        for left, operator in zip(range(count, 1, -1), chosen, strict=True):
+            first, second = rng.sample(range(left), 2)
+            moves.append((first, second, operator))
+        return _Plan(tuple(moves))
+
+    def build(self, given: Sequence[int]) -> _Expression | None:
+        """Fill in the numbers; None if that divides by zero."""
+        parts = [_Expression(str(number), Fraction(number), ATOM) for number in given]
+        for first, second, operator in self.moves:
+            joined = _join(parts[first], parts[second], operator)
+            if joined is None:
+                return None
+            parts = [part for position, part in enumerate(parts) if position not in (first, second)]
+            parts.append(joined)
+        return parts[0]
+
+
+def _join(left: _Expression, right: _Expression, operator: str) -> _Expression | None:
+    """Write ``left operator right`` with the brackets it needs and no others; None if that divides by zero."""
+    if operator == "+":
+        value = left.value + right.value
+    elif operator == "-":
+        value = left.value - right.value
+    elif operator == "*":
+        value = left.value * right.value
+    elif right.value:
+        value = left.value / right.value
+    else:
+        return None
+    precedence = PRECEDENCE[operator]
+    binds_from_left = operator in "-/"  # a-(b+c) and a/(b*c) need their brackets, a+(b-c) and a*(b/c) do not
+    first = f"({left.text})" if left.precedence < precedence else left.text
+    brackets = right.precedence < precedence or (binds_from_left and right.precedence == precedence)
+    second = f"({right.text})" if brackets else right.text
+    return _Expression(f"{first}{operator}{second}", value, precedence)

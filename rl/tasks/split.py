@@ -1,0 +1,61 @@
+"""The two sides of a task: prompts to train on and prompts held out, disjoint by construction.
+
+The side of a problem is read off a hash of its canonical name, so it depends on nothing else: no list is kept, no seed
+moves a problem across, and reordering the numbers of a problem does not either.
+"""
+
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from rl.errors import UsageError
+from rl.seeds import derive_seed
+from rl.tasks.protocol import Prompt, Task
+
+HELD_OUT_SHARE = 1 / 8
+
+# Proposals in a row that bring no new held-out problem before a task counts as too small for the request: one in eight
+# is expected to be held out, so hardly any of the held-out problems is then left to be found.
+FRUITLESS_PROPOSALS = 10_000
+
+
+def is_held_out(prompt_id: str) -> bool:
+    """Whether the problem with this canonical name is held out of training."""
+    return int.from_bytes(sha256(prompt_id.encode()).digest()[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+def training_prompts(task: Task[Any], *, count: int, seed: int) -> tuple[Prompt[Any], ...]:
+    """Draw ``count`` independent prompts from the training side; a pure function of its arguments."""
+    rng = Random(seed)
+    prompts: list[Prompt[Any]] = []
+    while len(prompts) < count:
+        prompt = task.propose(rng)
+        if not is_held_out(prompt.id):
+            prompts.append(prompt)
+    return tuple(prompts)
+
+
+def held_out_prompts(task: Task[Any], *, count: int, seed: int) -> tuple[Prompt[Any], ...]:
+    """Draw ``count`` distinct prompts from the held-out side; a pure function of its arguments.
+
+    Raises
+    ------
+    UsageError
+        If the task does not have that many held-out problems.
+    """
+    rng = Random(derive_seed(seed, "held-out"))
+    prompts: dict[str, Prompt[Any]] = {}
+    fruitless = 0
+    while fruitless < FRUITLESS_PROPOSALS:
+        prompt = task.propose(rng)
+        if is_held_out(prompt.id) and prompt.id not in prompts:
+            prompts[prompt.id] = prompt
+            fruitless = 0
+        else:
+            fruitless += 1
+        if len(prompts) == count:
+            return tuple(prompts.values())
+    raise UsageError(
+        f"evaluation.prompts is {count}, but the task has only about {len(prompts)} held-out problems: "
+        "ask for fewer or widen the task"
+    )

@@ -1,0 +1,55 @@
+"""What each door drags in, seen from a fresh interpreter."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("cvxpy", "scipy", "torch", "pandas", "matplotlib", "typer", "rich", "transformers")
+
+
+def loaded_after(code: str, *arguments: str) -> set[str]:
+    """Top-level modules in `sys.modules` of a new interpreter that has run `code`."""
+    report = "; import sys, json; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("weightopt.table", HEAVY),
+        ("weightopt.cli", ("cvxpy", "matplotlib", "torch", "scipy", "pandas", "transformers")),
+        ("weightopt.build", ("cvxpy", "matplotlib", "torch", "pandas", "typer")),
+        ("theory.dynamics", ("cvxpy", "matplotlib", "torch", "pandas", "typer", "weightopt")),
+    ],
+)
+def test_a_door_stays_light(module, absent):
+    loaded = loaded_after(f"import {module}")
+    assert module.partition(".")[0] in loaded
+    assert loaded.isdisjoint(absent)
+
+
+def test_reading_and_using_a_table_stays_light(tmp_path):
+    from theory import weightings
+    from weightopt.build import named_table
+
+    path = tmp_path / "table.json"
+    named_table(weightings.REGISTRY["sqrt-r"]).save(path)
+    code = "import sys; from weightopt.table import WeightTable; WeightTable.load(sys.argv[1]).for_group(8).to_csv()"
+    assert loaded_after(code, str(path)).isdisjoint({*HEAVY, "theory"})
+
+
+def test_tabulating_from_the_command_line_needs_no_heavy_guest():
+    code = (
+        "import sys; sys.argv = ['weightopt', 'table', '--weighting', 'grpo', '--group-size', '4', '--json']\n"
+        "from weightopt.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "pass"
+    )
+    assert loaded_after(code).isdisjoint({"cvxpy", "matplotlib", "torch", "transformers", "pandas"})

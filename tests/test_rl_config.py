@@ -1,0 +1,124 @@
+"""Configurations: every file in the repository loads, and a mistake is answered with one helpful sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from rl.config import Config, differences, load_config, parse_config
+from rl.errors import UsageError
+from rl.tasks.registry import build_task
+from rl.tasks.split import held_out_prompts
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+TASK = {"name": "addition", "digits": {"1": 1.0}}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_has_its_held_out_prompts(path: Path) -> None:
+    config = load_config(path)
+    task = build_task(config.task)
+    prompts = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
+    longest = max(len(prompt.text) for prompt in prompts)
+    assert longest + config.rollout.max_new_tokens <= config.model.context
+
+
+def test_there_are_configs() -> None:
+    assert {path.stem for path in CONFIGS} >= {"char-addition", "char-countdown", "demo"}
+
+
+def test_a_config_survives_json() -> None:
+    for path in CONFIGS:
+        config = load_config(path)
+        assert parse_config(config.to_json()) == config
+
+
+def test_configs_are_immutable() -> None:
+    config = parse_config({"task": TASK})
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 1
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('seed = 1\n[task]\nname = "addition"\ndigits = { 1 = 1 }\n')
+    overrides = ["seed=7", "rollout.group_size=4", "optimizer.betas=[0.5, 0.6]", "table=some/where.json", "seed=8"]
+    config = load_config(path, overrides)
+    assert config.seed == 8
+    assert config.rollout.group_size == 4
+    assert config.optimizer.betas == (0.5, 0.6)
+    assert config.table == Path("some/where.json")
+    assert (
+        load_config(path, ["task.digits={3=1}"]).task
+        == Config.model_validate({"task": {"name": "addition", "digits": {3: 1}}}).task
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ({"task": TASK, "sead": 1}, r"'sead' is unknown; the nearest is 'seed'"),
+        (
+            {"task": TASK, "rollout": {"group_sise": 1}},
+            r"'rollout.group_sise' is unknown; the nearest is 'rollout.group_",
+        ),
+        ({"task": {**TASK, "digit": 1}}, r"'task.digit' is unknown; the nearest is 'task.digits'"),
+        ({"task": {"name": "chess"}}, r"'task.name' is 'chess'; it must be one of 'addition', 'countdown'"),
+        ({"task": {}}, r"'task.name' is None; it must be one of"),
+        ({"task": 3}, r"'task"),
+        ({"task": "addition"}, r"'task"),
+        ({}, r"'task' is missing"),
+        ({"task": TASK, "rollout": {"group_size": 1}}, r"'rollout.group_size' is 1: .* greater than or equal to 2"),
+        ({"task": TASK, "rollout": 3}, r"'rollout' is 3: "),
+        ({"task": TASK, "optimizer": {"learning_rate": "fast"}}, r"'optimizer.learning_rate' is 'fast': "),
+        ({"task": TASK, "optimizer": {"learning_rate": float("nan")}}, r"'optimizer.learning_rate' is nan: "),
+        ({"task": {"name": "addition", "digits": {"0": 1.0}}}, r"'task.digits.0' is '0': .* greater"),
+        ({"task": {"name": "addition", "digits": {}}}, r"'task.digits' is {}: "),
+        ({"task": TASK, "model": {"hidden_size": 100, "heads": 3}}, r"'model' .* multiple of 2 \* heads = 6"),
+        (
+            {
+                "task": {
+                    "name": "countdown",
+                    "numbers": {"2": 1},
+                    "largest_number": 9,
+                    "largest_target": 50,
+                    "habits": {"^": 1},
+                }
+            },
+            r"'task.habits.\^' is '\^': ",
+        ),
+    ],
+)
+def test_a_mistake_gets_one_sentence(document: dict, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence) as caught:
+        parse_config(document)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "sentence"),
+    [
+        ("seed = ", [], "is not TOML"),
+        ("", ["seed"], "is not of the form"),
+        ("", ["=3"], "is not of the form"),
+        ("", ["a..b=3"], "is not of the form"),
+        ("seed = 1", ["seed.deep=3"], "'seed' is not a section"),
+    ],
+)
+def test_bad_files_and_overrides(tmp_path: Path, text: str, overrides: list[str], sentence: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        load_config(path, overrides)
+
+
+def test_an_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        load_config(tmp_path / "absent.toml")
+
+
+def test_differences() -> None:
+    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == [
+        ("a.c", 2, 4),
+        ("d", 3, None),
+        ("e", None, 5),
+    ]
