@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 from figures.style import label
+from rl.metrics import TIMING_FILE, read_timing
 from weightopt.table import WeightTable, replace_file
 
 LEVELS = (0.3, 0.5, 0.7)
@@ -52,7 +53,7 @@ def write_report(folder: Path, frame: pd.DataFrame, tables: Mapping[str, Path], 
     result = "\n".join(lines)
     seeds = frame.groupby("table")["seed"].nunique().min()
     heading = f"Responses sampled until held-out success is reached: mean over {seeds} seeds [95 % t-interval]"
-    last = frame.sort_values("responses").groupby(["table", "seed"]).last()["success"]
+    last = pd.Series(frame.sort_values("responses").groupby(["table", "seed"]).last()["success"])
     first = frame.sort_values("responses").groupby(["table", "seed"]).first()["success"]
     ends = "\n".join(
         f"- {label(table)}: {first[table].mean():.1%} before, {last[table].mean():.1%} at the end "
@@ -61,7 +62,7 @@ def write_report(folder: Path, frame: pd.DataFrame, tables: Mapping[str, Path], 
     )
     text = f"""# Demonstration: a solved weight table against GRPO's
 
-{_verdict(reach)}
+{_verdict(reach, last)}
 
 ## {heading}
 
@@ -85,14 +86,15 @@ many prompts at once is none of these, so a win or a loss here is a measurement,
 
 ## How long it took
 
-{_durations(seconds)}
+{_durations(folder, seconds)}
 
 Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, scipy {scipy.__version__},
 {os.cpu_count()} cores, {platform.machine()}. One thread a run; the same seeds on the same machine give the same
 numbers.
 """
     replace_file(folder / "report.md", text.encode())
-    return f"{heading}\n\n{result}\n\nHeld-out success:\n\n{ends}\n\n{_verdict(reach)}\n\n{_durations(seconds)}"
+    parts = (heading, result, "Held-out success:", ends, _verdict(reach, last), _durations(folder, seconds))
+    return "\n\n".join(parts)
 
 
 def _reach(frame: pd.DataFrame, level: float) -> dict[str, np.ndarray]:
@@ -123,8 +125,26 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> str:
     return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*(math.exp(x) for x in found))
 
 
-def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]]) -> str:
-    """One sentence, made from the numbers at the highest level every run reached."""
+def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]], last: pd.Series) -> str:
+    """Made from the numbers: speed where every run arrives, arrivals where some do not, and success at the end."""
+    sentences = [_speed(reach)]
+    top = max(reach)
+    arrived = {table: int(np.sum(~np.isnan(values))) for table, values in reach[top].items()}
+    seeds = len(reach[top]["optimal"])
+    sentences.append(
+        f"{top:.0%} is reached by {arrived['optimal']} of {seeds} seeds with the solved table and by "
+        f"{arrived['grpo']} of {seeds} with GRPO's."
+    )
+    mean, low, high = interval((last["optimal"] - last["grpo"]).tolist())
+    sentences.append(
+        f"At the end the solved table is {100 * mean:+.1f} points from GRPO (paired 95 % interval {100 * low:+.1f} to "
+        f"{100 * high:+.1f})."
+    )
+    return " ".join(sentences)
+
+
+def _speed(reach: Mapping[float, Mapping[str, np.ndarray]]) -> str:
+    """One sentence about the highest level that every run reached."""
     for level in sorted(reach, reverse=True):
         found = _log_ratio(reach[level]["optimal"], reach[level]["grpo"])
         if found is None:
@@ -132,11 +152,11 @@ def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]]) -> str:
         ratio, low, high = (math.exp(x) for x in found)
         numbers = f"{ratio:.2f} times GRPO's responses to reach {level:.0%} (95 % interval {low:.2f} to {high:.2f})"
         if high < 1:
-            return f"**On this task the solved table wins**: it needs {numbers}."
+            return f"**The solved table is faster**: it needs {numbers}."
         if low > 1:
-            return f"**On this task the solved table loses**: it needs {numbers}."
-        return f"**No difference is shown**: the solved table needs {numbers}, which includes 1."
-    return f"**No comparison**: not every run reached {min(reach):.0%}."
+            return f"**The solved table is slower**: it needs {numbers}."
+        return f"**No difference in speed is shown**: the solved table needs {numbers}, which includes 1."
+    return f"**No comparison of speed**: not every run reached {min(reach):.0%}."
 
 
 def _tables(tables: Mapping[str, Path]) -> str:
@@ -148,5 +168,13 @@ def _tables(tables: Mapping[str, Path]) -> str:
     return "\n".join(rows)
 
 
-def _durations(seconds: Mapping[str, float]) -> str:
-    return "\n".join(f"- {part}: {value:.0f} s" for part, value in seconds.items())
+def _durations(folder: Path, seconds: Mapping[str, float]) -> str:
+    """Seconds of this call (what was there already costs nothing) and of the runs, whenever they were made."""
+    lines = [f"- {part}, in this call: {value:.0f} s" for part, value in seconds.items()]
+    stages = ("sampling", "verifying", "learning", "evaluating")
+    runs = [read_timing(path) for path in sorted(folder.glob(f"runs/*/*/{TIMING_FILE}"))]
+    if runs:
+        means = {stage: sum(getattr(step, stage) for run in runs for step in run) / len(runs) for stage in stages}
+        parts = ", ".join(f"{stage} {value:.0f} s" for stage, value in means.items())
+        lines.append(f"- one run, mean of {len(runs)}: {sum(means.values()):.0f} s ({parts})")
+    return "\n".join(lines)

@@ -54,7 +54,7 @@ def train(
     except KeyboardInterrupt:
         _stop("interrupted before the step was finished; --resume goes on after the last checkpoint", INTERRUPTED)
     if not outcome.finished:
-        _stop(f"interrupted after step {outcome.step}; a checkpoint is saved, go on with --resume", INTERRUPTED)
+        _stop(f"interrupted after step {outcome.step}, which is saved; go on with --resume", INTERRUPTED)
     typer.echo(
         f"step {outcome.step}: held-out success {outcome.evaluation.success:.1%} "
         f"[{outcome.evaluation.success_low:.1%}, {outcome.evaluation.success_high:.1%}], {output}"

@@ -43,6 +43,9 @@ class CountdownConfig(Section):
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
 
 
+TASK_SECTIONS: Mapping[str, type[Section]] = {"addition": AdditionConfig, "countdown": CountdownConfig}
+
+
 class ModelConfig(Section):
     """``[model]``: the shape of a Llama made from nothing; not read when a start model is given.
 
@@ -234,9 +237,6 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
         return f"config key 'task.name' is {found!r}; it must be one of {names}"
     message = first["msg"].removeprefix("Value error, ")
     return f"config key {key!r} is {first['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-TASK_SECTIONS: Mapping[str, type[Section]] = {"addition": AdditionConfig, "countdown": CountdownConfig}
 
 
 def _known_keys(sections: Sequence[str], document: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ time goes into ``timing.jsonl``. Reading needs neither torch nor anything else o
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -122,11 +123,13 @@ KINDS: Mapping[str, type] = {"step": StepRecord, "evaluation": EvaluationRecord,
 
 
 def append_record(path: Path, record: StepRecord | EvaluationRecord | TimingRecord) -> None:
-    """Add one line to a file of records."""
+    """Add one line to a file of records, and see it to the disk: no checkpoint may be safe before its records are."""
     (kind,) = (name for name, type_ in KINDS.items() if isinstance(record, type_))
     line = json.dumps({"kind": kind, **asdict(record)}, allow_nan=False)
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -24,7 +24,7 @@ import torch
 
 from rl.checkpoint import whole_folder
 from rl.config import Config
-from rl.errors import DivergenceError
+from rl.errors import DivergenceError, UsageError
 from rl.evaluate import evaluate
 from rl.metrics import EvaluationRecord
 from rl.model import Policy, new_policy, save_policy
@@ -59,9 +59,18 @@ def make_start_model(
 
     Raises
     ------
+    UsageError
+        If ``folder`` exists or cannot be made.
     DivergenceError
         If a loss is not finite; nothing is saved.
     """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        taken = folder.exists()
+    except OSError as error:
+        raise UsageError(f"output {str(folder)!r} cannot be written: {error.strerror}") from error
+    if taken:
+        raise UsageError(f"output {str(folder)!r} exists: name another folder for the start model")
     torch.set_num_threads(config.threads)
     task = build_task(config.task)
     policy = new_policy(config.model, task.alphabet, seed=derive_seed(config.seed, "model"))

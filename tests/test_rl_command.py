@@ -85,7 +85,10 @@ def test_a_start_model_from_the_command_line(config: Path, table: Path, tmp_path
     assert not (tmp_path / "run" / "start").exists()
     result = invoke(command.supervise, "--config", config, "--output", start, "--quiet")
     assert result.exit_code == 2
-    assert result.stderr.strip().endswith("exists")
+    assert result.stderr == f"output {str(start)!r} exists: name another folder for the start model\n"
+    result = invoke(command.supervise, "--config", config, "--output", config / "start", "--quiet")
+    assert result.exit_code == 2
+    assert f"output {str(config / 'start')!r} cannot be written: " in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ EVALUATION = EvaluationRecord(
         (
             Outcome(step=7, finished=False, evaluation=EVALUATION),
             130,
-            "interrupted after step 7; a checkpoint is saved",
+            "interrupted after step 7, which is saved",
         ),
         (KeyboardInterrupt(), 130, "--resume goes on after the last checkpoint"),
         (DivergenceError("step 3: the gradient is not finite"), 1, "step 3: the gradient is not finite"),

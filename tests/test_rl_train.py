@@ -329,7 +329,7 @@ def test_a_start_model_is_made_whole_or_not_at_all(
     made = json.loads((tmp_path / "start" / "supervised.json").read_text())
     assert made["steps"] == record.step == 3
     assert parse_config(made["config"]) == config
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UsageError, match="exists: name another folder"):
         make_start_model(config, tmp_path / "start")
 
 

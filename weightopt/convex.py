@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import cvxpy as cp
 import numpy as np
@@ -93,7 +94,7 @@ def solve_convex_group(problem: GroupProblem, *, panel_width: float = 0.5, toler
         per_time = measure * curve.cost_density(rho) / curve.clock(rho)  # dρ/κ
         noise = np.sqrt(groups * k * (1 - k) * (per_time / (root * total))[:, None])
         spent = cp.sum([cp.quad_over_lin(cp.multiply(noise[j], w), u[j]) for j in range(rho.size)])
-        constraints = [cp.NonPos(spent - 1)]
+        constraints = [cp.NonNeg(1 - spent)]
     if problem.shape == "nonincreasing" and size > 2:
         constraints.append(cp.diff(w) <= 0)
     if problem.shape == "convex" and size > 3:
@@ -104,9 +105,12 @@ def solve_convex_group(problem: GroupProblem, *, panel_width: float = 0.5, toler
 
 def _run(program: cp.Problem, tolerance: float) -> tuple[float, str]:
     try:
-        program.solve(
-            solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance, max_iter=500
-        )
+        with warnings.catch_warnings():
+            # "Solution may be inaccurate": the status that is returned says so.
+            warnings.simplefilter("ignore", UserWarning)
+            program.solve(
+                solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance, max_iter=500
+            )
     except cp.SolverError as error:
         raise SolverError(f"the convex program failed: {error}") from None
     if not isinstance(program.value, float | np.floating):

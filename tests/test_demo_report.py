@@ -1,0 +1,77 @@
+"""The demonstration's report: its statistics, and that its sentence follows from the numbers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from demo import report
+from theory.weightings import REGISTRY
+from weightopt.build import named_table, solved_table
+from weightopt.curve import solve
+from weightopt.problem import Problem
+
+
+def run(successes, seed="seed-0", table="grpo"):
+    return pd.DataFrame(
+        {
+            "table": table,
+            "seed": seed,
+            "responses": np.arange(len(successes)) * 100,
+            "success": successes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("successes", "expected"),
+    [([0.1, 0.3, 0.7], 150.0), ([0.1, 0.5, 0.2], 100.0), ([0.6, 0.7], 0.0), ([0.1, 0.2], math.nan)],
+)
+def test_responses_to_reach_half(successes, expected):
+    assert report.responses_to_reach(run(successes), 0.5) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_interval_is_scipys():
+    values = [3.0, 5.0, 10.0]
+    mean, low, high = report.interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((6.0, expected.low, expected.high))
+
+
+def frame(optimal, grpo):
+    return pd.concat(
+        run([0.05, 0.05 + rate, 0.05 + 2 * rate, 0.05 + 3 * rate], f"seed-{seed}", table)
+        for table, rates in (("optimal", optimal), ("grpo", grpo))
+        for seed, rate in enumerate(rates)
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimal", "grpo", "says"),
+    [
+        ([0.30, 0.31, 0.29], [0.20, 0.205, 0.195], "solved table is faster"),
+        ([0.20, 0.205, 0.195], [0.30, 0.31, 0.29], "solved table is slower"),
+        ([0.20, 0.30, 0.25], [0.25, 0.21, 0.29], "No difference in speed is shown"),
+        ([0.01, 0.01, 0.01], [0.01, 0.01, 0.01], "No comparison of speed"),
+    ],
+)
+def test_the_verdict_follows_from_the_numbers(optimal, grpo, says, tmp_path):
+    tables = {"optimal": tmp_path / "table.json", "grpo": tmp_path / "grpo.json"}
+    solved_table(solve(Problem(0.01, 0.9, "effective"))).save(tables["optimal"])
+    named_table(REGISTRY["grpo"], 16).save(tables["grpo"])
+    printed = report.write_report(tmp_path, frame(optimal, grpo), tables, {"training": 1.0})
+    text = (tmp_path / "report.md").read_text()
+    assert says in text
+    assert says in printed
+    assert "[table.json](table.json)" in text
+    assert "training.png" in text
+
+
+def test_a_seed_that_never_arrives_is_counted_not_averaged(tmp_path):
+    tables = {"optimal": tmp_path / "table.json", "grpo": tmp_path / "grpo.json"}
+    for name, path in tables.items():
+        named_table(REGISTRY["grpo" if name == "grpo" else "sqrt-r"], 16).save(path)
+    printed = report.write_report(tmp_path, frame([0.3, 0.3, 0.3], [0.3, 0.02, 0.3]), tables, {})
+    assert "reached by 2 of 3 seeds" in printed

@@ -1,0 +1,113 @@
+"""Measured clocks, mobilities and budget densities: reading, and solving with them."""
+
+import numpy as np
+import pytest
+
+from theory.clocks import Tabulated
+from theory.measured import Measured
+from weightopt.build import solved_table, verify
+from weightopt.convex import solve_convex
+from weightopt.curve import solve
+from weightopt.errors import ProblemError
+from weightopt.measured import read_clock, read_density, read_mobility
+from weightopt.problem import Problem
+from weightopt.solution import even_grid
+
+COSTS = Measured((0.005, 0.05, 0.2, 0.3, 0.5, 0.95), (50.0, 12.0, 9.0, 14.0, 3.0, 2.5))
+DENSITY = Measured((0.001, 0.1, 0.999), (1.0, 3.0, 0.5))
+CLOCK = Tabulated("csv", "costs.csv", COSTS)
+
+
+def write(path, header, pairs):
+    path.write_text(header + "\n" + "".join(f"{a},{b}\n" for a, b in pairs))
+    return str(path)
+
+
+def test_a_measured_power_law_is_the_named_clock():
+    # 1/ρ known at 4001 points: log-linear interpolation in log-odds errs by (h²/8)·max|(ln ρ)''| = 4e-6·1/4.
+    rho = even_grid(0.005, 0.95, 4001)
+    clock = Tabulated("csv", "effective", Measured(tuple(rho), tuple(1 / rho)))
+    assert solve(Problem(0.01, 0.9, clock)).time == pytest.approx(solve(Problem(0.01, 0.9, "effective")).time, rel=1e-6)
+
+
+@pytest.mark.parametrize("monotone", [None, "decreasing", "increasing"])
+@pytest.mark.parametrize("bounds", [(0.0, np.inf), (0.4, 3.0)])
+def test_direct_and_convex_agree_on_measured_quantities(monotone, bounds):
+    problem = Problem(
+        0.01, 0.9, CLOCK, budget=1.5, min_weight=bounds[0], max_weight=bounds[1], monotone=monotone,
+        budget_density=DENSITY,
+    )  # fmt: skip
+    solution = solve(problem)
+    assert solution.gap <= 1e-10
+    # The other road has no panels split at pools and water levels: 1e-6 is its discretisation.
+    assert solve_convex(problem, panel_width=0.1).time == pytest.approx(solution.time, rel=1e-6)
+
+
+def test_a_constant_density_only_rescales_the_budget():
+    plain = solve(Problem(0.01, 0.9, "effective", budget=2))
+    twice = solve(Problem(0.01, 0.9, "effective", budget=4, budget_density=Measured((0.001, 0.99), (2.0, 2.0))))
+    assert twice.time == pytest.approx(plain.time, rel=1e-12)
+
+
+def test_the_optimum_follows_its_law():
+    # ω* ∝ √(c/(κ p)), at every ρ.
+    solution = solve(Problem(0.01, 0.9, CLOCK, budget_density=DENSITY))
+    rho = even_grid(0.01, 0.9, 50)
+    law = np.sqrt(COSTS(rho) / (rho * (1 - rho) * DENSITY(rho)))
+    ratio = solution.weighting(rho) / law
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-12)
+
+
+def test_tables_of_measured_problems_verify(tmp_path):
+    clock = read_clock(
+        "csv:" + write(tmp_path / "c.csv", "rho,cost", zip(COSTS.rho, COSTS.value, strict=True)), 0.01, 0.9
+    )
+    mobility = read_mobility("csv:" + write(tmp_path / "m.csv", "rho,mobility", [(0.01, 0.01), (0.9, 0.2)]), 0.01, 0.9)
+    density = read_density(write(tmp_path / "d.csv", "rho,density", [(0.01, 1), (0.9, 4)]), 0.01, 0.9)
+    problem = Problem(0.01, 0.9, clock, mobility, budget_density=density)
+    table = solved_table(solve(problem))
+    path = tmp_path / "table.json"
+    table.save(path)
+    assert "found equal" in verify(type(table).load(path))
+    assert Problem.from_dict(problem.to_dict()) == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rho,price\n0.01,1\n0.9,1\n", "line 1"),
+        ("", "line 1"),
+        ("rho,cost\n0.01,1\n", "from 2 to"),
+        ("rho,cost\n0.01,1\n0.9\n", "line 3 has 1 columns"),
+        ("rho,cost\n0.01,1\n0.9,x\n", "line 3, column cost"),
+        ("rho,cost\n0.01,1\n1.5,2\n", "line 3, column rho"),
+        ("rho,cost\n0.5,1\n0.4,2\n", "line 3, column rho"),
+        ("rho,cost\n0.01,1\n0.9,-2\n", "line 3, column cost"),
+        ("rho,cost\n0.01,nan\n0.9,2\n", "line 2, column cost"),
+        ("rho,cost\n0.02,1\n0.9,2\n", "must cover"),
+        ("rho,cost\n0.01,1\n0.8,2\n", "must cover"),
+        ("\x00\x01", "line 1"),
+    ],
+)
+def test_a_bad_file_is_refused_by_line_and_column(tmp_path, text, says):
+    path = tmp_path / "c.csv"
+    path.write_text(text)
+    with pytest.raises(ProblemError, match=says) as caught:
+        read_clock(f"csv:{path}", 0.01, 0.9)
+    assert caught.value.field == "clock"
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ProblemError, match="cannot be read"):
+        read_clock(f"tokens:{tmp_path / 'none.csv'}", 0.01, 0.9)
+    with pytest.raises(ProblemError, match="tokens-effective:FILE"):
+        read_clock("lunar", 0.01, 0.9)
+    with pytest.raises(ProblemError, match="csv:FILE"):
+        read_mobility("lunar", 0.01, 0.9)
+
+
+def test_tokens_per_success_divide_by_the_success_probability():
+    tokens, effective = (Tabulated(kind, "t.csv", COSTS) for kind in ("tokens", "tokens-effective"))
+    rho = even_grid(0.01, 0.9, 20)
+    np.testing.assert_allclose(effective(rho), tokens(rho) / rho, rtol=1e-15)
