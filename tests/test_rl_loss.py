@@ -22,6 +22,11 @@ from rl.loss import Row, accumulate_gradient, denominator, micro_batches, rows_o
 from rl.rollout import Batch, Completion, Group
 from rl.success import count_successes, verify
 from rl.tasks.protocol import Prompt
+from theory.weightings import REGISTRY
+from weightopt.build import group_solved_table, named_table, solved_table
+from weightopt.curve import solve
+from weightopt.finite_group import GroupProblem, solve_group
+from weightopt.problem import Problem
 from weightopt.table import WeightTable, group_table
 
 GROUP_SIZE = 3
@@ -113,9 +118,14 @@ def table(weighting: Callable[[np.ndarray], np.ndarray], all_wrong: float, all_r
 
 
 TABLES = {
-    "grpo": table(lambda rho: 1 / np.sqrt(rho * (1 - rho)), 0.0),
-    "linear-r": table(lambda rho: 1 / rho, -1.0),
-    "solved": table(lambda rho: 0.43 / (rho * np.sqrt(1 - rho)), -0.43),
+    "grpo": named_table(REGISTRY["grpo"], GROUP_SIZE),
+    "linear-r": named_table(REGISTRY["linear-r"], GROUP_SIZE),
+    "solved": solved_table(solve(Problem(0.01, 0.9, "effective", budget=2.3)), GROUP_SIZE),
+    "solved for the group": group_solved_table(
+        solve_group(
+            GroupProblem(Problem(0.01, 0.9, "effective"), GROUP_SIZE, "ratio", "advantage-variance", "free", False)
+        )
+    ),
     "every rule on": table(lambda rho: 2 - rho, -0.7, 0.3),
 }
 
