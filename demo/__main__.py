@@ -17,6 +17,8 @@ from demo.report import write_report
 from demo.runs import Run, run_side_by_side
 from figures import training
 from figures.output import write
+from rl.config import load_config
+from rl.errors import UsageError
 from theory.dynamics import update_budget
 from theory.weightings import REGISTRY
 
@@ -28,6 +30,7 @@ def main() -> None:
     """Run the demonstration from the repository root."""
     options = _options()
     folder: Path = options.output
+    config = load_config(CONFIG, options.set)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
 
@@ -55,7 +58,7 @@ def main() -> None:
         for table in ("optimal", "grpo")
     ]
     overrides += ["--set", f"start_model={start_model}"]
-    run_side_by_side(runs, CONFIG, tables, overrides, at_once=options.at_once)
+    run_side_by_side(runs, CONFIG, tables, overrides, options.at_once, config.training.steps)
     trained = time.perf_counter()
 
     # 4. Draw and report.
@@ -98,6 +101,9 @@ def _call(module: str, *arguments: str) -> None:
 if __name__ == "__main__":
     try:
         main()
+    except UsageError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; `make demo` goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

@@ -27,9 +27,9 @@ class Run(NamedTuple):
 
 
 def run_side_by_side(
-    runs: Sequence[Run], config: Path, tables: Mapping[str, Path], overrides: Sequence[str], at_once: int
+    runs: Sequence[Run], config: Path, tables: Mapping[str, Path], overrides: Sequence[str], at_once: int, steps: int
 ) -> None:
-    """Train every run, `at_once` at a time; a run that has begun before is resumed.
+    """Train every run for `steps` updates, `at_once` at a time; a run that has begun before is resumed.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def run_side_by_side(
         disable=not console.is_terminal,
     ) as progress:
         tasks = {
-            run: progress.add_task(f"{run.table} seed {run.seed}", total=None, start=False, success="") for run in runs
+            run: progress.add_task(f"{run.table} seed {run.seed}", total=steps, start=False, success="") for run in runs
         }
         try:
             while waiting or going:
@@ -60,13 +60,12 @@ def run_side_by_side(
                 time.sleep(POLL_SECONDS)
                 for entry in list(going):
                     run, process, log = entry
-                    steps, success = _progress(run)
-                    progress.update(tasks[run], completed=steps, success=success)
+                    done, success = _progress(run)
+                    progress.update(tasks[run], completed=done, success=success)
                     if process.poll() is None:
                         continue
                     going.remove(entry)
                     _finish(run, process, log, console)
-                    progress.update(tasks[run], total=steps)
         finally:
             for _, process, _ in going:
                 process.terminate()
