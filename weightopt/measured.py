@@ -36,9 +36,9 @@ def read_clock(text: str, start: float, target: float) -> Clock | str:
     try:
         return parse(text)
     except ValueError as error:
-        raise ProblemError(
-            "clock", f"is not usable: {error}, or csv:FILE, tokens:FILE, tokens-effective:FILE"
-        ) from None
+        more = ", ".join(f"{kind}:FILE" for kind in TABULATED)
+        choices = f", or {more}" if str(error).startswith("unknown") else ""
+        raise ProblemError("clock", f"is not usable: {error}{choices}") from None
 
 
 def read_mobility(text: str, start: float, target: float) -> Mobility:
