@@ -80,9 +80,15 @@ The plotted numbers are in [training.csv](training.csv), each run's metrics unde
 
 {_tables(tables)}
 
-Both tables spend the same update budget ∫ω dρ between those two success probabilities. The theory behind the solved
-one is for a single prompt, infinitely many responses per step and an exact policy step; a network trained with Adam on
-many prompts at once is none of these, so a win or a loss here is a measurement, not a test of the certificate.
+As curves both spend the same update budget ∫ω dρ between those two success probabilities; read at K/16 they do so
+only roughly, and the solved one also pushes all-wrong groups. The solved one is optimal when every draw until a
+success is paid for (the effective clock). Here every step costs the same number of responses, which is the regular
+clock, and under that one GRPO is optimal for a single prompt: the model predicts GRPO's head start, not what follows.
+
+The theory is for a single prompt, infinitely many responses per step and an exact policy step. A network trained with
+Adam on many prompts at once is none of these, so a win or a loss here is a measurement, not a test of the certificate.
+All runs share one start model, the intervals are over seeds of the training alone, and a first crossing of a noisy
+curve comes a little early.
 
 ## How long it took
 

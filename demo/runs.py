@@ -66,6 +66,11 @@ def run_side_by_side(
                         continue
                     going.remove(entry)
                     _finish(run, process, log, console)
+        except KeyboardInterrupt:
+            # Ctrl-C reached the runs as well: they finish their step and save before they end.
+            for _, process, _ in going:
+                process.wait()
+            raise
         finally:
             for _, process, _ in going:
                 process.terminate()

@@ -5,6 +5,7 @@ Only the standard library and typer are imported here, so that the command line 
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,6 +21,7 @@ def figures(
     runs: Annotated[Path, typer.Option(help="Training runs for the figure 'training': TABLE/SEED folders.")] = Path(
         "out/demo/runs"
     ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files written as one JSON document.")] = False,
 ) -> None:
     """Draw figures: a PNG and the plotted numbers as CSV each, byte-identical when repeated."""
     wanted = names or list(NAMES)
@@ -30,6 +32,7 @@ def figures(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _refuse(f"--output: cannot make the folder {output} ({error.strerror})")
+    written: dict[str, list[str]] = {}
     for name in wanted:
         try:
             png, csv = _draw(name, output, runs)
@@ -40,7 +43,11 @@ def figures(
             continue
         except (OSError, ValueError) as error:
             _refuse(f"figure {name!r}: {error}")
-        print(f"{png}\n{csv}")
+        written[name] = [str(png), str(csv)]
+        if not as_json:
+            print(f"{png}\n{csv}")
+    if as_json:
+        print(json.dumps(written))
 
 
 def _draw(name: str, output: Path, runs: Path) -> tuple[Path, Path]:

@@ -6,6 +6,8 @@ when the training extra is not installed.
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -35,10 +37,13 @@ def train(
     table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
     quiet: QuietOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
 ) -> None:
     """Train a language model by reinforcement learning with the prompt weights of a table."""
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     try:
+        from safetensors import SafetensorError
+
         from rl.config import load_config
         from rl.errors import DivergenceError, UsageError
         from rl.train import train as run
@@ -46,15 +51,23 @@ def train(
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
     try:
-        outcome = run(load_config(config, changes), output, resume=resume, quiet=quiet)
+        outcome = run(load_config(config, changes), output, resume=resume, quiet=quiet or as_json)
     except (UsageError, TableError, OSError) as error:
         _stop(str(error), BAD_USAGE)
     except DivergenceError as error:
         _stop(str(error), DIVERGED)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        damage = " ".join(str(error).split())
+        _stop(
+            f"a file in {output}, or of the start model, is damaged ({damage}); start again in a new folder", BAD_USAGE
+        )
     except KeyboardInterrupt:
         _stop("interrupted before the step was finished; --resume goes on after the last checkpoint", INTERRUPTED)
     if not outcome.finished:
         _stop(f"interrupted after step {outcome.step}, which is saved; go on with --resume", INTERRUPTED)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), **asdict(outcome.evaluation)}, allow_nan=False))
+        return
     typer.echo(
         f"step {outcome.step}: held-out success {outcome.evaluation.success:.1%} "
         f"[{outcome.evaluation.success_low:.1%}, {outcome.evaluation.success_high:.1%}], {output}"
@@ -86,6 +99,17 @@ def supervise(
     except KeyboardInterrupt:
         _stop("interrupted; no start model was written", INTERRUPTED)
     typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
+
+
+def run_alone(command: Callable[..., None]) -> NoReturn:
+    """Run one of these commands as a program of its own; a misused option is one sentence, as everywhere."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        app(standalone_mode=False)
+    except typer.TyperException as error:
+        _stop(" ".join(str(error).split()), BAD_USAGE)
+    sys.exit(0)
 
 
 def _refuse_without_extra(error: ModuleNotFoundError) -> NoReturn:

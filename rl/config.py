@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rl.errors import UsageError
 
-Frequency = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
 Operator = Literal["+", "-", "*", "/"]
 ANY_OPERATOR: Mapping[Operator, float] = dict.fromkeys(get_args(Operator), 1.0)
 
@@ -88,7 +88,7 @@ class RolloutConfig(Section):
 
     prompts_per_step: Annotated[int, Field(ge=1)] = 64
     group_size: Annotated[int, Field(ge=2, le=65536)] = 16
-    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
 
 
@@ -103,7 +103,7 @@ class OptimizerConfig(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
 
 
@@ -133,7 +133,7 @@ class Config(Section):
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     table: Path | None = None
     start_model: Path | None = None
     task: Annotated[AdditionConfig | CountdownConfig, Field(discriminator="name")]

@@ -9,11 +9,9 @@ start from one such model::
 
 if __name__ == "__main__":
     # Before the imports below: the command says in one sentence what is missing when they would fail.
-    import typer
-
     from rl import command
 
-    typer.run(command.supervise)
+    command.run_alone(command.supervise)
 
 import json
 from collections.abc import Callable

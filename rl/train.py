@@ -16,11 +16,9 @@ Left out of the usual recipe, because each would change the weighting that is be
 
 if __name__ == "__main__":
     # Before the imports below: the command says in one sentence what is missing when they would fail.
-    import typer
-
     from rl import command
 
-    typer.run(command.train)
+    command.run_alone(command.train)
 
 import json
 import math

@@ -7,8 +7,8 @@ every λ ≥ 0 and every feasible ω,
 
 so the right side, evaluated by quadrature, is a lower bound on the time of *every* feasible weighting. For monotone
 weightings h = f/f̂ with f̂ the monotone envelope makes it tight; a non-increasing ω is a mixture of the steps 1[ρ ≤ x],
-so any h becomes admissible after division by sup over x of its mean over [start, x]. That supremum is computed, not
-assumed: nothing here trusts whoever produced the weighting.
+so any h becomes admissible after division by sup over x of its mean over [start, x]. That supremum is computed (at
+panel ends), not assumed: nothing here trusts whoever produced the weighting.
 """
 
 from __future__ import annotations
