@@ -72,3 +72,13 @@ def test_plateau_surrogate_is_continuous_at_its_threshold_and_the_logit_below():
     below, above = surrogates.plateau_r(np.array([tau - 1e-12, tau + 1e-12]))
     assert above - below == pytest.approx(0, abs=1e-11)
     assert surrogates.plateau_r(np.array([0.2])) == pytest.approx(log_odds(0.2), rel=1e-15)
+
+
+@given(a=st.floats(-1, 0.95), b=st.floats(-1, 0.95), low=st.floats(-8, 3), width=st.floats(0.05, 4))
+@settings(derandomize=True, max_examples=40, deadline=None)
+def test_incomplete_beta_function_is_the_gain_of_the_family(a, b, low, width):
+    start, target = 1 / (1 + np.exp(-low)), 1 / (1 + np.exp(-(low + width)))
+    below, above = surrogates.power_surrogate(np.array([start, target]), a, b)
+    # The difference of two values rounds at a few units in the last place of the larger.
+    expected = surrogates.power_gain(a, b, start, target)
+    assert above - below == pytest.approx(expected, rel=1e-9, abs=2e-14 * above)

@@ -83,6 +83,10 @@ def test_end_rules_of_the_family_are_seen_numerically(exponent):
             assert value == pytest.approx(rule, abs=2e-4)
 
 
+def test_rules_of_the_paper_and_its_baselines_are_limits_and_not_overruled():
+    assert not any(weighting.published_rules for weighting in weightings.REGISTRY.values())
+
+
 def test_reconstructions_say_so_and_nothing_else_does():
     told = {name for name, weighting in weightings.REGISTRY.items() if "reconstruction" in weighting.label}
     assert told == {"uniform-r", "plateau-r"}

@@ -71,13 +71,16 @@ class Weighting:
     function : callable
         ω on arrays of success probabilities in (0, 1).
     all_wrong_advantage, all_right_advantage : float
-        lim -ρω as ρ → 0 and lim (1-ρ)ω as ρ → 1; ±inf where the limit does not exist, which no table accepts.
+        lim -ρω as ρ → 0 and lim (1-ρ)ω as ρ → 1; ±inf where the limit does not exist, which no table accepts. With
+        `published_rules`, what the published method does instead.
     source : str
         Citation, or "derived", or "reconstruction".
     kinks : tuple of float
         Where ω is not smooth, for quadrature.
     leave_one_out : bool
         Whether a group of M responses multiplies ω by M/(M-1).
+    published_rules : bool
+        Whether the two advantages are the published method's and differ from the limits.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Weighting:
     source: str
     kinks: tuple[float, ...] = ()
     leave_one_out: bool = False
+    published_rules: bool = False
 
     def __call__(self, rho: ArrayLike) -> NDArray[np.float64]:
         """ω(ρ), for ρ of any shape in (0, 1)."""
@@ -170,7 +174,7 @@ def power_weighting(a: float, b: float) -> Weighting:
 
 
 def parse(text: str) -> Weighting:
-    """The weighting of that name: one of the registry, or ``power:a,b``.
+    """The weighting of that name: one of the registry, or ``power:a,b``. `theory.catalogue` knows the rest.
 
     Raises
     ------

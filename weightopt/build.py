@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import scipy
 
-from theory import weightings
+from theory import catalogue
 from theory.dynamics import update_budget
+from theory.group_schemes import GroupScheme
+from theory.weightings import Weighting
 from weightopt.curve import solve
 from weightopt.errors import ProblemError, SolverError
 from weightopt.finite_group import GroupProblem, GroupSolution, solve_group
 from weightopt.problem import Problem
 from weightopt.solution import Solution, even_grid, table_grid
-from weightopt.table import TableError, WeightTable, group_table
+from weightopt.table import MAX_GROUP_SIZE, TableError, WeightTable, group_table
 
 NOISE = 1e-8  # largest gap, quadrature or feasibility error that a table may state
 RECHECK_TOLERANCE = 1e-9  # relative; versions of numpy and scipy differ in the last digits
@@ -104,7 +106,7 @@ def _label(problem: Problem) -> str:
 
 
 def named_table(
-    weighting: weightings.Weighting,
+    weighting: Weighting,
     group_size: int | None = None,
     all_wrong: float | None = None,
     all_right: float | None = None,
@@ -132,10 +134,70 @@ def named_table(
             "source": weighting.source,
             "scale": scale,
         },
+        rule="published" if weighting.published_rules else "limit",
     )
 
 
-def budget_scale(weighting: weightings.Weighting, start: float, target: float, budget: float) -> float:
+def scheme_table(
+    scheme: GroupScheme,
+    group_size: int | None,
+    all_wrong: float | None = None,
+    all_right: float | None = None,
+    scale: float = 1.0,
+) -> WeightTable:
+    """The table of advantages that no curve expresses, times `scale`; its weights are A⁺-A⁻.
+
+    Raises
+    ------
+    TableError
+        Without a group size, or with one that is out of range.
+    """
+    if group_size is None:
+        raise TableError(f"weighting {scheme.name!r} is a rule for groups, not a curve; add --group-size M.")
+    if not isinstance(group_size, int) or isinstance(group_size, bool) or not 2 <= group_size <= MAX_GROUP_SIZE:
+        raise TableError(f"group size must be a whole number from 2 to {MAX_GROUP_SIZE}, got {group_size!r}.")
+    try:
+        correct, wrong = (scale * advantages for advantages in scheme(group_size))
+    except ValueError as error:
+        raise TableError(f"{error}; raise --group-size.") from None
+    wrong[0] = wrong[0] if all_wrong is None else float(all_wrong)
+    correct[-1] = correct[-1] if all_right is None else float(all_right)
+    return WeightTable(
+        name=scheme.name,
+        label=scheme.label,
+        group_size=group_size,
+        rho=tuple((np.arange(1, group_size) / group_size).tolist()),
+        weight=tuple((correct - wrong)[1:-1].tolist()),
+        all_wrong_advantage=float(wrong[0]),
+        all_right_advantage=float(correct[-1]),
+        advantage_correct=tuple(correct.tolist()),
+        advantage_wrong=tuple(wrong.tolist()),
+        provenance={
+            "method": "formula",
+            "weighting": scheme.name,
+            "formula": scheme.formula,
+            "source": scheme.source,
+            "scale": scale,
+            "end_rules": ["published" if rule is None else "given" for rule in (all_wrong, all_right)],
+            "versions": versions(),
+        },
+    )
+
+
+def catalogue_table(
+    member: catalogue.Entry | GroupScheme,
+    group_size: int | None = None,
+    all_wrong: float | None = None,
+    all_right: float | None = None,
+    scale: float = 1.0,
+) -> WeightTable:
+    """`named_table` of a weighting or `scheme_table` of a scheme."""
+    if isinstance(member, GroupScheme):
+        return scheme_table(member, group_size, all_wrong, all_right, scale)
+    return named_table(member.weighting, group_size, all_wrong, all_right, scale)
+
+
+def budget_scale(weighting: Weighting, start: float, target: float, budget: float) -> float:
     """The factor that makes ∫ω dρ from `start` to `target` equal to `budget`.
 
     Raises
@@ -147,27 +209,38 @@ def budget_scale(weighting: weightings.Weighting, start: float, target: float, b
     return budget / update_budget(weighting, start, target, weighting.kinks)
 
 
-def _tabulate(weighting: Any, grid: Any, group_size: int | None, *, limits, given, **fields: Any) -> WeightTable:
+def _tabulate(
+    weighting: Any, grid: Any, group_size: int | None, *, limits, given, rule: str = "limit", **fields: Any
+) -> WeightTable:
     rules = []
     for side, limit, stated in zip(("wrong", "right"), limits, given, strict=True):
-        rule = limit if stated is None else stated
-        if not math.isfinite(rule):
+        advantage = limit if stated is None else stated
+        if stated is not None and not math.isfinite(stated):
+            raise TableError(f"the all-{side} advantage must be a finite number, got {stated}.")
+        if not math.isfinite(advantage):
             limit_of = "-ρω at ρ = 0" if side == "wrong" else "(1-ρ)ω at ρ = 1"
             raise TableError(
                 f"the all-{side} advantage has no finite limit (that of {limit_of}); state one with --all-{side}, "
                 "any finite number."
             )
-        rules.append(float(rule))
+        rules.append(float(advantage))
     fields["provenance"] = {
         **fields["provenance"],
-        "end_rules": ["limit" if stated is None else "given" for stated in given],
+        "end_rules": [rule if stated is None else "given" for stated in given],
         "versions": versions(),
     }
     fields["all_wrong_advantage"], fields["all_right_advantage"] = rules
     if group_size is not None:
         return group_table(weighting, group_size, **fields)
     rho = np.asarray(grid)
-    return WeightTable(group_size=None, rho=tuple(rho.tolist()), weight=tuple(weighting(rho).tolist()), **fields)
+    weight = weighting(rho)
+    if not np.all(weight > 0):
+        at = float(rho[np.argmin(weight)])
+        raise TableError(
+            f"the weight of {fields['name']} rounds to 0 at ρ = {at:.3g}, where a curve must be positive; "
+            "choose milder parameters, or tabulate it with --group-size."
+        )
+    return WeightTable(group_size=None, rho=tuple(rho.tolist()), weight=tuple(weight.tolist()), **fields)
 
 
 def versions() -> dict[str, str]:
@@ -238,7 +311,7 @@ def _check_certificate(stated: Mapping[str, Any], proven: Mapping[str, Any]) -> 
 def _rebuild(table: WeightTable) -> WeightTable:
     """The table that the file's own problem or formula, group size and end rules lead to."""
     rules = table.provenance.get("end_rules")
-    known = ("limit", "given", "solved")
+    known = ("limit", "given", "solved", "published")
     if not (isinstance(rules, list) and len(rules) == 2 and all(rule in known for rule in rules)):
         raise TableError(f"key 'provenance.end_rules' must be two of {', '.join(known)}; build the table again.")
     all_wrong = table.all_wrong_advantage if rules[0] == "given" else None
@@ -261,10 +334,10 @@ def _rebuild(table: WeightTable) -> WeightTable:
         if isinstance(scale, bool) or not isinstance(scale, float | int) or not 1e-60 <= scale <= 1e60:
             raise TableError("key 'provenance.scale' must be a positive number; build the table again.")
         try:
-            weighting = weightings.parse(str(table.provenance.get("weighting")))
+            member = catalogue.parse(str(table.provenance.get("weighting")))
         except ValueError as error:
             raise TableError(f"key 'provenance.weighting': {error}; build the table again.") from None
-        rebuilt = named_table(weighting, group_size, all_wrong, all_right, float(scale))
+        rebuilt = catalogue_table(member, group_size, all_wrong, all_right, float(scale))
     return rebuilt if table.group_size is None else rebuilt.for_group(table.group_size)
 
 

@@ -148,6 +148,8 @@ def solve(
         solution: Solution | GroupSolution = solve_curve(problem)
         result = solved_table(solution, group_size, all_wrong, all_right)
     else:
+        if uncentred and (budget_kind, shape) != ("advantage-variance", "free"):
+            _refuse("--uncentred needs --budget-kind advantage-variance and --shape free")
         for_curve = {"min_weight": min_weight, "max_weight": max_weight, "monotone": monotone}
         _only_defaults(for_curve, "shapes a curve: add --plug-in to read that curve at K/M, or use --shape")
         solution = solve_group(
@@ -188,15 +190,20 @@ def compare(
     mobility: MobilityName = "natural",
     budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ that every weighting gets, positive.")] = 1.0,
     budget_density: Density = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Compare the whole catalogue, as far as it is curves of ρ alone.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Time of every named weighting relative to the optimum, at equal budget."""
+    from theory import catalogue
+    from weightopt.compare import NAMES
     from weightopt.compare import compare as compare_weightings
 
     problem = _problem(
         start=start, target=target, clock=clock, mobility=mobility, budget=budget, budget_density=budget_density
     )
-    solution, rows = compare_weightings(problem)
+    solution, rows = compare_weightings(problem, tuple(catalogue.WEIGHTINGS) if every else NAMES)
     if as_json:
         _print_json(
             {
@@ -220,7 +227,7 @@ def compare(
 @app.command()
 def table(
     weighting: Annotated[
-        str, typer.Option(help="rloo, reinforce, grpo, linear-r, sqrt-r, uniform-r, plateau-r or power:a,b.")
+        str, typer.Option(help="A name that `weightopt list` prints, with other parameters if it has any.")
     ],
     group_size: GroupSize = None,
     all_wrong: AllWrong = None,
@@ -235,26 +242,51 @@ def table(
     as_json: AsJson = False,
 ) -> None:
     """Tabulate a named weighting, for instance as a baseline."""
-    from theory import weightings
-    from weightopt.build import budget_scale, named_table
+    from theory import catalogue
+    from weightopt.build import budget_scale, catalogue_table
 
     _check_folders(output=output, csv=csv)
     try:
-        named = weightings.parse(weighting)
+        named = catalogue.parse(weighting)
     except ValueError as error:
         _refuse(f"--weighting: {error}")
     scale = 1.0
     if budget is not None and start is not None and target is not None:
-        scale = budget_scale(named, start, target, budget)
+        # The budget of a rule for groups is that of the curve it tends to.
+        curve = named.weighting if isinstance(named, catalogue.Entry) else named.limit
+        scale = budget_scale(curve, start, target, budget)
     elif not (budget is None and start is None and target is None):
         _refuse("--budget, --start and --target must be given together: the budget is an integral between the two")
-    result = named_table(named, group_size, all_wrong, all_right, scale)
+    result = catalogue_table(named, group_size, all_wrong, all_right, scale)
     _write(result, output, csv)
     if as_json:
         print(result.to_json(), end="")
     else:
         _describe(result)
         _print_weights(result)
+
+
+@app.command("list")
+def list_weightings(as_json: AsJson = False) -> None:
+    """List the catalogue of weightings: formula, rule for all-wrong groups, source."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from theory import catalogue
+
+    rows = [catalogue.describe(member) for member in catalogue.EVERYTHING.values()]
+    if as_json:
+        _print_json({"weightings": rows})
+        return
+    listing = Table(box=box.SIMPLE_HEAD)
+    for column in ("name", "weight ω(ρ), or advantages", "all-wrong group", "source"):
+        listing.add_column(column, overflow="fold")
+    for row in rows:
+        listing.add_row(row["name"], row["formula"], row["all_wrong"], row["source"])
+    Console().print(listing)
+    families = ", ".join(f"{family.name}:{family.parameters}" for family in catalogue.FAMILIES.values())
+    print(f"Parameters may be changed: {families}")
 
 
 @app.command()
@@ -369,8 +401,13 @@ def _write(table: WeightTable, output: Path | None, csv: Path | None) -> None:
 
 
 def _check_folders(**paths: Path | None) -> None:
-    """Refuse the first path that cannot be written before anything is: several files come together or not at all."""
+    """Refuse the first path that cannot be written, or that two options share, before anything is written."""
+    seen: set[Path] = set()
     for name, path in paths.items():
+        if path is not None and path.resolve() in seen:
+            _refuse(f"--{name}: {path} is named by another option already; give each file a name of its own")
+        if path is not None:
+            seen.add(path.resolve())
         if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
             _refuse(f"--{name}: cannot write {path}; give a file in an existing, writable folder")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from theory import weightings
+from theory import catalogue
 from weightopt.curve import solve
 from weightopt.problem import Problem
 from weightopt.solution import Solution
@@ -24,24 +25,26 @@ class Row:
     ratio: float
 
 
-def compare(problem: Problem) -> tuple[Solution, list[Row]]:
+def compare(problem: Problem, names: Sequence[str] = NAMES) -> tuple[Solution, list[Row]]:
     """Time of every named weighting relative to the optimum, ∫ω dρ = B for all of them.
 
     Parameters
     ----------
     problem : Problem
         Without bounds or monotonicity: a named weighting has no reason to meet them.
+    names : sequence of str
+        Keys of `theory.catalogue.WEIGHTINGS`.
 
     Returns
     -------
     solution : Solution
     rows : list of Row
-        The named ones in the order of `NAMES`, then ``optimal``.
+        The named ones in the order of `names`, then ``optimal``.
     """
     solution = solve(problem)
     rows = []
-    for name in NAMES:
-        w = weightings.REGISTRY[name]
+    for name in names:
+        w = catalogue.WEIGHTINGS[name].weighting
         points = problem.panels(w.kinks)
         spent = float(np.sum(points.weight * w(points.rho)))
         time = float(np.sum(points.weight * problem.cost_density(points.rho) / w(points.rho)))
