@@ -216,7 +216,7 @@ def _tabulate(
     for side, limit, stated in zip(("wrong", "right"), limits, given, strict=True):
         advantage = limit if stated is None else stated
         if stated is not None and not math.isfinite(stated):
-            raise TableError(f"the all-{side} advantage must be a finite number, got {stated}.")
+            raise TableError(f"--all-{side} must be a finite number, got {stated}.")
         if not math.isfinite(advantage):
             limit_of = "-ρω at ρ = 0" if side == "wrong" else "(1-ρ)ω at ρ = 1"
             raise TableError(

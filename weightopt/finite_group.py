@@ -35,6 +35,7 @@ LARGEST_GROUP = 256
 TOLERANCE = 1e-8
 AIM = 1e-11  # the gap at which Newton's method stops, well inside what is promised
 TRACE = 1e-9
+HUGE = 1e3  # times the median weight, from where a table is dangerous outside its range
 CENTRING = 0.1  # how much of the barrier each step leaves
 STEP_BACK = 0.99  # share of the way to the boundary that a step may go
 
@@ -55,7 +56,7 @@ class GroupProblem:
         What the budget counts, see this module.
     shape : {"convex", "free", "nonincreasing"}
         What the weights must be as a function of K. The free optimum is sparse and jagged; convex is what one would
-        train with and costs a few per cent at most.
+        train with and cost at most 2.4 % in what was tried.
     centred : bool
         Whether advantages are a weight times the centred reward. If not, A⁺_K ≥ 0 ≥ A⁻_K are free, the push on
         all-wrong groups among them; needs the advantage-variance budget, since the drift does not tell the two apart,
@@ -161,8 +162,17 @@ class GroupSolution:
                 f"  lower bound  {self.lower_bound:.12g}",
                 f"  gap          {self.gap:.2e} (certified, relative)",
                 f"  method       {self.method}",
+                *self._warning(),
             ]
         )
+
+    def _warning(self) -> list[str]:
+        """A line where the model exploits groups that all but never occur between start and target."""
+        largest = max(self.weight)
+        if largest <= HUGE * sorted(self.weight)[len(self.weight) // 2]:
+            return []
+        where = f"{self.weight.index(largest) + 1}/{self.problem.group_size} correct"
+        return [f"  warning      weight {largest:.2g} at {where}: do not train prompts outside start to target with it"]
 
 
 class _Design(NamedTuple):
