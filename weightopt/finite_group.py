@@ -35,7 +35,7 @@ LARGEST_GROUP = 256
 TOLERANCE = 1e-8
 AIM = 1e-11  # the gap at which Newton's method stops, well inside what is promised
 TRACE = 1e-9
-HUGE = 1e3  # times the median weight, from where a table is dangerous outside its range
+HUGE = 1e3  # times the median of the positive weights, from where a table is dangerous outside its range
 CENTRING = 0.1  # how much of the barrier each step leaves
 STEP_BACK = 0.99  # share of the way to the boundary that a step may go
 
@@ -168,8 +168,9 @@ class GroupSolution:
 
     def _warning(self) -> list[str]:
         """A line where the model exploits groups that all but never occur between start and target."""
-        largest = max(self.weight)
-        if largest <= HUGE * sorted(self.weight)[len(self.weight) // 2]:
+        positive = sorted(weight for weight in self.weight if weight > 0)
+        largest = positive[-1]
+        if largest <= HUGE * positive[len(positive) // 2]:
             return []
         where = f"{self.weight.index(largest) + 1}/{self.problem.group_size} correct"
         return [f"  warning      weight {largest:.2g} at {where}: do not train prompts outside start to target with it"]
