@@ -1,0 +1,73 @@
+"""Options that several commands share, and the problem they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from weightopt.problem import Problem
+
+CLOCKS = (
+    "regular, effective, failures, mixed:M, affine:a,b (a + b/ρ); or measured, two columns in a CSV file: "
+    "csv:FILE (rho,cost), tokens:FILE (rho,tokens: response length, paid per update), tokens-effective:FILE "
+    "(the same, paid per draw until a success)"
+)
+
+Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).")]
+Target = Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
+ClockName = Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
+MobilityName = Annotated[
+    str,
+    typer.Option(help="How the policy moves: natural ρ(1-ρ), softmax-gradient ρ²(1-ρ)², or csv:FILE (rho,mobility)."),
+]
+Density = Annotated[
+    Path | None,
+    typer.Option(help="CSV file (rho,density): how much budget a unit of weight costs at ρ; default 1 everywhere."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.")]
+Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.")]
+GroupSize = Annotated[
+    int | None, typer.Option(help="Responses per prompt M: tabulate advantages for groups of M instead of a curve.")
+]
+StepModelName = Annotated[
+    str,
+    typer.Option(
+        help="How a group moves the policy: ratio, each outcome's share of the group over its probability, or "
+        "outcome, each outcome that was seen by its own advantage. Ratio is what a policy gradient does on average."
+    ),
+]
+BudgetKindName = Annotated[
+    str,
+    typer.Option(
+        help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
+        "advantage-variance, which pays for sampling noise too."
+    ),
+]
+AllWrong = Annotated[
+    float | None, typer.Option(help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0.")
+]
+AllRight = Annotated[
+    float | None, typer.Option(help="Advantage in all-right groups; default the limit of (1-ρ)ω at ρ = 1.")
+]
+
+
+def read_problem(
+    *, start: float, target: float, clock: str, mobility: str, budget_density: Path | None, **values: Any
+) -> Problem:
+    """The problem of the command line, with whatever was measured read from its files."""
+    from weightopt.measured import read_clock, read_density, read_mobility
+    from weightopt.problem import Problem
+
+    Problem(start, target, "regular")  # so that start and target are known to be sound before a file must cover them
+    return Problem(
+        start,
+        target,
+        read_clock(clock, start, target),
+        read_mobility(mobility, start, target),
+        budget_density=None if budget_density is None else read_density(str(budget_density), start, target),
+        **values,
+    )
