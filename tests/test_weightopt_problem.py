@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from theory import clocks, dynamics
 from weightopt.errors import ProblemError
-from weightopt.problem import Problem
+from weightopt.problem import LATER, Problem
 
 FINE = {"start": 0.01, "target": 0.9, "clock": "effective"}
 OUT_OF_RANGE = [
@@ -120,7 +120,14 @@ def test_a_problem_cannot_be_changed():
         Problem(**FINE).start = 0.5  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Problem)])
+def test_a_description_from_before_a_constraint_existed_means_a_problem_without_it():
+    values = Problem(**FINE).to_dict()
+    for key in LATER:
+        del values[key]
+    assert Problem.from_dict(values) == Problem(**FINE)
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Problem) if field.name not in LATER])
 def test_a_description_with_a_missing_key_is_refused(key):
     values = Problem(**FINE).to_dict()
     del values[key]

@@ -6,7 +6,6 @@ complex singularity at least π/2 away; panels of width at most 1 with 16 nodes 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -54,20 +53,19 @@ def panels(start: float, target: float, breaks: Iterable[float] = (), width: flo
     width : float
         Largest panel width in log-odds, > 0.
     """
-    ends = [start, *sorted({float(b) for b in breaks if start < b < target}), target]
-    rows, edges = [], [np.array([start])]
-    for left, right in itertools.pairwise(ends):
-        distance = log_odds_distance(left, right)
-        count = max(1, int(np.ceil(distance / width)))
-        # Offsets from the left end: a short interval keeps its full relative accuracy.
-        offsets = (np.arange(count)[:, None] + (NODES + 1) / 2) * (distance / count)
-        rows.append((expit(log_odds(left) + offsets), NODE_WEIGHTS * (distance / count / 2)))
-        inner = expit(log_odds(left) + np.arange(1, count) * (distance / count))
-        edges += [inner, np.array([right])]
-    rho = np.concatenate([row for row, _ in rows])
+    ends = np.array([start, *sorted({float(b) for b in breaks if start < b < target}), target])
+    left, right = ends[:-1], ends[1:]
+    distance = np.log1p((right - left) / (left * (1 - right)))
+    count = np.maximum(1, np.ceil(distance / width)).astype(int)
+    first = np.concatenate([[0], np.cumsum(count)])
+    inside = np.arange(first[-1]) - np.repeat(first[:-1], count)  # the panel's place within its interval
+    step, base = np.repeat(distance / count, count), np.repeat(log_odds(left), count)
+    # Offsets from the left end: a short interval keeps its full relative accuracy.
+    rho = expit(base[:, None] + (inside[:, None] + (NODES + 1) / 2) * step[:, None])
+    edges = np.append(expit(base + inside * step), target)
+    edges[first] = ends
     # dρ = ρ(1-ρ) dθ with the rounded ρ, so that 1/(ρ(1-ρ)) in an integrand cancels exactly near ρ = 1.
-    dtheta = np.concatenate([np.broadcast_to(weight, row.shape) for row, weight in rows])
-    return Panels(np.concatenate(edges), rho, dtheta * rho * (1 - rho))
+    return Panels(edges, rho, NODE_WEIGHTS * (step[:, None] / 2) * rho * (1 - rho))
 
 
 def integrate(function: Function, start: float, target: float, breaks: Iterable[float] = ()) -> float:

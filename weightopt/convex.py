@@ -49,7 +49,7 @@ def solve_convex(problem: Problem, *, panel_width: float = 0.25, tolerance: floa
     SolverError
         If the method finds no solution.
     """
-    points = problem.panels(width=panel_width)
+    points = problem.panels(problem.bins or (), width=panel_width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     # In units of the unconstrained optimum √f·B/∫√f every quantity is of order one.
     root = np.sqrt(problem.cost_density(rho))
@@ -61,9 +61,26 @@ def solve_convex(problem: Problem, *, panel_width: float = 0.25, tolerance: floa
         constraints.append(z >= problem.min_weight / unit)
     if math.isfinite(problem.max_weight):
         constraints.append(z <= problem.max_weight / unit)
+    # Neighbouring weights relative to their scale, so that rows are of order one.
+    change = (cp.multiply(unit[1:], z[1:]) - cp.multiply(unit[:-1], z[:-1])) * (total / problem.budget)
+    scale = np.sqrt(unit[1:] * unit[:-1]) * (total / problem.budget)
     if problem.monotone is not None:
-        change = cp.multiply(unit[1:] / unit[:-1], z[1:]) - z[:-1]
-        constraints.append(change <= 0 if problem.monotone == "decreasing" else change >= 0)
+        constraints.append(change / scale <= 0 if problem.monotone == "decreasing" else change / scale >= 0)
+    owner = np.searchsorted(np.array(problem.bins or ()), rho, side="right")
+    if problem.bins is not None:
+        same = owner[1:] == owner[:-1]
+        constraints.append(change[same] / scale[same] == 0)
+    if math.isfinite(problem.lipschitz):
+        x = problem.coordinate(rho)
+        if problem.bins is not None:  # between the middles of neighbouring bins
+            edges = problem.coordinate(np.array([problem.start, *problem.bins, problem.target]))
+            x = ((edges[1:] + edges[:-1]) / 2)[owner]
+        apart = np.diff(x) > 0
+        bound = problem.lipschitz * np.diff(x)[apart] * (total / problem.budget)
+        constraints.append(cp.abs(change[apart] / scale[apart]) <= bound / scale[apart])
+    if math.isfinite(problem.max_ratio):
+        smallest = cp.Variable()
+        constraints += [z >= smallest / unit, z <= problem.max_ratio * smallest / unit]
     value, status = _run(cp.Problem(cp.Minimize(mass @ cp.inv_pos(z)), constraints), tolerance)
     return ConvexSolution(status, value * total**2 / problem.budget, rho, np.asarray(z.value) * unit)
 

@@ -88,12 +88,8 @@ class GroupProblem:
             raise ProblemError("centred", "must be true or false")
         if not self.centred and (self.budget_kind != "advantage-variance" or self.shape != "free"):
             raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
-        curve = self.curve
-        plain = Problem(
-            curve.start, curve.target, curve.clock, curve.mobility, curve.budget, budget_density=curve.budget_density
-        )
-        if self.curve != plain:
-            raise ProblemError("curve", "must have no bounds and no monotonicity: they shape a curve, not a table")
+        if self.curve != self.curve.unconstrained:
+            raise ProblemError("curve", "must have no constraint but the budget: others shape a curve, not a table")
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values."""

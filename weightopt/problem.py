@@ -7,6 +7,7 @@ With a budget density p the budget is ∫ p ω dρ. In the measure dm = p dρ th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -20,11 +21,16 @@ from theory.measured import Measured
 from weightopt.errors import ProblemError
 
 Monotone = Literal["decreasing", "increasing"]
+Coordinate = Literal["log-odds", "rho"]
+COORDINATES: tuple[Coordinate, ...] = ("log-odds", "rho")
+MOST_BINS = 10_000
 
 # Closer to 1 than this, hardly a digit of 1-ρ is left.
 EDGE = 1e-12
 # Budgets and bounds beyond this only shift the decimal point, until they overflow.
 LARGEST, SMALLEST = 1e30, 1e-30
+# Parameters that came after the first table files, with the value that such a file means.
+LATER = {"lipschitz": None, "lipschitz_in": "log-odds", "max_ratio": None, "bins": None}
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -51,6 +57,15 @@ class Problem:
         Require ω to be non-increasing, or non-decreasing, in ρ.
     budget_density : Measured, optional
         p(ρ), how much of the budget a unit of weight costs at ρ; default 1 everywhere.
+    lipschitz : float
+        Largest |dω/dx|, from 0 to 1e30 or ∞, in units of weight per unit of x.
+    lipschitz_in : {"log-odds", "rho"}
+        The coordinate x.
+    max_ratio : float
+        Largest over smallest weight between start and target, from 1 to 1e30 or ∞.
+    bins : tuple of float, optional
+        Edges inside (start, target), increasing, at most 10 000: ω is constant between neighbouring edges (right-open
+        bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins.
 
     Raises
     ------
@@ -67,6 +82,10 @@ class Problem:
     max_weight: float
     monotone: Monotone | None
     budget_density: Measured | None
+    lipschitz: float
+    lipschitz_in: Coordinate
+    max_ratio: float
+    bins: tuple[float, ...] | None
 
     def __init__(
         self,
@@ -79,6 +98,10 @@ class Problem:
         max_weight: float = math.inf,
         monotone: Monotone | None = None,
         budget_density: Measured | None = None,
+        lipschitz: float = math.inf,
+        lipschitz_in: Coordinate = "log-odds",
+        max_ratio: float = math.inf,
+        bins: Iterable[float] | None = None,
     ) -> None:
         values = {
             "start": _number("start", start),
@@ -90,6 +113,10 @@ class Problem:
             "max_weight": _number("max_weight", max_weight),
             "monotone": monotone,
             "budget_density": budget_density,
+            "lipschitz": _number("lipschitz", lipschitz),
+            "lipschitz_in": lipschitz_in,
+            "max_ratio": _number("max_ratio", max_ratio),
+            "bins": None if bins is None else _edges(bins),
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -112,6 +139,18 @@ class Problem:
             raise ProblemError("monotone", f"must be decreasing or increasing, got {self.monotone!r}")
         if not (self.budget_density is None or isinstance(self.budget_density, Measured)):
             raise ProblemError("budget_density", "must be measured values of the budget density, or absent")
+        if not (0 <= self.lipschitz <= LARGEST or self.lipschitz == math.inf):
+            raise ProblemError("lipschitz", f"must be a number from 0 to 1e30, got {self.lipschitz:g}")
+        if self.lipschitz_in not in COORDINATES:
+            raise ProblemError("lipschitz_in", f"must be log-odds or rho, got {str(self.lipschitz_in)[:40]!r}")
+        if not (1 <= self.max_ratio <= LARGEST or self.max_ratio == math.inf):
+            raise ProblemError("max_ratio", f"must be a number from 1 to 1e30, got {self.max_ratio:g}")
+        self._check_bins()
+        if self.min_weight > self.max_weight:
+            raise ProblemError(
+                "min_weight", f"must be at most max_weight, which is {self.max_weight:g}; got {self.min_weight:g}"
+            )
+        # The constant weight meets every constraint but the bounds, so these are all that can contradict the budget.
         # Equality is allowed: the one feasible weighting is then the bound itself.
         mean_weight = self.budget / self.extent
         if self.min_weight > mean_weight:
@@ -126,6 +165,71 @@ class Problem:
                 f"must be at least {mean_weight:.6g}, the mean weight that spends the budget, or no weighting spends "
                 f"the budget; got {self.max_weight:g}",
             )
+
+    def _check_bins(self) -> None:
+        if self.bins is None:
+            return
+        if len(self.bins) > MOST_BINS:
+            raise ProblemError("bins", f"must have at most {MOST_BINS} edges, has {len(self.bins)}")
+        ends = (self.start, *self.bins, self.target)
+        for left, right in itertools.pairwise(ends):
+            if not left < right:
+                raise ProblemError(
+                    "bins",
+                    f"must be edges that increase strictly between start {self.start:g} and target {self.target:g}; "
+                    f"{right:g} follows {left:g}",
+                )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a bound on the weight could bind."""
+        return self.min_weight > 0 or math.isfinite(self.max_weight)
+
+    @property
+    def unconstrained(self) -> Problem:
+        """The same problem without any constraint on the weight but the budget."""
+        return self._replace(
+            min_weight=0.0, max_weight=math.inf, monotone=None, max_ratio=math.inf, bins=None
+        ).without_slopes
+
+    @property
+    def without_slopes(self) -> Problem:
+        """The same problem without its Lipschitz bound."""
+        return self._replace(lipschitz=math.inf, lipschitz_in="log-odds")
+
+    def _replace(self, **changed: Any) -> Problem:
+        return Problem(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changed)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(min_weight, max_weight)."""
+        return self.min_weight, self.max_weight
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """Bounds on dω/dx: the Lipschitz bound, and 0 on the side that a monotone weighting excludes."""
+        low = 0.0 if self.monotone == "increasing" else -self.lipschitz
+        return low, 0.0 if self.monotone == "decreasing" else self.lipschitz
+
+    def coordinate(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """x(ρ), in which the Lipschitz bound is stated; any shape."""
+        return np.asarray(rho, dtype=np.float64) if self.lipschitz_in == "rho" else quadrature.log_odds(rho)
+
+    @property
+    def constraints(self) -> list[str]:
+        """What the weight must satisfy besides the budget, in words."""
+        words = []
+        if self.bounded:
+            words.append(f"weights in [{self.min_weight:g}, {self.max_weight:g}]")
+        if self.monotone:
+            words.append(self.monotone)
+        if math.isfinite(self.lipschitz):
+            words.append(f"Lipschitz {self.lipschitz:g} in {'ρ' if self.lipschitz_in == 'rho' else 'log-odds'}")
+        if math.isfinite(self.max_ratio):
+            words.append(f"largest over smallest at most {self.max_ratio:g}")
+        if self.bins is not None:
+            words.append(f"constant on {len(self.bins) + 1} bin{'s' if self.bins else ''}")
+        return words
 
     def cost_density(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """f = c/(κ p) at success probabilities of any shape: time per budget at unit weight."""
@@ -171,6 +275,10 @@ class Problem:
             "max_weight": None if math.isinf(self.max_weight) else self.max_weight,
             "monotone": self.monotone,
             "budget_density": None if self.budget_density is None else _lists(self.budget_density),
+            "lipschitz": None if math.isinf(self.lipschitz) else self.lipschitz,
+            "lipschitz_in": self.lipschitz_in,
+            "max_ratio": None if math.isinf(self.max_ratio) else self.max_ratio,
+            "bins": None if self.bins is None else list(self.bins),
         }
 
     @classmethod
@@ -183,15 +291,17 @@ class Problem:
             If a key is missing, unknown or out of range.
         """
         fields = [field.name for field in dataclasses.fields(cls)]
+        values = {**LATER, **values}
         for key in fields:
             if key not in values:
                 raise ProblemError(key, "is missing")
         for key in values:
             if key not in fields:
                 raise ProblemError(str(key)[:40], "is not a parameter of a problem")
-        bound, density = values["max_weight"], values["budget_density"]
+        density = values["budget_density"]
+        unbounded = {key: math.inf for key in ("max_weight", "lipschitz", "max_ratio") if values[key] is None}
         changed = {
-            "max_weight": math.inf if bound is None else bound,
+            **unbounded,
             "clock": _clock_from(values["clock"]),
             "mobility": _mobility_from(values["mobility"]),
             "budget_density": None if density is None else _measured("budget_density", density),
@@ -206,6 +316,12 @@ def _number(field: str, value: Any) -> float:
         return float(value)
     except OverflowError:
         raise ProblemError(field, "must be a number of ordinary size") from None
+
+
+def _edges(bins: Any) -> tuple[float, ...]:
+    if isinstance(bins, str) or not isinstance(bins, Iterable):
+        raise ProblemError("bins", f"must be a list of numbers, got {str(bins)[:40]!r}")
+    return tuple(_number("bins", edge) for edge in bins)
 
 
 def _clock(clock: clocks.Clock | str) -> clocks.Clock:

@@ -13,7 +13,7 @@ from scipy.special import expit
 from theory.quadrature import log_odds
 from weightopt.certificate import Certificate
 from weightopt.envelope import Envelope
-from weightopt.problem import Problem
+from weightopt.problem import Coordinate, Problem
 
 GRID_POINTS = 1025
 GRID_EDGE = 1 / 1024
@@ -28,7 +28,7 @@ class Status(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SolvedWeighting:
-    """ω(ρ) = clip(μ√f̂(ρ), min_weight, max_weight): the optimum in closed form up to the multiplier.
+    """ω(ρ) = clip(μ√f̂(ρ), low, high): the optimum in closed form up to the multiplier.
 
     Callable on success probabilities of any shape in (0, 1). Outside [start, target] the time does not see the weight:
     the formula is continued within the bounds, and a monotone weighting keeps its end value.
@@ -39,19 +39,22 @@ class SolvedWeighting:
         f̂ of the problem.
     multiplier : float
         μ > 0.
+    low, high : float
+        The problem's bounds, or tighter ones where the ratio of largest to smallest weight is bounded.
     kinks : tuple of float
         Success probabilities where ω is not smooth.
     """
 
     envelope: Envelope
     multiplier: float
+    low: float = 0.0
+    high: float = math.inf
     kinks: tuple[float, ...] = ()
 
     def __call__(self, rho: ArrayLike) -> NDArray[np.float64]:
         """ω(ρ)."""
-        problem = self.envelope.problem
         root = self.multiplier * np.sqrt(self.envelope(np.asarray(rho, dtype=np.float64)))
-        return np.clip(root, problem.min_weight, problem.max_weight)
+        return np.clip(root, self.low, self.high)
 
     @property
     def all_wrong_advantage(self) -> float:
@@ -69,9 +72,72 @@ class SolvedWeighting:
         """lim x·μ√(C x^p / x^q) as the distance x to the end goes to 0, q being the mobility's exponent."""
         problem = self.envelope.problem
         power = 1 + (exponent - problem.mobility.exponent) / 2
-        if problem.monotone is not None or math.isfinite(problem.max_weight) or power > 0:
+        if problem.monotone is not None or math.isfinite(self.high) or power > 0:
             return 0.0
         return self.multiplier * math.sqrt(coefficient) if power == 0 else math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearWeighting:
+    """ω through given weights at given success probabilities, linear in a coordinate between them.
+
+    Callable on success probabilities of any shape in (0, 1); outside the first and last it keeps their weight, so that
+    ρω and (1-ρ)ω go to 0 at the ends.
+
+    Parameters
+    ----------
+    rho, weight : tuple of float, same length ≥ 2
+    coordinate : {"log-odds", "rho"}
+    """
+
+    rho: tuple[float, ...]
+    weight: tuple[float, ...]
+    coordinate: Coordinate
+    all_wrong_advantage: float = 0.0
+    all_right_advantage: float = 0.0
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """At the knots."""
+        return self.rho
+
+    def __call__(self, rho: ArrayLike) -> NDArray[np.float64]:
+        """ω(ρ)."""
+        at, knots = np.asarray(rho, dtype=np.float64), np.array(self.rho)
+        if self.coordinate == "log-odds":
+            at, knots = log_odds(at), log_odds(knots)
+        return np.interp(at, knots, self.weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepWeighting:
+    """ω constant on right-open bins of success probability.
+
+    Callable on success probabilities of any shape in (0, 1); the first and last bin reach to 0 and 1, so that ρω and
+    (1-ρ)ω go to 0 at the ends.
+
+    Parameters
+    ----------
+    edges : tuple of float
+        Between the bins, increasing.
+    weight : tuple of float
+        One more than edges.
+    """
+
+    edges: tuple[float, ...]
+    weight: tuple[float, ...]
+    all_wrong_advantage: float = 0.0
+    all_right_advantage: float = 0.0
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """At the edges."""
+        return self.edges
+
+    def __call__(self, rho: ArrayLike) -> NDArray[np.float64]:
+        """ω(ρ)."""
+        bins = np.searchsorted(np.array(self.edges), np.asarray(rho, dtype=np.float64), side="right")
+        return np.array(self.weight)[bins]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +148,7 @@ class Solution:
     ----------
     problem : Problem
     status : Status
-    weighting : SolvedWeighting
+    weighting : SolvedWeighting, LinearWeighting or StepWeighting
         ω, callable on success probabilities.
     certificate : Certificate
     method : str
@@ -91,7 +157,7 @@ class Solution:
 
     problem: Problem
     status: Status
-    weighting: SolvedWeighting
+    weighting: SolvedWeighting | LinearWeighting | StepWeighting
     certificate: Certificate
     method: str
 
@@ -116,11 +182,7 @@ class Solution:
 
     def __str__(self) -> str:
         problem = self.problem
-        shape = [f"budget {problem.budget:g}"]
-        if problem.min_weight > 0 or math.isfinite(problem.max_weight):
-            shape.append(f"weights in [{problem.min_weight:g}, {problem.max_weight:g}]")
-        if problem.monotone:
-            shape.append(problem.monotone)
+        shape = [f"budget {problem.budget:g}", *problem.constraints]
         return "\n".join(
             [
                 f"Time-optimal weighting, success {problem.start:g} → {problem.target:g}, {', '.join(shape)}",
@@ -134,13 +196,15 @@ class Solution:
         )
 
 
-def table_grid(start: float, target: float) -> NDArray[np.float64]:
+def table_grid(solution: Solution) -> NDArray[np.float64]:
     """Grid of a curve table: even in log-odds from 1/1024 to 1 - 1/1024, widened to start and target and holding both.
 
-    Every k/M with M ≤ 1024 lies inside it.
+    Every k/M with M ≤ 1024 lies inside it. A weighting with steps has both sides of each step in it.
     """
+    start, target = solution.problem.start, solution.problem.target
     grid = even_grid(min(start, GRID_EDGE), max(target, 1 - GRID_EDGE))
-    return np.unique(np.concatenate([grid, [start, target]]))
+    edges = np.array(solution.weighting.kinks if isinstance(solution.weighting, StepWeighting) else ())
+    return np.unique(np.concatenate([grid, [start, target], edges, np.nextafter(edges, 0)]))
 
 
 def even_grid(low: float, high: float, points: int = GRID_POINTS) -> NDArray[np.float64]:

@@ -71,3 +71,22 @@ def read_problem(
         budget_density=None if budget_density is None else read_density(str(budget_density), start, target),
         **values,
     )
+
+
+def read_numbers(field: str, text: str) -> list[float]:
+    """Numbers between commas; none in an empty text.
+
+    Raises
+    ------
+    ProblemError
+        In the name of the option, if something is not a number.
+    """
+    from weightopt.errors import ProblemError
+
+    numbers = []
+    for word in text.split(",") if text.strip() else []:
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            raise ProblemError(field, f"must be numbers between commas, got {word.strip()[:40]!r}") from None
+    return numbers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from weightopt.solution import SolvedWeighting
+    from weightopt.solution import Solution
     from weightopt.table import WeightTable
 
 
@@ -55,7 +55,7 @@ def describe(table: WeightTable) -> None:
             print(f"  {key.replace('_', ' '):<12} {''.join(c for c in text if c.isprintable())}")
 
 
-def print_weights(table: WeightTable, weighting: SolvedWeighting | None = None) -> None:
+def print_weights(table: WeightTable, solution: Solution | None = None) -> None:
     """A table a person can read: every K of a group up to 32, else a handful of success probabilities."""
     import numpy as np
 
@@ -78,11 +78,11 @@ def print_weights(table: WeightTable, weighting: SolvedWeighting | None = None) 
         return
     low, high = table.rho[0], table.rho[-1]
     rho = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999])
-    if weighting is not None:
-        low, high = weighting.envelope.problem.start, weighting.envelope.problem.target
+    if solution is not None:
+        low, high = solution.problem.start, solution.problem.target
         rho = np.unique([low, *rho, high])
     rho = rho[(rho >= low) & (rho <= high)]
-    weight = table(rho) if weighting is None else weighting(rho)
+    weight = table(rho) if solution is None else solution.weighting(rho)
     rows = [(f"{r:.4g}", f"{w:.4g}", f"{r * (1 - r) * w:.4g}") for r, w in zip(rho, weight, strict=True)]
     ends = f"all wrong {table.all_wrong_advantage:.4g}, all right {table.all_right_advantage:.4g}"
     print_table(None, ("ρ", "weight ω", "effective weight"), rows, caption=f"advantages at the ends: {ends}")

@@ -20,6 +20,7 @@ from weightopt.commands.options import (
     Start,
     StepModelName,
     Target,
+    read_numbers,
     read_problem,
 )
 from weightopt.commands.output import check_folders, print_json, print_weights, refuse, replace, write
@@ -40,6 +41,19 @@ def solve(
     min_weight: Annotated[float, typer.Option(help="Curve: lower bound on the weight, from 0 up.")] = 0.0,
     max_weight: Annotated[float | None, typer.Option(help="Curve: upper bound on the weight; default none.")] = None,
     monotone: Annotated[str | None, typer.Option(help="Curve: decreasing or increasing in ρ; default free.")] = None,
+    max_ratio: Annotated[
+        float | None, typer.Option(help="Curve: largest over smallest weight, from 1; default no bound.")
+    ] = None,
+    lipschitz: Annotated[
+        float | None, typer.Option(help="Curve: largest slope of the weight, from 0; default no bound.")
+    ] = None,
+    lipschitz_in: Annotated[
+        str, typer.Option(help="Curve: what the slope is taken over, log-odds ln(ρ/(1-ρ)) or rho.")
+    ] = "log-odds",
+    bins: Annotated[
+        str | None,
+        typer.Option(help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5."),
+    ] = None,
     group_size: Annotated[
         int | None,
         typer.Option(help="Responses per prompt M: find the best table for groups of M instead of a curve."),
@@ -92,6 +106,10 @@ def solve(
         min_weight=min_weight,
         max_weight=float("inf") if max_weight is None else max_weight,
         monotone=monotone,
+        max_ratio=float("inf") if max_ratio is None else max_ratio,
+        lipschitz=float("inf") if lipschitz is None else lipschitz,
+        lipschitz_in=lipschitz_in,
+        bins=None if bins is None else read_numbers("bins", bins),
     )
     for_table = {"step_model": step_model, "budget_kind": budget_kind, "shape": shape, "uncentred": uncentred}
     if group_size is None or plug_in:
@@ -103,7 +121,15 @@ def solve(
     else:
         if uncentred and (budget_kind, shape) != ("advantage-variance", "free"):
             refuse("--uncentred needs --budget-kind advantage-variance and --shape free")
-        for_curve = {"min_weight": min_weight, "max_weight": max_weight, "monotone": monotone}
+        for_curve = {
+            "min_weight": min_weight,
+            "max_weight": max_weight,
+            "monotone": monotone,
+            "max_ratio": max_ratio,
+            "lipschitz": lipschitz,
+            "lipschitz_in": lipschitz_in,
+            "bins": bins,
+        }
         _only_defaults(for_curve, "shapes a curve: add --plug-in to read that curve at K/M, or use --shape")
         solution = solve_group(
             GroupProblem(problem, group_size, step_model, budget_kind, shape, not uncentred)  # pyright: ignore[reportArgumentType]
@@ -119,7 +145,7 @@ def solve(
         return
     print(solution)
     if isinstance(solution, Solution):
-        print_weights(result, solution.weighting)
+        print_weights(result, solution)
         return
     if budget_kind == "drift":
         ratio = solution.time / solve_curve(problem).time
@@ -129,7 +155,8 @@ def solve(
 
 def _only_defaults(options: dict[str, Any], sentence: str) -> None:
     """Refuse the first of these options that differs from its default."""
-    defaults = {"step_model": "ratio", "budget_kind": "drift", "shape": "convex", "uncentred": False, "min_weight": 0.0}
+    defaults = {"step_model": "ratio", "budget_kind": "drift", "shape": "convex", "uncentred": False}
+    defaults |= {"min_weight": 0.0, "lipschitz_in": "log-odds"}
     for name, value in options.items():
         if value != defaults.get(name):
             refuse(f"--{name.replace('_', '-')} {sentence}")

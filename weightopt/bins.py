@@ -1,0 +1,39 @@
+"""A problem whose weighting is constant on bins, as the finite program that it is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from theory import quadrature
+from weightopt.cells import CellProgram
+from weightopt.problem import Problem
+
+
+def bin_program(problem: Problem, width: float = quadrature.PANEL_WIDTH) -> CellProgram:
+    """Cost and mass of every bin by quadrature with panels no wider than `width`, and the constraints between them.
+
+    Parameters
+    ----------
+    problem : Problem
+        With ``bins``. Its Lipschitz bound becomes one on neighbouring bins, over the distance of their middles.
+    width : float
+        In log-odds.
+    """
+    assert problem.bins is not None
+    edges = np.array([problem.start, *problem.bins, problem.target])
+    points = problem.panels(problem.bins, width)
+    owner = np.searchsorted(edges, points.edges[:-1], side="right") - 1
+    first = np.searchsorted(owner, np.arange(edges.size - 1))
+    cost = np.add.reduceat(np.sum(points.weight * problem.cost_density(points.rho), axis=1), first)
+    mass = np.add.reduceat(np.sum(points.weight, axis=1), first)
+    x = problem.coordinate(edges)
+    return CellProgram(
+        cost,
+        mass,
+        problem.budget,
+        problem.min_weight,
+        problem.max_weight,
+        problem.monotone,
+        problem.lipschitz * np.diff((x[1:] + x[:-1]) / 2) if np.isfinite(problem.lipschitz) else np.inf,
+        problem.max_ratio,
+    )

@@ -1,0 +1,297 @@
+"""The finite problem: one weight for each of n cells of success probability.
+
+    minimise Σ cost_i/w_i   over w > 0   subject to Σ mass_i w_i = budget and constraints on w.
+
+It is exact for weightings that are constant on given bins, and what a discretisation of any other weighting leads to.
+Four methods, the most direct that fits: the formula w ∝ √(cost/mass); water-filling for bounds, by sorting;
+isotonic regression for monotone weights, clipped where both are asked for; and the interior-point method of
+`weightopt.interior` for everything else, O(n) a step.
+
+Lower bound, from duality and nothing else: for λ ≥ 0, any ζ on the differences and ratio prices α, β ≥ 0 with
+Σα = R Σβ, every feasible w has
+
+    Σ cost/w ≥ Σ_i min over v in [lower, upper] of (cost_i/v + g_i v) - λ budget - Σ_i max(low_i ζ_i, high_i ζ_i)
+
+with g_i = λ mass_i + ζ_{i-1} - ζ_i + β_i - α_i.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from weightopt.interior import Limits, Prices, Terms, interior_point
+
+Array = NDArray[np.float64]
+Monotone = Literal["decreasing", "increasing"]
+AIM = 1e-12  # the gap at which the interior-point method stops
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CellProgram:
+    """Minimise Σ cost/w subject to Σ mass·w = budget and constraints.
+
+    Parameters
+    ----------
+    cost, mass : ndarray, shape (n,), positive
+        ∫ c/κ dρ over each cell, and the budget that weight 1 spends there.
+    budget : float, positive
+    lower, upper : float
+        Bounds on every weight, 0 ≤ lower ≤ mean weight ≤ upper ≤ ∞.
+    monotone : {None, "decreasing", "increasing"}
+    rise : ndarray, shape (n-1,), or float
+        Largest change between neighbouring cells, ≥ 0, ∞ for no bound.
+    max_ratio : float
+        Largest weight over smallest weight, from 1 to ∞.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range. The constant weight then meets everything, so a valid program has an answer.
+    """
+
+    cost: Array
+    mass: Array
+    budget: float = 1.0
+    lower: float = 0.0
+    upper: float = math.inf
+    monotone: Monotone | None = None
+    rise: Array | float = math.inf
+    max_ratio: float = math.inf
+
+    def __post_init__(self) -> None:
+        for field in ("cost", "mass"):
+            object.__setattr__(self, field, np.asarray(getattr(self, field), dtype=np.float64))
+        if self.cost.ndim != 1 or self.cost.size < 1 or self.cost.shape != self.mass.shape:
+            raise ValueError("cost and mass must be one number a cell, for at least one cell")
+        both = np.concatenate([self.cost, self.mass])
+        if not (np.all(np.isfinite(both)) and np.all(both > 0)):
+            raise ValueError("cost and mass must be positive and finite")
+        if not 0 < self.budget < math.inf:
+            raise ValueError("the budget must be positive and finite")
+        mean = self.budget / float(np.sum(self.mass))
+        if not 0 <= self.lower <= mean <= self.upper:
+            raise ValueError(f"the bounds must leave room for the mean weight {mean:g}")
+        if self.monotone not in (None, "decreasing", "increasing"):
+            raise ValueError("monotone must be None, 'decreasing' or 'increasing'")
+        rise = np.broadcast_to(np.asarray(self.rise, dtype=np.float64), (self.cost.size - 1,))
+        if not (np.all(np.isinf(rise)) or (np.all(np.isfinite(rise)) and np.all(rise >= 0))):
+            raise ValueError("rise must be non-negative, and finite for all differences or for none")
+        if not self.max_ratio >= 1:
+            raise ValueError("max_ratio must be at least 1")
+
+    @property
+    def differences(self) -> tuple[Array | None, Array | None]:
+        """Bounds (low, high) on w[i+1] - w[i], None on a side that is free."""
+        rise = np.broadcast_to(np.asarray(self.rise, dtype=np.float64), (self.cost.size - 1,))
+        bound = None if rise.size and math.isinf(rise[0]) else rise
+        zero = np.zeros(rise.size)
+        low = zero if self.monotone == "increasing" else None if bound is None else -bound
+        high = zero if self.monotone == "decreasing" else bound
+        return low, high
+
+    def violation(self, weight: Array) -> float:
+        """Largest violation of a constraint by weights of shape (n,), relative to the largest weight."""
+        least, most = float(np.min(weight)), float(np.max(weight))
+        worst = [0.0, self.lower - least, most - self.upper]
+        low, high = self.differences
+        change = np.diff(weight)
+        if change.size:
+            worst += [] if low is None else [float(np.max(low - change))]
+            worst += [] if high is None else [float(np.max(change - high))]
+        if math.isfinite(self.max_ratio):
+            worst.append((most - self.max_ratio * least) / self.max_ratio)
+        return max(worst) / most
+
+
+class CellSolution(NamedTuple):
+    """Weights with their proof: no feasible weights have a time below ``lower_bound``.
+
+    ``gap`` is (time - lower_bound)/lower_bound; ``violation`` the largest violation of a constraint, relative to the
+    largest weight; the budget is met to rounding. ``prices`` are what the bound was made from.
+    """
+
+    weight: Array
+    time: float
+    lower_bound: float
+    gap: float
+    violation: float
+    method: str
+    prices: Prices
+
+
+def solve_cells(program: CellProgram) -> CellSolution:
+    """The weights of least time, by the most direct method that fits.
+
+    Parameters
+    ----------
+    program : CellProgram
+
+    Returns
+    -------
+    CellSolution
+        Whoever uses it looks at the gap: 1e-12 and better where the method is direct, and what the interior-point
+        method reached otherwise.
+    """
+    n, rise = program.cost.size, np.asarray(program.rise)
+    mean = program.budget / float(np.sum(program.mass))
+    bounded = program.lower > 0 or math.isfinite(program.upper)
+    if n == 1 or program.max_ratio == 1 or np.max(rise, initial=0.0) == 0 or mean in (program.lower, program.upper):
+        return _finish(program, np.full(n, mean), _constant_prices(program, mean), "constant")
+    if math.isfinite(program.max_ratio) or math.isfinite(np.min(rise)):
+        return _interior(program)
+    level = program.cost / program.mass
+    if program.monotone is not None:
+        level = isotonic_regression(level, weights=program.mass, increasing=program.monotone == "increasing").x
+    root = np.sqrt(level)
+    multiplier = program.budget / float(program.mass @ root)
+    if bounded:
+        multiplier = water_level(root, program.mass, program.budget, program.lower, program.upper)
+    # The price of the differences is what isotonic regression moved: λ Σ (1 - cost/(mass f̂)) mass up to each cell.
+    price = 1 / multiplier**2
+    difference = np.zeros(n - 1)
+    if program.monotone is not None:
+        difference = price * np.cumsum(program.mass - program.cost / level)[:-1]
+        difference = np.maximum(difference, 0) if program.monotone == "decreasing" else np.minimum(difference, 0)
+    zero = np.zeros(n)
+    prices = Prices(price, difference, zero, zero, zero)
+    weight = np.clip(multiplier * root, program.lower, program.upper) if bounded else multiplier * root
+    method = {(False, False): "formula", (True, False): "water-filling", (False, True): "isotonic regression"}
+    name = method.get((bounded, program.monotone is not None), "isotonic regression and water-filling")
+    return _finish(program, weight, prices, name)
+
+
+def bound_cells(program: CellProgram, prices: Prices) -> float:
+    """The lower bound of this module for any prices; 0 where they prove nothing.
+
+    Parameters
+    ----------
+    program : CellProgram
+    prices : Prices
+        λ, ζ, and the ratio's α and β, of which the larger sum is scaled down to fit; ``box`` is not needed.
+    """
+    ratio_low, ratio_high = balanced(prices.ratio_low, prices.ratio_high, program.max_ratio)
+    pull = prices.budget * program.mass + ratio_high - ratio_low
+    pull[1:] += prices.difference
+    pull[:-1] -= prices.difference
+    low, high = program.differences
+    spent = prices.budget * program.budget
+    for side, sign in ((low, -1), (high, 1)):
+        part = np.maximum(sign * prices.difference, 0)
+        if side is None and np.any(part > 0):
+            return 0.0
+        spent += 0.0 if side is None else sign * float(side @ part)
+    if math.isinf(program.upper) and np.any(pull <= 0):
+        return 0.0
+    if program.lower == 0 and math.isinf(program.upper):
+        # Prices may all be scaled by one factor; the best one is known.
+        return float(np.sum(np.sqrt(program.cost * pull))) ** 2 / spent if spent > 0 else 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = np.where(pull > 0, np.sqrt(program.cost / pull), math.inf)
+    best = np.clip(best, program.lower, program.upper)
+    return float(np.sum(program.cost / best + pull * best)) - spent
+
+
+def balanced(low: Array, high: Array, ratio: float, measure: Array | float = 1.0) -> tuple[Array, Array]:
+    """Ratio prices α and β with ∫α = R ∫β, the larger side scaled down; both 0 where one of them is."""
+    total_low, total_high = float(np.sum(measure * low)), float(np.sum(measure * high))
+    if math.isinf(ratio) or total_low <= 0 or total_high <= 0:
+        return np.zeros_like(low), np.zeros_like(high)
+    factor = total_low / (ratio * total_high)
+    return (low / factor, high) if factor > 1 else (low, high * factor)
+
+
+def water_level(root: Array, mass: Array, budget: float, lower: float, upper: float) -> float:
+    """μ with Σ mass·clip(μ root, lower, upper) = budget: Newton on a piecewise linear function, finite.
+
+    Parameters
+    ----------
+    root, mass : ndarray, shape (n,), positive
+    budget, lower, upper : float
+        With lower·Σmass < budget < upper·Σmass.
+    """
+    low, high = 0.0, math.inf
+    mu = budget / float(mass @ root)
+    for _ in range(200):
+        weight = mu * root
+        free = (weight > lower) & (weight < upper)
+        excess = float(mass @ np.clip(weight, lower, upper)) - budget
+        if abs(excess) <= 2e-15 * budget:
+            break
+        low, high = (low, mu) if excess > 0 else (mu, high)
+        slope = float(mass[free] @ root[free])
+        step = mu - excess / slope if slope > 0 else math.nan
+        if not low < step < high:
+            step = math.sqrt(low * high) if low > 0 and high < math.inf else mu * (2.0 if excess < 0 else 0.5)
+        if step == mu:
+            break
+        mu = step
+    return mu
+
+
+def _constant_prices(program: CellProgram, mean: float) -> Prices:
+    """Prices under which the constant weight is optimal where nothing else is feasible, or n = 1."""
+    zero = np.zeros(program.cost.size)
+    wanted = program.cost / mean**2  # what each cell would pay for weight
+    price = float(np.sum(wanted) / np.sum(program.mass))
+    missing = wanted - price * program.mass
+    if program.max_ratio == 1:
+        return Prices(price, zero[:-1], zero, np.maximum(-missing, 0), np.maximum(missing, 0))
+    if mean == program.lower:
+        return Prices(float(np.max(wanted / program.mass)), zero[:-1], zero, zero, zero)
+    if mean == program.upper:
+        return Prices(float(np.min(wanted / program.mass)), zero[:-1], zero, zero, zero)
+    return Prices(price, -np.cumsum(missing)[:-1], zero, zero, zero)
+
+
+def _interior(program: CellProgram) -> CellSolution:
+    """The interior-point method in units in which mean weight, total mass and the constant weight's time are 1."""
+    total = float(np.sum(program.mass))
+    mean = program.budget / total
+    unit = float(np.sum(program.cost)) / mean
+    cost, mass = program.cost / np.sum(program.cost), program.mass / total
+    low, high = program.differences
+    limits = Limits(
+        None if low is None else low / mean,
+        None if high is None else high / mean,
+        program.lower / mean,
+        program.upper / mean,
+        program.max_ratio,
+    )
+    beside = np.zeros(cost.size - 1)
+    best: list[CellSolution] = []
+
+    def terms(w: Array) -> Terms:
+        share = cost / w
+        return Terms(float(np.sum(share)), -share / w, 2 * share / w**2, beside)
+
+    def judge(w: Array, prices: Prices) -> bool:
+        # Back to the program's units: times are `unit`, weights `mean`, so prices of weights are unit/mean.
+        scaled = Prices(prices.budget * unit / program.budget, *(part * (unit / mean) for part in prices[1:]))
+        found = _finish(program, w * (program.budget / float(program.mass @ w)), scaled, "interior point")
+        if not best or _merit(found) < _merit(best[0]):
+            best[:] = [found]
+        return _merit(best[0]) <= AIM
+
+    interior_point(terms, mass, limits, judge)
+    if not best:
+        return _finish(program, np.full(cost.size, mean), _constant_prices(program, mean), "interior point")
+    return best[0]
+
+
+def _merit(found: CellSolution) -> float:
+    """What is wrong with an iterate; its violation counts from where rounding ends."""
+    return max(found.gap, found.violation * 1e-2)
+
+
+def _finish(program: CellProgram, weight: Array, prices: Prices, method: str) -> CellSolution:
+    time = float(np.sum(program.cost / weight))
+    bound = bound_cells(program, prices)
+    # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called a gap of 0.
+    gap = abs(time - bound) / bound if bound > 0 else math.inf
+    return CellSolution(weight, time, bound, gap, program.violation(weight), method, prices)

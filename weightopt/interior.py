@@ -1,0 +1,252 @@
+"""A primal-dual interior-point method for weights in a row whose neighbours constrain each other.
+
+Minimise φ(w) = Σ cost/u over positive w with u linear in w, subject to
+
+    mass·w = 1,   low ≤ w[i+1] - w[i] ≤ high,   lower ≤ w ≤ upper,   max w ≤ ratio · min w.
+
+Every constraint couples neighbours only, so a Newton step is one tridiagonal factorisation with a border of two (the
+budget, and the smallest weight where there is a ratio): O(n). Predictor and corrector after Mehrotra 1992.
+
+The prices it ends with are a hint to a certificate that needs no trust in them (`weightopt.cells`,
+`weightopt.certificate`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+Array = NDArray[np.float64]
+# Cholesky factor and solution of a symmetric tridiagonal system; scipy's stubs do not know these two of LAPACK.
+_factor, _solve = lapack.dpttrf, lapack.dpttrs  # pyright: ignore[reportAttributeAccessIssue]
+STEP_BACK = 0.995  # share of the way to the boundary that a step may go
+ROOM = 0.3  # first slack of a constraint that the first weights do not meet, relative to its scale
+ITERATIONS = 300
+NEAR = 1e-5  # relative complementarity from where an answer is worth judging
+
+
+class Terms(NamedTuple):
+    """φ at w: value, gradient (n,), and the Hessian's diagonal (n,) and first off-diagonal (n-1,)."""
+
+    value: float
+    gradient: Array
+    diagonal: Array
+    beside: Array
+
+
+class Limits(NamedTuple):
+    """What w must satisfy besides the budget; in units in which the mean weight is 1.
+
+    ``low`` and ``high``, shape (n-1,), bound the differences (None: no bound on that side, else finite); ``lower`` ≥ 0
+    and ``upper`` ≤ ∞ bound the weights; ``ratio`` ≤ ∞ bounds the largest weight over the smallest.
+    """
+
+    low: Array | None
+    high: Array | None
+    lower: float = 0.0
+    upper: float = math.inf
+    ratio: float = math.inf
+
+
+class Prices(NamedTuple):
+    """Multipliers: λ of the budget, of the differences (n-1,), of both sides of the bounds and of the ratio (n,).
+
+    Stationarity reads -∇φ = λ mass + (difference[i-1] - difference[i]) + box + ratio_high - ratio_low.
+    """
+
+    budget: float
+    difference: Array
+    box: Array
+    ratio_low: Array
+    ratio_high: Array
+
+
+def interior_point(
+    terms: Callable[[Array], Terms],
+    mass: Array,
+    limits: Limits,
+    judge: Callable[[Array, Prices], bool],
+) -> None:
+    """Run the method from the constant weights 1 until `judge` is content with an iterate, or 300 steps are done.
+
+    Parameters
+    ----------
+    terms : callable
+    mass : ndarray, shape (n,), positive, sum 1
+    limits : Limits
+        The constant weight 1 must satisfy them, strictly so for the bounds and for ``ratio`` > 1.
+    judge : callable
+        Called with weights and prices of every iterate near the solution; keeps the best itself, and returns whether
+        to stop.
+    """
+    rows = _Rows(mass.size, limits)
+    w, smallest = np.ones(mass.size), 0.5 * (1 + 1 / limits.ratio)
+    slack = np.maximum(rows.limit - rows.apply(w, smallest), ROOM * rows.scale)
+    level = terms(w).value
+    at = _Point(w, smallest, slack, level, level / slack.size / slack)
+    for _ in range(ITERATIONS):
+        now = terms(at.w)
+        gap = float(at.slack @ at.price)
+        if not math.isfinite(gap):
+            return
+        if gap < NEAR * now.value and judge(at.w, rows.prices(at.multiplier, at.price)):
+            return
+        newton = _Newton(now, mass, rows, at)
+        if newton.broken:
+            return
+        straight = newton.step(-at.slack * at.price)
+        ahead = at.moved(straight)
+        centre = min(1.0, (float(ahead.slack @ ahead.price) / gap) ** 3) * gap / slack.size
+        at = at.moved(newton.step(centre - at.slack * at.price - straight.slack * straight.price))
+
+
+class _Point(NamedTuple):
+    """An iterate, or a step of one."""
+
+    w: Array
+    smallest: float
+    slack: Array
+    multiplier: float
+    price: Array
+
+    def moved(self, step: _Point) -> _Point:
+        """This point moved along a step, as far as weights, slacks and prices stay positive."""
+        primal = min(_reach(self.slack, step.slack), _reach(self.w, step.w))
+        dual = _reach(self.price, step.price)
+        return _Point(
+            self.w + primal * step.w,
+            self.smallest + primal * step.smallest,
+            self.slack + primal * step.slack,
+            self.multiplier + dual * step.multiplier,
+            self.price + dual * step.price,
+        )
+
+
+def _reach(x: Array, dx: Array) -> float:
+    """How far to go along dx, at most 1, so that x stays positive."""
+    steepest = float(np.max(-dx / x))
+    return 1.0 if steepest <= STEP_BACK else STEP_BACK / steepest
+
+
+class _Rows:
+    """All inequalities as G (w, smallest) ≤ limit, one block of rows for each kind that is present."""
+
+    def __init__(self, n: int, limits: Limits) -> None:
+        self.n, self.limits = n, limits
+        low, high, lower, upper, ratio = limits
+        bounded = math.isfinite(ratio)
+        # A difference that is free on one side or hardly free at all starts with room: weights that change by 1 in all.
+        width = np.full(n - 1, 1 / n) if low is None or high is None else np.maximum(high - low, 1 / n)
+        ones = np.ones(n)
+        candidates: tuple[tuple[str, Array | None, Array], ...] = (
+            ("high", high, width),
+            ("low", None if low is None else -low, width),
+            ("lower", -lower * ones if lower > 0 else None, (1 - lower) * ones),
+            ("upper", upper * ones if math.isfinite(upper) else None, (min(upper, 2.0) - 1) * ones),
+            ("ratio_low", 0 * ones if bounded else None, ones),
+            ("ratio_high", 0 * ones if bounded else None, ones),
+        )
+        present = [(name, limit, scale) for name, limit, scale in candidates if limit is not None]
+        ends = np.cumsum([limit.size for _, limit, _ in present])
+        self.slices = {name: slice(end - limit.size, end) for (name, limit, _), end in zip(present, ends, strict=True)}
+        self.limit = np.concatenate([limit for _, limit, _ in present])
+        self.scale = np.concatenate([scale for _, _, scale in present])
+
+    def apply(self, w: Array, smallest: float) -> Array:
+        """G (w, smallest)."""
+        out = np.empty(self.limit.size)
+        for name, rows in self.slices.items():
+            if name in ("high", "low"):
+                out[rows] = np.diff(w) if name == "high" else -np.diff(w)
+            elif name == "ratio_low":
+                out[rows] = smallest - w
+            elif name == "ratio_high":
+                out[rows] = w - self.limits.ratio * smallest
+            else:
+                out[rows] = w if name == "upper" else -w
+        return out
+
+    def transpose(self, y: Array) -> tuple[Array, float]:
+        """Gᵀ y: the part along w, and along the smallest weight."""
+        along, smallest = np.zeros(self.n), 0.0
+        for name, rows in self.slices.items():
+            part = y[rows]
+            if name in ("high", "low"):
+                sign = 1 if name == "high" else -1
+                along[1:] += sign * part
+                along[:-1] -= sign * part
+            elif name in ("upper", "ratio_high"):
+                along += part
+                smallest -= self.limits.ratio * float(np.sum(part)) if name == "ratio_high" else 0.0
+            else:
+                along -= part
+                smallest += float(np.sum(part)) if name == "ratio_low" else 0.0
+        return along, smallest
+
+    def prices(self, multiplier: float, price: Array) -> Prices:
+        """The multipliers under their names."""
+        zero = np.zeros(self.n)
+        part = {name: price[rows] for name, rows in self.slices.items()}
+        return Prices(
+            multiplier,
+            part.get("high", 0.0) - part.get("low", np.zeros(self.n - 1)),
+            part.get("upper", zero) - part.get("lower", zero),
+            part.get("ratio_low", zero).copy(),
+            part.get("ratio_high", zero).copy(),
+        )
+
+
+class _Newton:
+    """Newton's equations at a point: ∇²φ + Gᵀ diag(price/slack) G, bordered by the budget and the smallest weight."""
+
+    def __init__(self, terms: Terms, mass: Array, rows: _Rows, at: _Point) -> None:
+        self.rows, self.at = rows, at
+        back, self.residual_smallest = rows.transpose(at.price)
+        self.residual = terms.gradient + at.multiplier * mass + back
+        self.open_by = rows.apply(at.w, at.smallest) + at.slack - rows.limit
+        self.short = float(mass @ at.w) - 1
+        diagonal, beside = terms.diagonal.copy(), terms.beside.copy()
+        column, corner = np.zeros(mass.size), 0.0
+        stiffness = at.price / at.slack
+        for name, of_kind in rows.slices.items():
+            part = stiffness[of_kind]
+            if name in ("high", "low"):
+                diagonal[1:] += part
+                diagonal[:-1] += part
+                beside -= part
+            else:
+                diagonal += part
+            if name == "ratio_low":
+                column -= part
+                corner += float(np.sum(part))
+            if name == "ratio_high":
+                column -= rows.limits.ratio * part
+                corner += rows.limits.ratio**2 * float(np.sum(part))
+        *self.factor, info = _factor(diagonal, beside)
+        self.broken = info != 0
+        if self.broken:
+            return
+        self.borders = np.column_stack([mass, column] if corner > 0 else [mass])
+        self.solved = _solve(*self.factor, self.borders)[0]
+        self.schur = self.borders.T @ self.solved
+        if corner > 0:
+            self.schur[1, 1] -= corner
+
+    def step(self, target: Array) -> _Point:
+        """The step after which slack·price would be larger by `target`, to first order, and all else would hold."""
+        rows, at = self.rows, self.at
+        back, back_smallest = rows.transpose((at.price * self.open_by + target) / at.slack)
+        direct = _solve(*self.factor, -self.residual - back)[0]
+        right = self.borders.T @ direct
+        right[0] += self.short
+        if right.size > 1:
+            right[1] += self.residual_smallest + back_smallest
+        outer = np.linalg.solve(self.schur, right)
+        dw, smallest = direct - self.solved @ outer, float(outer[1]) if right.size > 1 else 0.0
+        dslack = -self.open_by - rows.apply(dw, smallest)
+        return _Point(dw, smallest, dslack, float(outer[0]), (target - at.price * dslack) / at.slack)

@@ -1,0 +1,170 @@
+"""Curves whose slope is bounded: ω linear between knots, by the interior-point method, knots added where it bends.
+
+The optimum follows μ√f where that is flat enough and a straight line of the steepest slope where it is not. Linear
+pieces cost the fourth power of the spacing along the first kind and nothing along the second, so only where one meets
+the other do knots have to be close: they are added there until the certificate, which knows nothing of knots, is tight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightopt.certificate import Certificate, SlopePrices, certify
+from weightopt.interior import Limits, Prices, Terms, interior_point
+from weightopt.problem import Problem
+from weightopt.solution import LinearWeighting
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+WIDTH, LEAST = 1 / 48, 96  # spacing of the first knots in log-odds, and their least number
+AIM = 1e-10  # certified gap at which no more knots are added
+ROUNDS = 7
+SPLIT = 6  # pieces that an interval next to a bend is cut into
+TIGHT = 1e-6  # slack of a slope, relative to its bound, below which it is at its bound
+ROUNDING = 1e-5  # relative residual of stationarity that rounding explains
+CLOSED = 1e-17  # relative slackness at which the method stops
+
+
+def solve_slopes(problem: Problem) -> tuple[LinearWeighting, Certificate]:
+    """The best weighting with a Lipschitz bound and whatever else the problem asks for, and its certificate.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a finite ``lipschitz`` and no bins.
+    """
+    if 0.0 in (problem.lipschitz, problem.max_ratio - 1) or problem.budget / problem.extent in problem.bounds:
+        return _constant(problem)
+    knots = problem.panels(width=min(WIDTH, _extent(problem) / LEAST)).edges
+    best: tuple[LinearWeighting, Certificate] | None = None
+    for _ in range(ROUNDS):
+        weight, prices, bends = _solve_on(problem, knots)
+        weighting = LinearWeighting(tuple(knots.tolist()), tuple(weight.tolist()), problem.lipschitz_in)
+        certificate = certify(problem, weighting, weighting.kinks, prices)
+        if best is None or certificate.gap < best[1].gap:
+            best = weighting, certificate
+        if best[1].gap <= AIM or not bends.size:
+            break
+        knots = _refine(problem, knots, bends)
+    assert best is not None
+    return best
+
+
+def _constant(problem: Problem) -> tuple[LinearWeighting, Certificate]:
+    """The constant weight, where nothing else is feasible: S all along, with no slope to support."""
+    mean = problem.budget / problem.extent
+    points = problem.panels()
+    price = float(np.sum(points.weight * problem.cost_density(points.rho))) / mean**2 / problem.extent
+    ends = np.array([problem.start, problem.target])
+    weighting = LinearWeighting((problem.start, problem.target), (mean, mean), problem.lipschitz_in)
+    return weighting, certify(problem, weighting, (), SlopePrices(price, ends[None, :]))
+
+
+def _extent(problem: Problem) -> float:
+    return math.log(problem.target / problem.start) - math.log1p(-problem.target) + math.log1p(-problem.start)
+
+
+def _refine(problem: Problem, knots: Array, bends: Indices) -> Array:
+    """More knots in the intervals on both sides of each bend (indices of knots)."""
+    near = np.unique(np.clip(bends[:, None] + np.array([-1, 0]), 0, knots.size - 2))
+    x = problem.coordinate(knots)
+    share = np.arange(1, SPLIT) / SPLIT
+    added = x[near, None] + share * (x[near + 1] - x[near])[:, None]
+    rho = added if problem.lipschitz_in == "rho" else 1 / (1 + np.exp(-added))
+    return np.unique(np.concatenate([knots, rho.ravel()]))
+
+
+def _solve_on(problem: Problem, knots: Array) -> tuple[Array, SlopePrices, Indices]:
+    """Weights at the knots, prices for the certificate, and the knots at which ω turns onto or off a bound."""
+    n = knots.size
+    points = problem.panels(knots[1:-1])
+    left = np.searchsorted(knots, points.edges[:-1], side="right") - 1
+    x = problem.coordinate(knots)
+    share = np.clip((problem.coordinate(points.rho) - x[left, None]) / np.diff(x)[left, None], 0, 1)
+    mean = problem.budget / problem.extent
+    cost = points.weight * problem.cost_density(points.rho)
+    unit = float(np.sum(cost))
+    cost = cost / unit
+    mass = _to_knots(left, np.sum(points.weight * (1 - share), axis=1), np.sum(points.weight * share, axis=1), n)
+    mass /= problem.extent
+    low, high = problem.slopes
+    step = np.diff(x) / mean
+    limits = Limits(low * step, high * step, problem.min_weight / mean, problem.max_weight / mean, problem.max_ratio)
+
+    def terms(w: Array) -> Terms:
+        u = (1 - share) * w[left, None] + share * w[left + 1, None]
+        once = cost / u**2
+        twice = 2 * once / u
+        return Terms(
+            float(np.sum(once * u)),
+            -_to_knots(left, np.sum(once * (1 - share), axis=1), np.sum(once * share, axis=1), n),
+            _to_knots(left, np.sum(twice * (1 - share) ** 2, axis=1), np.sum(twice * share**2, axis=1), n),
+            np.asarray(np.bincount(left, np.sum(twice * share * (1 - share), axis=1), n - 1), dtype=np.float64),
+        )
+
+    # The later the iterate the sharper it tells which slopes are at their bound, until rounding takes over.
+    answer: list[tuple[float, Array, Prices]] = []
+
+    def judge(w: Array, prices: Prices) -> bool:
+        pull = prices.budget * mass + prices.box + prices.ratio_high - prices.ratio_low
+        pull[1:] += prices.difference
+        pull[:-1] -= prices.difference
+        now = terms(w)
+        residual = float(np.sum(np.abs(now.gradient + pull) * w)) / now.value
+        open_by = _slackness(w, prices, limits) / now.value
+        merit = max(open_by, residual if residual > ROUNDING else 0.0)
+        if not answer or merit < answer[0][0]:
+            answer[:] = [(merit, w, prices)]
+        return merit < CLOSED
+
+    interior_point(terms, mass, limits, judge)
+    if not answer:  # the certificate will say that the constant weight is not the answer
+        return np.full(n, mean), SlopePrices(unit / mean / problem.budget, np.empty((0, 2))), np.empty(0, dtype=np.intp)
+    _, w, prices = answer[0]
+    w = w / float(mass @ w)
+    # At its bound is a slope without slack, or with less of it than its price: one of the two is 0 at the solution.
+    change, width = np.diff(w), max(-low, high) * step
+    below = np.maximum(TIGHT, np.abs(prices.difference)) * width
+    sign = np.where(high * step - change < below, 1, np.where(change - low * step < below, -1, 0))
+    starts, stops = _runs(sign)
+    turns = [starts, stops]
+    least = float(np.min(w))
+    for bound in (limits.lower, limits.upper, limits.ratio * least, least if math.isfinite(limits.ratio) else 0.0):
+        if 0 < bound < math.inf:
+            turns.append(np.flatnonzero(np.diff(np.abs(w / bound - 1) < TIGHT)) + 1)
+    bends = np.unique(np.concatenate(turns))
+    bends = bends[(bends > 0) & (bends < n - 1)]
+    # Where two runs meet S passes through 0 inside the interval between them: it belongs to the one with a slope.
+    flat = {"decreasing": 1, "increasing": -1, None: 0}[problem.monotone]
+    for k in np.flatnonzero(starts[1:] - stops[:-1] == 1):
+        if sign[stops[k] - 1] == flat:
+            starts[k + 1] = stops[k]
+        else:
+            stops[k] = starts[k + 1]
+    runs = knots[np.column_stack([starts, stops])]
+    return w * mean, SlopePrices(prices.budget * unit / mean / problem.budget, runs), bends
+
+
+def _slackness(w: Array, prices: Prices, limits: Limits) -> float:
+    """Σ price·slack over the differences: what is left of complementarity."""
+    assert limits.low is not None
+    assert limits.high is not None
+    change = np.diff(w)
+    up, down = np.maximum(prices.difference, 0), np.maximum(-prices.difference, 0)
+    return float(np.sum(np.abs(up * (limits.high - change)) + np.abs(down * (change - limits.low))))
+
+
+def _to_knots(left: Indices, at_left: Array, at_right: Array, n: int) -> Array:
+    """Sums over panels of what belongs to the knot on their left and on their right; shape (n,)."""
+    return np.asarray(np.bincount(left, at_left, n) + np.bincount(left + 1, at_right, n), dtype=np.float64)
+
+
+def _runs(sign: NDArray[np.integer]) -> tuple[Indices, Indices]:
+    """First and last knot of every maximal run of intervals whose signs are equal and not 0."""
+    turns = np.flatnonzero(np.diff(sign)) + 1
+    starts, stops = np.append(0, turns), np.append(turns, sign.size)
+    present = sign[starts] != 0
+    return starts[present], stops[present]
