@@ -47,10 +47,9 @@ PINNED = 1e-15  # relative slack of the budget over the lower bound on ω that i
 
 
 # ∫ from -1 to node j of the polynomial that is 1 at node k and 0 at the others.
-_BASIS = [np.polynomial.legendre.Legendre.basis(k) for k in range(NODES.size)]
-CUMULATIVE = np.linalg.solve(
-    np.array([p(NODES) for p in _BASIS]), np.array([p.integ(lbnd=-1)(NODES) for p in _BASIS])
-).T.astype(np.float64)
+_LEGENDRE = np.polynomial.legendre.legvander(NODES, NODES.size)
+_INTEGRALS = (_LEGENDRE[:, 2:] - _LEGENDRE[:, :-2]) / (2 * np.arange(1, NODES.size) + 1)  # of degree 1 and up
+CUMULATIVE = np.column_stack([NODES + 1, _INTEGRALS]) @ np.linalg.inv(_LEGENDRE[:, :-1])
 
 
 class SlopePrices(NamedTuple):
