@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.finite_group import STEP_MODELS, StepModel, binomial, weight_speeds
+from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
 from weightopt.certificate import Certificate
 from weightopt.errors import ProblemError, SolverError
 from weightopt.problem import Problem
@@ -90,6 +90,10 @@ class GroupProblem:
             raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
         if self.curve != self.curve.unconstrained:
             raise ProblemError("curve", "must have no constraint but the budget: others shape a curve, not a table")
+
+    def starting_at(self, start: float) -> GroupProblem:
+        """The same problem from another start."""
+        return dataclasses.replace(self, curve=self.curve.starting_at(start))
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values."""
@@ -172,9 +176,10 @@ class GroupSolution:
         return [f"  warning      weight {largest:.2g} at {where}: do not train prompts outside start to target with it"]
 
 
-class _Design(NamedTuple):
+class Design(NamedTuple):
     """A group problem on quadrature nodes: r nodes, n advantages, k rays."""
 
+    rho: NDArray[np.float64]  # (r,)
     measure: NDArray[np.float64]  # (r,) dm = p dρ
     cost: NDArray[np.float64]  # (r,) f dm = c/κ dρ
     per_time: NDArray[np.float64]  # (r,) dρ/κ
@@ -183,7 +188,7 @@ class _Design(NamedTuple):
     rays: NDArray[np.float64]  # (n, k): y = rays @ v
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """Time and budget of a table with their derivatives along the rays."""
 
     time: float
@@ -206,22 +211,22 @@ def solve_group(problem: GroupProblem, *, throw: bool = True) -> GroupSolution:
     SolverError
         See `throw`.
     """
-    width = _panel_width(problem)
-    design = _design(problem, width)
-    v = _newton(design)
+    width = panel_width(problem)
+    design = design_of(problem, width)
+    v = least_time_rays(design)
     # An interior point leaves a trace of every ray, and on groups that all but never occur the trace can be a huge
     # number. Where a ray adds nothing to the drift the table is as good without it, and safer.
     share = v * ((design.measure @ design.speeds) @ design.rays)
     candidates = []
     for rays in (np.where(share < TRACE * share.sum(), 0.0, v), v):
         table = design.rays @ rays
-        table *= problem.curve.budget / _evaluate(design, table).spent
+        table *= problem.curve.budget / evaluate(design, table).spent
         candidates.append((table, certify_group(problem, table)))
     advantages, certificate = next((c for c in candidates if c[1].gap <= TOLERANCE / 10), candidates[-1])
     status = Status.OPTIMAL if certificate.gap <= TOLERANCE else Status.UNCERTIFIED
     if throw and status is not Status.OPTIMAL:
         raise SolverError(f"{status.value} (gap {certificate.gap:.1e}, tolerance {TOLERANCE:g})")
-    weight, correct, wrong = _unpack(problem, advantages)
+    weight, correct, wrong = unpack(problem, advantages)
     return GroupSolution(problem, status, weight, correct, wrong, certificate)
 
 
@@ -240,11 +245,11 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Cer
         ``violation`` is the largest negative entry relative to the largest; the shape is not checked, it enters
         through the lower bound, which holds for tables of that shape.
     """
-    width = _panel_width(problem)
+    width = panel_width(problem)
     found = []
-    for panel_width in (width, width / 2):
-        design = _design(problem, panel_width)
-        state = _evaluate(design, advantages)
+    for halved in (width, width / 2):
+        design = design_of(problem, halved)
+        state = evaluate(design, advantages)
         worst = float(np.max(state.saving / state.price)) if np.all(state.price > 0) else np.inf
         bound = state.time**2 / worst / problem.curve.budget
         time = state.time * max(1.0, state.spent / problem.curve.budget)
@@ -262,14 +267,45 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Cer
     )
 
 
-def _panel_width(problem: GroupProblem) -> float:
+def time_and_budget(
+    problem: GroupProblem, correct: NDArray[np.float64], wrong: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Time T and budget V of any table of advantages: centred or not, of any shape, with any rule for uniform groups.
+
+    Parameters
+    ----------
+    problem : GroupProblem
+        What to measure by; its shape does not matter.
+    correct, wrong : ndarray, shape (M+1,)
+        Advantage of a correct and of a wrong response by the number correct.
+
+    Returns
+    -------
+    time, budget : float
+        T·V does not depend on the table's scale. Both ∞ where the table's drift is not positive all the way.
+    """
+    curve = problem.curve
+    points = curve.panels(width=panel_width(problem) / 2)
+    rho, measure = points.rho.ravel(), points.weight.ravel()
+    u = speed(rho, correct, wrong, problem.step_model)
+    if not np.all(u > 0):
+        return np.inf, np.inf
+    cost = measure * curve.cost_density(rho)
+    time = float(np.sum(cost / u))
+    if problem.budget_kind == "drift":
+        return time, float(measure @ u)
+    return time, float(np.sum(cost / curve.clock(rho) * second_moment(rho, correct, wrong) / u))
+
+
+def panel_width(problem: GroupProblem) -> float:
     """The weight of one K is a bump of width 2/√M in log-odds at its narrowest; a panel has 16 nodes."""
     return min(1.0, 4 / np.sqrt(problem.group_size))
 
 
-def _design(problem: GroupProblem, width: float) -> _Design:
+def design_of(problem: GroupProblem, width: float, breaks: tuple[float, ...] = ()) -> Design:
+    """The problem on panels no wider than `width` in log-odds, split at `breaks`."""
     curve, size = problem.curve, problem.group_size
-    points = curve.panels(width=width)
+    points = curve.panels(breaks, width=width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     groups = binomial(rho, size)
     k = np.arange(size + 1) / size
@@ -281,7 +317,8 @@ def _design(problem: GroupProblem, width: float) -> _Design:
         correct, wrong = (of_others, of_others) if problem.step_model == "ratio" else (groups[:, 1:], groups[:, :-1])
         speeds = np.hstack([correct, wrong])
         squares = np.hstack([(groups * k)[:, 1:], (groups * (1 - k))[:, :-1]])
-    return _Design(
+    return Design(
+        rho=rho,
         measure=measure,
         cost=measure * curve.cost_density(rho),
         per_time=measure * curve.cost_density(rho) / curve.clock(rho),
@@ -304,7 +341,8 @@ def _rays(problem: GroupProblem, count: int) -> NDArray[np.float64]:
     return np.hstack([falling, rising]).astype(np.float64)
 
 
-def _evaluate(design: _Design, y: NDArray[np.float64]) -> _State:
+def evaluate(design: Design, y: NDArray[np.float64]) -> State:
+    """Time and budget of the advantages y, shape (n,), non-negative."""
     u = design.speeds @ y
     saving = (design.cost / u**2) @ design.speeds
     if design.squares is None:
@@ -315,23 +353,24 @@ def _evaluate(design: _Design, y: NDArray[np.float64]) -> _State:
         spent = float(np.sum(design.per_time * moment / u))
         price = 2 * y * ((design.per_time / u) @ design.squares)
         price -= (design.per_time * moment / u**2) @ design.speeds
-    return _State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays)
+    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays)
 
 
-def _hessian(design: _Design, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Second derivative of T + V along the rays, shape (k, k)."""
+def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Second derivatives of T and of V along the rays, each of shape (k, k)."""
     u = design.speeds @ y
-    curvature = 2 * (design.speeds.T * (design.cost / u**3)) @ design.speeds
+    of_time = 2 * (design.speeds.T * (design.cost / u**3)) @ design.speeds
+    of_budget = np.zeros_like(of_time)
     if design.squares is not None:
         moment = design.squares @ y**2
-        curvature += 2 * (design.speeds.T * (design.per_time * moment / u**3)) @ design.speeds
+        of_budget += 2 * (design.speeds.T * (design.per_time * moment / u**3)) @ design.speeds
         cross = 2 * ((design.squares * y).T * (design.per_time / u**2)) @ design.speeds
-        curvature -= cross + cross.T
-        curvature[np.diag_indices_from(curvature)] += 2 * (design.per_time / u) @ design.squares
-    return design.rays.T @ curvature @ design.rays
+        of_budget -= cross + cross.T
+        of_budget[np.diag_indices_from(of_budget)] += 2 * (design.per_time / u) @ design.squares
+    return design.rays.T @ of_time @ design.rays, design.rays.T @ of_budget @ design.rays
 
 
-def _newton(design: _Design) -> NDArray[np.float64]:
+def least_time_rays(design: Design) -> NDArray[np.float64]:
     """Minimise T + V over v ≥ 0 by a primal-dual interior-point method; v with a gap near `AIM`, shape (k,)."""
     drift = (design.measure @ design.speeds) @ design.rays
     # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
@@ -343,11 +382,11 @@ def _newton(design: _Design) -> NDArray[np.float64]:
     z = share.copy()
     best, best_gap = v, np.inf
     for _ in range(200):
-        state = _evaluate(design, design.rays @ v)
+        state = evaluate(design, design.rays @ v)
         if np.isinf(best_gap):
             # T and V have degrees -1 and 1: along the ray through v, T + V is least where they are equal.
             v = v * np.sqrt(state.time / state.spent)
-            state = _evaluate(design, design.rays @ v)
+            state = evaluate(design, design.rays @ v)
         if np.all(state.price > 0):
             gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
             if gap < best_gap:
@@ -357,7 +396,7 @@ def _newton(design: _Design) -> NDArray[np.float64]:
         x = v / unit
         gradient = (state.price - state.saving) * unit
         barrier = CENTRING * float(np.mean(x * z / share)) * share
-        curvature = _hessian(design, design.rays @ v) * np.outer(unit, unit)
+        curvature = np.add(*curvatures(design, design.rays @ v)) * np.outer(unit, unit)
         curvature[np.diag_indices_from(curvature)] += z / x
         scale = 1 / np.sqrt(np.diag(curvature))
         dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
@@ -372,7 +411,7 @@ def _reach(x: NDArray[np.float64], dx: NDArray[Any]) -> float:
     return min(1.0, STEP_BACK / max(float(np.max(-dx / x)), STEP_BACK))
 
 
-def _unpack(
+def unpack(
     problem: GroupProblem, y: NDArray[np.float64]
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Weights, and advantages of correct and wrong responses by the number correct."""

@@ -197,6 +197,10 @@ class Problem:
         """The same problem without its Lipschitz bound."""
         return self._replace(lipschitz=math.inf, lipschitz_in="log-odds")
 
+    def starting_at(self, start: float) -> Problem:
+        """The same problem from another start."""
+        return self._replace(start=start)
+
     def _replace(self, **changed: Any) -> Problem:
         return Problem(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changed)
 

@@ -44,7 +44,15 @@ BudgetKindName = Annotated[
     str,
     typer.Option(
         help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
-        "advantage-variance, which pays for sampling noise too."
+        "advantage-variance, the mean squared advantage, which pays for sampling noise too. Drift is the default "
+        "because it is the budget of the curve, with which a table can then be compared; for training, look at both."
+    ),
+]
+ShapeName = Annotated[
+    str,
+    typer.Option(
+        help="Table: convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
+        "a convex one costs a few per cent at most and is what one would train with."
     ),
 ]
 AllWrong = Annotated[

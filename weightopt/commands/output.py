@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+LARGEST_WIDTH = 500
+
 if TYPE_CHECKING:
     from weightopt.solution import Solution
     from weightopt.table import WeightTable
@@ -94,6 +96,7 @@ def print_table(
     """Print rows under column heads; the first column is words, the others are numbers."""
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -103,7 +106,10 @@ def print_table(
         table.add_row(*row)
     if title is not None:
         print(title)
-    Console().print(table)
+    console = Console()
+    # A table is printed whole: a terminal that is too narrow, or none, breaks its lines instead of its numbers.
+    width = Measurement.get(console, console.options.update(max_width=LARGEST_WIDTH), table).maximum
+    Console(width=max(console.width, width)).print(table)
     if caption is not None:
         print(caption)
 
@@ -111,6 +117,15 @@ def print_table(
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on one line."""
     print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def only_defaults(options: dict[str, Any], sentence: str) -> None:
+    """Refuse the first of these options that differs from its default."""
+    defaults = {"step_model": "ratio", "budget_kind": "drift", "shape": "convex", "uncentred": False}
+    defaults |= {"min_weight": 0.0, "lipschitz_in": "log-odds"}
+    for name, value in options.items():
+        if value != defaults.get(name):
+            refuse(f"--{name.replace('_', '-')} {sentence}")
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -17,24 +17,33 @@ from weightopt.commands.options import (
     Density,
     MobilityName,
     Output,
-    Start,
+    ShapeName,
     StepModelName,
     Target,
     read_numbers,
     read_problem,
 )
-from weightopt.commands.output import check_folders, print_json, print_weights, refuse, replace, write
+from weightopt.commands.output import check_folders, only_defaults, print_json, print_weights, refuse, replace, write
 
 if TYPE_CHECKING:
     from weightopt.finite_group import GroupSolution
     from weightopt.solution import Solution
+    from weightopt.start_range import RangeSolution
     from weightopt.table import WeightTable
 
 
 def solve(
-    start: Start,
     target: Target,
     clock: ClockName,
+    start: Annotated[float | None, typer.Option(help="Success probability at the start, in (0, 1).")] = None,
+    start_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="A B",
+            help="With --group-size, instead of --start: one table for all starts from A to B, whose worst ratio to "
+            "the best table for a start is least.",
+        ),
+    ] = None,
     mobility: MobilityName = "natural",
     budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ, positive.")] = 1.0,
     budget_density: Density = None,
@@ -63,13 +72,7 @@ def solve(
     ] = False,
     step_model: StepModelName = "ratio",
     budget_kind: BudgetKindName = "drift",
-    shape: Annotated[
-        str,
-        typer.Option(
-            help="Table: convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
-            "a convex one costs a few per cent at most and is what one would train with."
-        ),
-    ] = "convex",
+    shape: ShapeName = "convex",
     uncentred: Annotated[
         bool,
         typer.Option(
@@ -92,12 +95,24 @@ def solve(
     """
     from weightopt.build import group_solved_table, solved_table
     from weightopt.curve import solve as solve_curve
-    from weightopt.finite_group import GroupProblem, solve_group
+    from weightopt.finite_group import GroupProblem, GroupSolution, solve_group
     from weightopt.solution import Solution
+    from weightopt.start_range import RangeProblem, solve_range
 
     check_folders(output=output, csv=csv, plot=plot)
+    if start is None and start_range is None:
+        refuse("missing option '--start', a success probability in (0, 1), or --start-range")
+    if start is not None and start_range is not None:
+        refuse("--start and --start-range exclude each other: give one start, or a range of them")
+    if start_range is not None and (group_size is None or plug_in):
+        refuse(
+            "--start-range needs --group-size without --plug-in: the best curve without constraints, ω ∝ √(c/κ), is "
+            "the same for every start, so a range asks nothing new of it"
+        )
+    first = start if start_range is None else start_range[0]
+    assert first is not None
     problem = read_problem(
-        start=start,
+        start=first,
         target=target,
         clock=clock,
         mobility=mobility,
@@ -113,10 +128,10 @@ def solve(
     )
     for_table = {"step_model": step_model, "budget_kind": budget_kind, "shape": shape, "uncentred": uncentred}
     if group_size is None or plug_in:
-        _only_defaults(for_table, "needs --group-size without --plug-in: it describes the best table of a group")
+        only_defaults(for_table, "needs --group-size without --plug-in: it describes the best table of a group")
         if plug_in and group_size is None:
             refuse("--plug-in needs --group-size, the M of the K/M at which the curve is read")
-        solution: Solution | GroupSolution = solve_curve(problem)
+        solution: Solution | GroupSolution | RangeSolution = solve_curve(problem)
         result = solved_table(solution, group_size, all_wrong, all_right)
     else:
         if uncentred and (budget_kind, shape) != ("advantage-variance", "free"):
@@ -130,10 +145,9 @@ def solve(
             "lipschitz_in": lipschitz_in,
             "bins": bins,
         }
-        _only_defaults(for_curve, "shapes a curve: add --plug-in to read that curve at K/M, or use --shape")
-        solution = solve_group(
-            GroupProblem(problem, group_size, step_model, budget_kind, shape, not uncentred)  # pyright: ignore[reportArgumentType]
-        )
+        only_defaults(for_curve, "shapes a curve: add --plug-in to read that curve at K/M, or use --shape")
+        group = GroupProblem(problem, group_size, step_model, budget_kind, shape, not uncentred)  # pyright: ignore[reportArgumentType]
+        solution = solve_group(group) if start_range is None else solve_range(RangeProblem(group, start_range[1]))
         result = group_solved_table(solution, all_wrong, all_right)
     write(result, output, csv)
     if plot is not None:
@@ -147,23 +161,15 @@ def solve(
     if isinstance(solution, Solution):
         print_weights(result, solution)
         return
-    if budget_kind == "drift":
+    if budget_kind == "drift" and isinstance(solution, GroupSolution):
         ratio = solution.time / solve_curve(problem).time
         print(f"  curve        {ratio:.4f} times the time of the curve, which no group size beats")
     print_weights(result)
 
 
-def _only_defaults(options: dict[str, Any], sentence: str) -> None:
-    """Refuse the first of these options that differs from its default."""
-    defaults = {"step_model": "ratio", "budget_kind": "drift", "shape": "convex", "uncentred": False}
-    defaults |= {"min_weight": 0.0, "lipschitz_in": "log-odds"}
-    for name, value in options.items():
-        if value != defaults.get(name):
-            refuse(f"--{name.replace('_', '-')} {sentence}")
-
-
-def _solution_document(solution: Solution | GroupSolution, table: WeightTable) -> dict[str, Any]:
+def _solution_document(solution: Solution | GroupSolution | RangeSolution, table: WeightTable) -> dict[str, Any]:
     from weightopt.solution import Solution
+    from weightopt.start_range import RangeSolution
 
     if isinstance(solution, Solution) and table.group_size is None:
         rho = solution.grid()
@@ -176,9 +182,18 @@ def _solution_document(solution: Solution | GroupSolution, table: WeightTable) -
             "advantage_correct": table.advantage_correct,
             "advantage_wrong": table.advantage_wrong,
         }
+    measure: dict[str, Any]
+    if isinstance(solution, RangeSolution):
+        measure = {
+            "worst_ratio": solution.worst_ratio,
+            "starts": solution.problem.starts.tolist(),
+            "ratios": solution.ratios,
+        }
+    else:
+        measure = {"time": solution.time}
     return {
         "status": solution.status.name.lower(),
-        "time": solution.time,
+        **measure,
         "lower_bound": solution.lower_bound,
         "gap": solution.gap,
         **numbers,
