@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, wrightomega
 
+from theory.clocks import Affine, Clock, parse
 from theory.quadrature import log_odds
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -65,6 +66,34 @@ OPTIMAL: dict[str, Curve] = {
 }
 
 
+def affine_optimal(rho: NDArray[np.float64], update: float, response: float) -> NDArray[np.float64]:
+    """Antiderivative of √((a + b/ρ)/(ρ(1-ρ))): 2√a atan(u/√a) - 2√b artanh(√b/u) with u = √((aρ+b)/(1-ρ)).
+
+    Derived. GRPO's 2 asin √ρ for b = 0 and Sqrt-R's -2 artanh √(1-ρ) for a = 0, between which it interpolates. Where u
+    comes close to √b the artanh is taken as ln(1+z) - ln(1-z²)/2 with 1-z² = (a+b)ρ/(aρ+b), without cancellation.
+
+    Parameters
+    ----------
+    rho : ndarray, any shape, in (0, 1)
+    update, response : float
+        a, b ≥ 0, not both 0.
+    """
+    linear = update * rho + response
+    u = np.sqrt(linear / (1 - rho))
+    along = 2 * np.sqrt(update) * np.arctan(u / np.sqrt(update)) if update > 0 else np.zeros_like(u)
+    if response == 0:
+        return along
+    artanh = np.log1p(np.sqrt(response) / u) - (np.log(rho) + np.log((update + response) / linear)) / 2
+    return along - 2 * np.sqrt(response) * artanh
+
+
+def optimal_antiderivative(clock: Clock) -> Curve | None:
+    """Antiderivative of √(c/(ρ(1-ρ))) for that clock, or None where it is not elementary."""
+    if isinstance(clock, Affine):
+        return lambda rho: affine_optimal(rho, clock.update, clock.response)
+    return OPTIMAL.get(clock.name)
+
+
 def crossing_time(weighting: str, clock: str, start: float, target: float) -> float:
     """Time from `start` to `target` under the named weighting at scale 1.
 
@@ -90,6 +119,14 @@ def trajectory(weighting: str, clock: str, start: float, times: ArrayLike) -> ND
 
 
 def optimal_time(clock: str, start: float, target: float, budget: float = 1.0) -> float:
-    """T* = (∫√(c/(ρ(1-ρ))) dρ)²/B for clock "regular", "effective" or "failures"."""
-    primitive = OPTIMAL[clock]
+    """T* = (∫√(c/(ρ(1-ρ))) dρ)²/B for clock "regular", "effective", "failures" or "affine:a,b".
+
+    Raises
+    ------
+    ValueError
+        If there is no closed form for the clock.
+    """
+    primitive = optimal_antiderivative(parse(clock))
+    if primitive is None:
+        raise ValueError(f"no closed form for clock {clock!r}")
     return float(primitive(np.asarray(target)) - primitive(np.asarray(start))) ** 2 / budget

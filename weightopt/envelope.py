@@ -167,6 +167,6 @@ def _extrema(problem: Problem) -> tuple[float, ...]:
     return tuple(sorted(float(x) for x in found))
 
 
-def find_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Root of a continuous function between two points where its signs differ, to rounding (Brent's method)."""
-    return float(brentq(function, low, high, xtol=1e-300, rtol=RTOL))  # pyright: ignore[reportArgumentType]
+def find_root(function: Callable[[float], float], low: float, high: float, within: float = 1e-300) -> float:
+    """Root of a function between two points where its signs differ, to rounding or `within` (Brent's method)."""
+    return float(brentq(function, low, high, xtol=within, rtol=RTOL))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,201 @@
+"""Many problems at once: every combination of starts, targets, clocks and constraints, solved on all cores.
+
+The rows come in the order of the combinations whatever the number of workers, and are appended as they are known, so
+that a sweep that was interrupted goes on where it stopped and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weightopt.curve import solve
+from weightopt.errors import ProblemError
+from weightopt.problem import Monotone, Problem
+from weightopt.table import replace_file
+
+COLUMNS = (
+    "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",
+    "status", "time", "lower_bound", "gap",
+)  # fmt: skip
+LARGEST = 1_000_000
+CHUNK = 50
+
+
+class Sweep(NamedTuple):
+    """The values of every parameter; a row for each combination, the last parameter fastest.
+
+    ``max_weight`` and ``max_ratio`` are ∞ and ``monotone`` None where there is no such constraint.
+    """
+
+    start: Sequence[float]
+    target: Sequence[float]
+    clock: Sequence[str]
+    mobility: Sequence[str] = ("natural",)
+    min_weight: Sequence[float] = (0.0,)
+    max_weight: Sequence[float] = (math.inf,)
+    max_ratio: Sequence[float] = (math.inf,)
+    monotone: Sequence[Monotone | None] = (None,)
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return math.prod(len(values) for values in self)
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """The parameters of every row in order."""
+        for values in itertools.product(*self):
+            yield dict(zip(self._fields, values, strict=True))
+
+    def check(self) -> None:
+        """Refuse values that are wrong in themselves; combinations that contradict each other become rows.
+
+        Raises
+        ------
+        ProblemError
+            With the parameter and its valid range.
+        """
+        if self.size > LARGEST:
+            raise ProblemError("start", f"and the other lists make {self.size} combinations; the most is {LARGEST}")
+        for field in self._fields:
+            if not getattr(self, field):
+                raise ProblemError(field, "must be given at least one value")
+        for start in self.start:
+            Problem(start, 1 - 1e-12, "regular")
+        for target in self.target:
+            Problem(1e-12, target, "regular")
+        for clock in self.clock:
+            Problem(0.1, 0.9, clock)
+        for mobility in self.mobility:
+            Problem(0.1, 0.9, "regular", mobility)
+        # A width of 1e-6 has a mean weight of 1e6: what is refused here is refused for what it is.
+        for bound in self.max_ratio:
+            Problem(0.1, 0.9, "regular", max_ratio=bound)
+        for least in self.min_weight:
+            Problem(0.1, 0.9, "regular", budget=1e30, min_weight=least)
+        for most in self.max_weight:
+            Problem(0.1, 0.9, "regular", budget=1e-30, max_weight=most)
+        for monotone in self.monotone:
+            Problem(0.1, 0.9, "regular", monotone=monotone)
+
+
+def solve_row(values: dict[str, Any]) -> tuple[str, ...]:
+    """One row: the parameters, how it ended, and the numbers.
+
+    ``status`` is optimal, uncertified (the numbers are then those of a weighting that may not be the best) or
+    infeasible (no weighting of budget 1 meets the bounds, or the start is not below the target).
+    """
+    given = tuple("" if value is None or value == math.inf else str(value) for value in values.values())
+    try:
+        solution = solve(Problem(**values), throw=False)
+    except ProblemError:
+        return (*given, "infeasible", "", "", "")
+    return (
+        *given,
+        solution.status.name.lower(),
+        repr(solution.time),
+        repr(solution.lower_bound),
+        f"{solution.gap:.1e}",
+    )
+
+
+def run_sweep(
+    sweep: Sweep, path: Path, workers: int, advance: Callable[[int], None], *, resume: bool = False
+) -> dict[str, int]:
+    """Solve a sweep into a CSV file.
+
+    While it runs the rows go to ``path`` + ``.partial``, whose first line describes the sweep; at the end they become
+    `path`, whole or not at all.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    path : Path
+        In an existing folder.
+    workers : int
+        Processes, from 1.
+    advance : callable
+        Told how many rows have been added.
+    resume : bool
+        Go on with what is there of the same sweep.
+
+    Returns
+    -------
+    dict of str to int
+        How many rows ended with which status.
+
+    Raises
+    ------
+    ProblemError
+        If there is an unfinished sweep in the way, or none of this kind to resume.
+    OSError
+        If the file cannot be written.
+    """
+    sweep.check()
+    partial = path.with_name(path.name + ".partial")
+    head = json.dumps({"sweep": sweep._asdict()}, sort_keys=True) + "\n"
+    done = _rows_of(partial, head, resume)
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        file.write(head)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows(done)
+        advance(len(done))
+        rest = itertools.islice(sweep.combinations(), len(done), None)
+        for row in _solved(rest, workers):
+            writer.writerow(row)
+            done.append(row)
+            if len(done) % CHUNK == 0:
+                file.flush()
+            advance(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(done)
+    replace_file(path, text.getvalue().encode())
+    partial.unlink()
+    status = COLUMNS.index("status")
+    return {name: sum(row[status] == name for row in done) for name in ("optimal", "uncertified", "infeasible")}
+
+
+def _solved(rows: Iterator[dict[str, Any]], workers: int) -> Iterator[tuple[str, ...]]:
+    if workers == 1:
+        yield from map(solve_row, rows)
+        return
+    # Workers are small programs with one thread each: linear algebra this small is slower with more.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from pool.map(solve_row, rows, chunksize=CHUNK)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _rows_of(partial: Path, head: str, resume: bool) -> list[tuple[str, ...]]:
+    """The complete rows of an unfinished sweep."""
+    if not partial.exists():
+        if resume:
+            raise ProblemError("resume", f"needs an unfinished sweep, and there is no {partial}")
+        return []
+    if not resume:
+        raise ProblemError("output", f"has an unfinished sweep beside it, {partial}; add --resume, or remove that file")
+    try:
+        text = partial.read_bytes().decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text.startswith(head):
+        raise ProblemError(
+            "resume", f"needs the options that {partial} was started with; use them, or remove that file"
+        )
+    lines = text[len(head) :].split("\n")[:-1]  # what follows the last line end was cut off
+    return [row for row in map(tuple, csv.reader(lines)) if len(row) == len(COLUMNS)]
