@@ -125,8 +125,8 @@ def _within_ratio(shape: Envelope) -> SolvedWeighting:
         return filled(left)
     if gain(right) <= 0:
         return filled(right)
-    # The time is flat at the best s: an error of 1e-9 there is one of 1e-18 in the time.
-    return filled(find_root(gain, left, right, 1e-9))
+    # The time is flat at the best s.
+    return filled(find_root(gain, left, right, 1e-13))
 
 
 def _water_fill(shape: Envelope, low: float | None = None, high: float | None = None) -> SolvedWeighting:

@@ -25,6 +25,7 @@ from weightopt.problem import Problem
 # and at least this many however short the interval.
 GRID_WIDTH, GRID_CELLS = 1 / 64, 64
 RTOL = 4 * np.finfo(np.float64).eps  # the finest that Brent's method accepts
+SAMPLES = 65  # of f around the end of a pool, to find where it is monotone
 EXTREMUM_NOISE = 1e-12  # relative change of f below which a turn is rounding
 
 
@@ -108,8 +109,10 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
     """Solve for the pool around cells first..last-1: f̂ = mean of f over it = f at each end that is free to move."""
     left, right = float(edges[first]), float(edges[last])
     free_left, free_right = first > 0, last < len(edges) - 1
-    near_left = float(edges[max(first - 2, 0)]), float(edges[min(first + 2, last)])
-    near_right = float(edges[max(last - 2, first)]), float(edges[min(last + 2, len(edges) - 1)])
+    # f passes the level rising where it must rise, and between its extrema inside the pool it turns: leave these out.
+    sign = 1 if problem.monotone == "increasing" else -1
+    near_left = _up_to_largest(problem, sign, edges[max(first - 2, 0)], edges[min(first + 2, last)])
+    near_right = _from_smallest(problem, sign, edges[max(last - 2, first)], edges[min(last + 2, len(edges) - 1)])
 
     def ends(level: float) -> tuple[float, float]:
         return (
@@ -131,6 +134,18 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
             value = find_root(excess, low, high)
             left, right = ends(value)
     return Pool(left, right, value)
+
+
+def _up_to_largest(problem: Problem, sign: int, low: float, high: float) -> tuple[float, float]:
+    """[low, high] cut where sign·f is largest."""
+    points = np.linspace(low, high, SAMPLES)
+    return float(low), float(points[np.argmax(sign * problem.cost_density(points))])
+
+
+def _from_smallest(problem: Problem, sign: int, low: float, high: float) -> tuple[float, float]:
+    """[low, high] cut where sign·f is smallest."""
+    points = np.linspace(low, high, SAMPLES)
+    return float(points[np.argmin(sign * problem.cost_density(points))]), float(high)
 
 
 def _crossing(problem: Problem, level: float, low: float, high: float) -> float:

@@ -11,7 +11,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
+from theory.quadrature import log_odds, log_odds_distance
 from weightopt.certificate import Certificate, SlopePrices, certify
 from weightopt.interior import Limits, Prices, Terms, interior_point
 from weightopt.problem import Problem
@@ -21,7 +23,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 WIDTH, LEAST = 1 / 48, 96  # spacing of the first knots in log-odds, and their least number
 AIM = 1e-10  # certified gap at which no more knots are added
-ROUNDS = 7
+ROUNDS = 12
 SPLIT = 6  # pieces that an interval next to a bend is cut into
 TIGHT = 1e-6  # slack of a slope, relative to its bound, below which it is at its bound
 ROUNDING = 1e-5  # relative residual of stationarity that rounding explains
@@ -38,17 +40,22 @@ def solve_slopes(problem: Problem) -> tuple[LinearWeighting, Certificate]:
     """
     if 0.0 in (problem.lipschitz, problem.max_ratio - 1) or problem.budget / problem.extent in problem.bounds:
         return _constant(problem)
-    knots = problem.panels(width=min(WIDTH, _extent(problem) / LEAST)).edges
+    knots = problem.panels(width=min(WIDTH, log_odds_distance(problem.start, problem.target) / LEAST)).edges
     best: tuple[LinearWeighting, Certificate] | None = None
     for _ in range(ROUNDS):
         weight, prices, bends = _solve_on(problem, knots)
         weighting = LinearWeighting(tuple(knots.tolist()), tuple(weight.tolist()), problem.lipschitz_in)
         certificate = certify(problem, weighting, weighting.kinks, prices)
+        stalled = best is not None and certificate.gap > best[1].gap / 2
         if best is None or certificate.gap < best[1].gap:
             best = weighting, certificate
-        if best[1].gap <= AIM or not bends.size:
+        if best[1].gap <= AIM:
             break
-        knots = _refine(problem, knots, bends)
+        near = np.unique(np.clip(bends[:, None] + np.array([-1, 0]), 0, knots.size - 2))
+        if stalled or not near.size:  # it is the curves between the bends that are too coarse
+            knots = _with_more(problem, knots, np.arange(knots.size - 1), 2)
+        else:
+            knots = _with_more(problem, knots, near, SPLIT)
     assert best is not None
     return best
 
@@ -63,17 +70,12 @@ def _constant(problem: Problem) -> tuple[LinearWeighting, Certificate]:
     return weighting, certify(problem, weighting, (), SlopePrices(price, ends[None, :]))
 
 
-def _extent(problem: Problem) -> float:
-    return math.log(problem.target / problem.start) - math.log1p(-problem.target) + math.log1p(-problem.start)
-
-
-def _refine(problem: Problem, knots: Array, bends: Indices) -> Array:
-    """More knots in the intervals on both sides of each bend (indices of knots)."""
-    near = np.unique(np.clip(bends[:, None] + np.array([-1, 0]), 0, knots.size - 2))
+def _with_more(problem: Problem, knots: Array, intervals: Indices, pieces: int) -> Array:
+    """The knots, and more that cut the given intervals into equal pieces of the coordinate."""
     x = problem.coordinate(knots)
-    share = np.arange(1, SPLIT) / SPLIT
-    added = x[near, None] + share * (x[near + 1] - x[near])[:, None]
-    rho = added if problem.lipschitz_in == "rho" else 1 / (1 + np.exp(-added))
+    share = np.arange(1, pieces) / pieces
+    added = x[intervals, None] + share * (x[intervals + 1] - x[intervals])[:, None]
+    rho = added if problem.lipschitz_in == "rho" else expit(added)
     return np.unique(np.concatenate([knots, rho.ravel()]))
 
 
@@ -137,9 +139,11 @@ def _solve_on(problem: Problem, knots: Array) -> tuple[Array, SlopePrices, Indic
             turns.append(np.flatnonzero(np.diff(np.abs(w / bound - 1) < TIGHT)) + 1)
     bends = np.unique(np.concatenate(turns))
     bends = bends[(bends > 0) & (bends < n - 1)]
-    # Where two runs meet S passes through 0 inside the interval between them: it belongs to the one with a slope.
+    # Where two runs meet S passes through 0 and does not tell to which of them the last knots between belong: they go
+    # to the one with a slope.
     flat = {"decreasing": 1, "increasing": -1, None: 0}[problem.monotone]
-    for k in np.flatnonzero(starts[1:] - stops[:-1] == 1):
+    theta = log_odds(knots)
+    for k in np.flatnonzero(theta[starts[1:]] - theta[stops[:-1]] <= 2 * WIDTH):
         if sign[stops[k] - 1] == flat:
             starts[k + 1] = stops[k]
         else:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from weightopt.commands.options import AsJson, read_numbers
-from weightopt.commands.output import check_folders, print_json, refuse
+from weightopt.commands.output import check_folders, fail, print_json, refuse
 
 GRID = "numbers between commas, or LOW:HIGH:COUNT"
 
@@ -88,6 +88,8 @@ def sweep(
                 lambda rows: progress.advance(bar, rows),
                 resume=resume,
             )
+        except KeyboardInterrupt:
+            fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
         except OSError as error:
             refuse(f"--output: cannot write {output} ({error.strerror}); give a file in an existing, writable folder")
     seconds = time.perf_counter() - began
