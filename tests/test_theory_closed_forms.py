@@ -121,3 +121,32 @@ def test_exact_ties_of_time_times_budget(span):
 def test_a_pair_without_a_closed_form_is_a_key_error():
     with pytest.raises(KeyError):
         closed_forms.crossing_time("plateau-r", "regular", 0.1, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("update", "response"), [(1.0, 0.1), (1.0, 1.0), (1.0, 1e-6), (1e-6, 1.0), (0.0, 1.0), (2.0, 0.0), (1e3, 1e-3)]
+)
+@pytest.mark.parametrize("span", [(1e-9, 1 - 1e-9), (1e-9, 1e-3), (0.01, 0.9), (0.5, 1 - 1e-9)])
+def test_the_affine_antiderivative_is_the_integral(update, response, span):
+    clock = clocks.Affine(update, response)
+    total = integrate(lambda r: np.sqrt(dynamics.cost_density(r, clock, dynamics.NATURAL)), *span)
+    start, target = closed_forms.affine_optimal(np.array(span), update, response)
+    # Quadrature and antiderivative are both good to rounding; the digits lost in the difference are one or two.
+    assert target - start == pytest.approx(total, rel=1e-12)
+    assert closed_forms.optimal_time(clock.name, *span) == pytest.approx(total**2, rel=1e-11)
+
+
+def test_the_affine_antiderivative_holds_grpo_and_sqrt_r():
+    rho = np.array([1e-8, 0.3, 1 - 1e-8])  # at the last asin √ρ has lost three digits
+    np.testing.assert_allclose(
+        closed_forms.affine_optimal(rho, 1.0, 0.0), closed_forms.OPTIMAL["regular"](rho), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        closed_forms.affine_optimal(rho, 0.0, 1.0), closed_forms.OPTIMAL["effective"](rho), rtol=1e-12
+    )
+
+
+def test_a_clock_without_a_closed_form_says_so():
+    assert closed_forms.optimal_antiderivative(clocks.parse("mixed:4")) is None
+    with pytest.raises(ValueError, match="no closed form"):
+        closed_forms.optimal_time("mixed:4", 0.1, 0.9)

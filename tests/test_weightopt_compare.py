@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import closed_forms, weightings
+from theory import catalogue, closed_forms, finite_group, weightings
 from theory.quadrature import integrate
-from weightopt.compare import NAMES, compare
+from weightopt.compare import FACTORS, GROUP_NAMES, NAMES, compare, compare_groups
+from weightopt.finite_group import GroupProblem, solve_group
 from weightopt.problem import Problem
 
 COLUMNS = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r")
@@ -100,3 +101,65 @@ def test_plateau_is_measured_with_its_kink():
     spent = (logit(t) - logit(a)) + 2 * math.log(b / t)
     found = ratios(Problem(a, b, "effective"))["plateau-r"]
     assert found == pytest.approx(time * spent / closed_forms.optimal_time("effective", a, b), rel=1e-12)
+
+
+# Plug-in at K/M with 0 on all-wrong groups, over the best free table, from the notes; three decimals.
+PLUG_IN = [("sqrt-r", "effective", 8, 1.547), ("maxrl", "effective", 8, 1.361), ("grpo", "regular", 8, 1.070)]
+
+
+@pytest.mark.parametrize(("name", "clock", "size", "expected"), PLUG_IN)
+def test_plug_in_tables_are_as_slow_as_the_notes_say(name, clock, size, expected):
+    problem = GroupProblem(Problem(0.01, 0.9, clock), size, shape="free")
+    rho = np.arange(1, size) / size
+    weight = catalogue.WEIGHTINGS[name].weighting(rho)
+    points = problem.curve.panels(width=0.25)
+    u = finite_group.weight_speeds(points.rho.ravel(), size, "ratio") @ weight
+    measure = points.weight.ravel()
+    time = float(np.sum(measure * problem.curve.cost_density(points.rho.ravel()) / u)) * float(measure @ u)
+    assert time / solve_group(problem).time == pytest.approx(expected, abs=6e-4)
+
+
+@pytest.mark.parametrize("budget_kind", ["drift", "advantage-variance"])
+@pytest.mark.parametrize("step_model", finite_group.STEP_MODELS)
+def test_group_rows_against_sums_over_all_outcomes(step_model, budget_kind):
+    problem = GroupProblem(Problem(0.05, 0.8, "effective", budget=2.0), 4, step_model, budget_kind)
+    solution, rows = compare_groups(problem)
+    found = {row.weighting: row for row in rows}
+    assert set(found) == {*GROUP_NAMES, "plug-in", "optimal"}
+    assert found["optimal"].time == pytest.approx(solution.time, rel=1e-9)
+    # Linear-R with -1 on all-wrong groups, written out: A of a wrong response is -1 everywhere, of a right one M/K - 1.
+    correct, wrong = np.array([0, 3, 1, 1 / 3, 0]), np.array([-1, -1, -1, -1, 0])
+    theta = np.linspace(math.log(0.05 / 0.95), math.log(4), 40_001)
+    rho = 1 / (1 + np.exp(-theta))
+    speed, moment = np.zeros_like(rho), np.zeros_like(rho)
+    for k in range(5):
+        p = math.comb(4, k) * rho**k * (1 - rho) ** (4 - k)
+        up, down = correct[k], wrong[k]
+        if step_model == "ratio":
+            speed += p * (k / 4 * up / rho - (1 - k / 4) * down / (1 - rho))
+        else:
+            speed += p * ((up if k else 0) - (down if k < 4 else 0))
+        moment += p * (k / 4 * up**2 + (1 - k / 4) * down**2)
+    time = np.trapezoid(1 / (rho * speed), theta)
+    spent = np.trapezoid(rho * (1 - rho) * speed if budget_kind == "drift" else moment / speed, theta)
+    assert found["linear-r"].time == pytest.approx(time * spent / 2.0, rel=1e-7)  # trapezoids of step 1e-4
+
+
+def test_robustness_is_the_comparison_from_the_true_start():
+    problem = GroupProblem(Problem(0.02, 0.9, "effective"), 6)
+    _, rows = compare_groups(problem)
+    _, elsewhere = compare_groups(GroupProblem(Problem(0.06, 0.9, "effective"), 6))
+    truth = {row.weighting: row.ratio for row in elsewhere}
+    for row in rows:
+        assert set(row.robustness) == set(FACTORS)
+        if row.weighting not in ("optimal", "plug-in"):
+            assert row.robustness[3.0] == pytest.approx(truth[row.weighting], rel=1e-8)
+        assert all(
+            ratio is None or ratio >= 1 - 1e-8 or row.all_wrong_advantage != 0 for ratio in row.robustness.values()
+        )
+
+
+def test_a_start_beyond_the_target_has_no_column_and_a_table_without_drift_never_arrives():
+    _, rows = compare_groups(GroupProblem(Problem(0.2, 0.9, "regular"), 4), tuple(catalogue.EVERYTHING))
+    assert {row.robustness[10.0] for row in rows} == {None}
+    assert math.isinf(next(row for row in rows if row.weighting == "pass-at-k-groups:4").ratio)

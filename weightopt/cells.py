@@ -69,8 +69,7 @@ class CellProgram:
             object.__setattr__(self, field, np.asarray(getattr(self, field), dtype=np.float64))
         if self.cost.ndim != 1 or self.cost.size < 1 or self.cost.shape != self.mass.shape:
             raise ValueError("cost and mass must be one number a cell, for at least one cell")
-        both = np.concatenate([self.cost, self.mass])
-        if not (np.all(np.isfinite(both)) and np.all(both > 0)):
+        if not all(np.min(values) > 0 and np.max(values) < math.inf for values in (self.cost, self.mass)):
             raise ValueError("cost and mass must be positive and finite")
         if not 0 < self.budget < math.inf:
             raise ValueError("the budget must be positive and finite")
@@ -79,8 +78,10 @@ class CellProgram:
             raise ValueError(f"the bounds must leave room for the mean weight {mean:g}")
         if self.monotone not in (None, "decreasing", "increasing"):
             raise ValueError("monotone must be None, 'decreasing' or 'increasing'")
-        rise = np.broadcast_to(np.asarray(self.rise, dtype=np.float64), (self.cost.size - 1,))
-        if not (np.all(np.isinf(rise)) or (np.all(np.isfinite(rise)) and np.all(rise >= 0))):
+        rise = np.asarray(self.rise, dtype=np.float64)
+        if rise.ndim and rise.shape != (self.cost.size - 1,):
+            raise ValueError("rise must be one number, or one a pair of neighbouring cells")
+        if rise.size and not (np.min(rise) == math.inf or (np.min(rise) >= 0 and np.max(rise) < math.inf)):
             raise ValueError("rise must be non-negative, and finite for all differences or for none")
         if not self.max_ratio >= 1:
             raise ValueError("max_ratio must be at least 1")
@@ -88,11 +89,11 @@ class CellProgram:
     @property
     def differences(self) -> tuple[Array | None, Array | None]:
         """Bounds (low, high) on w[i+1] - w[i], None on a side that is free."""
-        rise = np.broadcast_to(np.asarray(self.rise, dtype=np.float64), (self.cost.size - 1,))
-        bound = None if rise.size and math.isinf(rise[0]) else rise
-        zero = np.zeros(rise.size)
-        low = zero if self.monotone == "increasing" else None if bound is None else -bound
-        high = zero if self.monotone == "decreasing" else bound
+        rise = np.asarray(self.rise, dtype=np.float64)
+        pairs = (self.cost.size - 1,)
+        bound = None if np.min(rise, initial=math.inf) == math.inf else np.broadcast_to(rise, pairs)
+        low = np.zeros(pairs) if self.monotone == "increasing" else None if bound is None else -bound
+        high = np.zeros(pairs) if self.monotone == "decreasing" else bound
         return low, high
 
     def violation(self, weight: Array) -> float:
@@ -100,8 +101,8 @@ class CellProgram:
         least, most = float(np.min(weight)), float(np.max(weight))
         worst = [0.0, self.lower - least, most - self.upper]
         low, high = self.differences
-        change = np.diff(weight)
-        if change.size:
+        if weight.size > 1 and not (low is None and high is None):
+            change = np.diff(weight)
             worst += [] if low is None else [float(np.max(low - change))]
             worst += [] if high is None else [float(np.max(change - high))]
         if math.isfinite(self.max_ratio):
@@ -154,12 +155,12 @@ def solve_cells(program: CellProgram) -> CellSolution:
         multiplier = water_level(root, program.mass, program.budget, program.lower, program.upper)
     # The price of the differences is what isotonic regression moved: λ Σ (1 - cost/(mass f̂)) mass up to each cell.
     price = 1 / multiplier**2
-    difference = np.zeros(n - 1)
+    prices = Prices(price)
     if program.monotone is not None:
         difference = price * np.cumsum(program.mass - program.cost / level)[:-1]
-        difference = np.maximum(difference, 0) if program.monotone == "decreasing" else np.minimum(difference, 0)
-    zero = np.zeros(n)
-    prices = Prices(price, difference, zero, zero, zero)
+        prices = Prices(
+            price, np.maximum(difference, 0) if program.monotone == "decreasing" else np.minimum(difference, 0)
+        )
     weight = np.clip(multiplier * root, program.lower, program.upper) if bounded else multiplier * root
     method = {(False, False): "formula", (True, False): "water-filling", (False, True): "isotonic regression"}
     name = method.get((bounded, program.monotone is not None), "isotonic regression and water-filling")
@@ -175,20 +176,21 @@ def bound_cells(program: CellProgram, prices: Prices) -> float:
     prices : Prices
         λ, ζ, and the ratio's α and β, of which the larger sum is scaled down to fit; ``box`` is not needed.
     """
-    ratio_low, ratio_high = balanced(prices.ratio_low, prices.ratio_high, program.max_ratio)
-    pull = prices.budget * program.mass + ratio_high - ratio_low
-    pull[1:] += prices.difference
-    pull[:-1] -= prices.difference
-    low, high = program.differences
+    if prices.ratio_low is not None and prices.ratio_high is not None:
+        low, high = balanced(prices.ratio_low, prices.ratio_high, program.max_ratio)
+        prices = prices._replace(ratio_low=low, ratio_high=high)
     spent = prices.budget * program.budget
-    for side, sign in ((low, -1), (high, 1)):
-        part = np.maximum(sign * prices.difference, 0)
-        if side is None and np.any(part > 0):
-            return 0.0
-        spent += 0.0 if side is None else sign * float(side @ part)
-    if math.isinf(program.upper) and np.any(pull <= 0):
+    if prices.difference is not None:
+        for side, sign in zip(program.differences, (-1, 1), strict=True):
+            part = np.maximum(sign * prices.difference, 0)
+            if side is None and np.any(part > 0):
+                return 0.0
+            spent += 0.0 if side is None else sign * float(side @ part)
+    pull = prices.pull(program.mass)
+    unbounded = math.isinf(program.upper)
+    if unbounded and not np.all(pull > 0):
         return 0.0
-    if program.lower == 0 and math.isinf(program.upper):
+    if unbounded and program.lower == 0:
         # Prices may all be scaled by one factor; the best one is known.
         return float(np.sum(np.sqrt(program.cost * pull))) ** 2 / spent if spent > 0 else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -236,17 +238,16 @@ def water_level(root: Array, mass: Array, budget: float, lower: float, upper: fl
 
 def _constant_prices(program: CellProgram, mean: float) -> Prices:
     """Prices under which the constant weight is optimal where nothing else is feasible, or n = 1."""
-    zero = np.zeros(program.cost.size)
     wanted = program.cost / mean**2  # what each cell would pay for weight
     price = float(np.sum(wanted) / np.sum(program.mass))
     missing = wanted - price * program.mass
     if program.max_ratio == 1:
-        return Prices(price, zero[:-1], zero, np.maximum(-missing, 0), np.maximum(missing, 0))
+        return Prices(price, ratio_low=np.maximum(-missing, 0), ratio_high=np.maximum(missing, 0))
     if mean == program.lower:
-        return Prices(float(np.max(wanted / program.mass)), zero[:-1], zero, zero, zero)
+        return Prices(float(np.max(wanted / program.mass)))
     if mean == program.upper:
-        return Prices(float(np.min(wanted / program.mass)), zero[:-1], zero, zero, zero)
-    return Prices(price, -np.cumsum(missing)[:-1], zero, zero, zero)
+        return Prices(float(np.min(wanted / program.mass)))
+    return Prices(price, -np.cumsum(missing)[:-1])
 
 
 def _interior(program: CellProgram) -> CellSolution:
@@ -272,7 +273,7 @@ def _interior(program: CellProgram) -> CellSolution:
 
     def judge(w: Array, prices: Prices) -> bool:
         # Back to the program's units: times are `unit`, weights `mean`, so prices of weights are unit/mean.
-        scaled = Prices(prices.budget * unit / program.budget, *(part * (unit / mean) for part in prices[1:]))
+        scaled = prices.scaled(unit / program.budget, unit / mean)
         found = _finish(program, w * (program.budget / float(program.mass @ w)), scaled, "interior point")
         if not best or _merit(found) < _merit(best[0]):
             best[:] = [found]

@@ -35,8 +35,11 @@ LARGEST_GROUP = 256
 TOLERANCE = 1e-8
 AIM = 1e-11  # the gap at which Newton's method stops, well inside what is promised
 TRACE = 1e-9
+# Rays with less drift than this share of the largest are left out: groups that never occur between start and target,
+# where no weight below 1e100 could be told from 0.
+UNSEEN = 1e-150
 HUGE = 1e3  # times the median of the positive weights, from where a table is dangerous outside its range
-CENTRING = 0.1  # how much of the barrier each step leaves
+FIRST_CENTRING, CENTRING = 0.1, 0.01  # how much of the barrier a step leaves: the first, and at least
 STEP_BACK = 0.99  # share of the way to the boundary that a step may go
 
 
@@ -211,17 +214,19 @@ def solve_group(problem: GroupProblem, *, throw: bool = True) -> GroupSolution:
     SolverError
         See `throw`.
     """
-    width = panel_width(problem)
-    design = design_of(problem, width)
+    designs = _both_designs(problem)
+    design = designs[0]
     v = least_time_rays(design)
     # An interior point leaves a trace of every ray, and on groups that all but never occur the trace can be a huge
     # number. Where a ray adds nothing to the drift the table is as good without it, and safer.
     share = v * ((design.measure @ design.speeds) @ design.rays)
     candidates = []
     for rays in (np.where(share < TRACE * share.sum(), 0.0, v), v):
+        if candidates and candidates[0][1].gap <= TOLERANCE / 10:
+            break
         table = design.rays @ rays
         table *= problem.curve.budget / evaluate(design, table).spent
-        candidates.append((table, certify_group(problem, table)))
+        candidates.append((table, _certify(problem, designs, table)))
     advantages, certificate = next((c for c in candidates if c[1].gap <= TOLERANCE / 10), candidates[-1])
     status = Status.OPTIMAL if certificate.gap <= TOLERANCE else Status.UNCERTIFIED
     if throw and status is not Status.OPTIMAL:
@@ -245,10 +250,18 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Cer
         ``violation`` is the largest negative entry relative to the largest; the shape is not checked, it enters
         through the lower bound, which holds for tables of that shape.
     """
+    return _certify(problem, _both_designs(problem), advantages)
+
+
+def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
+    """The problem on panels, and on panels half as wide."""
     width = panel_width(problem)
+    return design_of(problem, width), design_of(problem, width / 2)
+
+
+def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> Certificate:
     found = []
-    for halved in (width, width / 2):
-        design = design_of(problem, halved)
+    for design in designs:
         state = evaluate(design, advantages)
         worst = float(np.max(state.saving / state.price)) if np.all(state.price > 0) else np.inf
         bound = state.time**2 / worst / problem.curve.budget
@@ -307,24 +320,28 @@ def design_of(problem: GroupProblem, width: float, breaks: tuple[float, ...] = (
     curve, size = problem.curve, problem.group_size
     points = curve.panels(breaks, width=width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
-    groups = binomial(rho, size)
     k = np.arange(size + 1) / size
+    squares = None
     if problem.centred:
         speeds = weight_speeds(rho, size, problem.step_model)
-        squares = (groups * k * (1 - k))[:, 1:-1]
+        if problem.budget_kind == "advantage-variance":
+            squares = (binomial(rho, size) * k * (1 - k))[:, 1:-1]
     else:
+        groups = binomial(rho, size)
         of_others = binomial(rho, size - 1)
         correct, wrong = (of_others, of_others) if problem.step_model == "ratio" else (groups[:, 1:], groups[:, :-1])
         speeds = np.hstack([correct, wrong])
         squares = np.hstack([(groups * k)[:, 1:], (groups * (1 - k))[:, :-1]])
+    rays = _rays(problem, speeds.shape[1])
+    drift = (measure @ speeds) @ rays
     return Design(
         rho=rho,
         measure=measure,
         cost=measure * curve.cost_density(rho),
         per_time=measure * curve.cost_density(rho) / curve.clock(rho),
         speeds=speeds,
-        squares=squares if problem.budget_kind == "advantage-variance" else None,
-        rays=_rays(problem, speeds.shape[1]),
+        squares=squares,
+        rays=rays[:, drift > UNSEEN * np.max(drift)],
     )
 
 
@@ -380,7 +397,9 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     share = drift * unit
     v = unit / unit.size
     z = share.copy()
-    best, best_gap = v, np.inf
+    # A quadratic budget bends: steps that leave too little of the barrier then run into the boundary.
+    least = CENTRING if design.squares is None else FIRST_CENTRING
+    best, best_gap, centring = v, np.inf, FIRST_CENTRING
     for _ in range(200):
         state = evaluate(design, design.rays @ v)
         if np.isinf(best_gap):
@@ -395,14 +414,16 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
                 break
         x = v / unit
         gradient = (state.price - state.saving) * unit
-        barrier = CENTRING * float(np.mean(x * z / share)) * share
+        barrier = centring * float(np.mean(x * z / share)) * share
         curvature = np.add(*curvatures(design, design.rays @ v)) * np.outer(unit, unit)
         curvature[np.diag_indices_from(curvature)] += z / x
         scale = 1 / np.sqrt(np.diag(curvature))
         dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
         dz = barrier / x - z - z * dx / x
-        v = unit * (x + _reach(x, dx) * dx)
-        z = z + _reach(z, dz) * dz
+        primal, dual = _reach(x, dx), _reach(z, dz)
+        v, z = unit * (x + primal * dx), z + dual * dz
+        # The longer the last step was, the less of the barrier the next one needs to leave.
+        centring = max((1 - min(primal, dual)) ** 2, least)
     return best
 
 

@@ -56,14 +56,30 @@ class Limits(NamedTuple):
 class Prices(NamedTuple):
     """Multipliers: λ of the budget, of the differences (n-1,), of both sides of the bounds and of the ratio (n,).
 
-    Stationarity reads -∇φ = λ mass + (difference[i-1] - difference[i]) + box + ratio_high - ratio_low.
+    None stands for zeros: constraints that are absent cost nothing, not even the time to add them up. Stationarity
+    reads -∇φ = λ mass + (difference[i-1] - difference[i]) + box + ratio_high - ratio_low.
     """
 
     budget: float
-    difference: Array
-    box: Array
-    ratio_low: Array
-    ratio_high: Array
+    difference: Array | None = None
+    box: Array | None = None
+    ratio_low: Array | None = None
+    ratio_high: Array | None = None
+
+    def pull(self, mass: Array) -> Array:
+        """What all but the bounds ask of each weight: λ mass + ζ[i-1] - ζ[i] + β - α; shape (n,)."""
+        pull = self.budget * mass
+        if self.difference is not None:
+            pull[1:] += self.difference
+            pull[:-1] -= self.difference
+        if self.ratio_low is not None and self.ratio_high is not None:
+            pull += self.ratio_high - self.ratio_low
+        return pull
+
+    def scaled(self, budget: float, others: float) -> Prices:
+        """λ times `budget`, and all others times `others`."""
+        rest = (None if price is None else price * others for price in self[1:])
+        return Prices(self.budget * budget, *rest)
 
 
 def interior_point(
@@ -190,14 +206,15 @@ class _Rows:
 
     def prices(self, multiplier: float, price: Array) -> Prices:
         """The multipliers under their names."""
-        zero = np.zeros(self.n)
         part = {name: price[rows] for name, rows in self.slices.items()}
+
+        def between(high: str, low: str) -> Array | None:
+            if high in part and low in part:
+                return part[high] - part[low]
+            return part[high].copy() if high in part else -part[low] if low in part else None
+
         return Prices(
-            multiplier,
-            part.get("high", 0.0) - part.get("low", np.zeros(self.n - 1)),
-            part.get("upper", zero) - part.get("lower", zero),
-            part.get("ratio_low", zero).copy(),
-            part.get("ratio_high", zero).copy(),
+            multiplier, between("high", "low"), between("upper", "lower"), part.get("ratio_low"), part.get("ratio_high")
         )
 
 

@@ -24,6 +24,7 @@ Indices = NDArray[np.intp]
 WIDTH, LEAST = 1 / 48, 96  # spacing of the first knots in log-odds, and their least number
 AIM = 1e-10  # certified gap at which no more knots are added
 ROUNDS = 12
+MOST = 10_000  # knots beyond which no more are added
 SPLIT = 6  # pieces that an interval next to a bend is cut into
 TIGHT = 1e-6  # slack of a slope, relative to its bound, below which it is at its bound
 ROUNDING = 1e-5  # relative residual of stationarity that rounding explains
@@ -49,7 +50,7 @@ def solve_slopes(problem: Problem) -> tuple[LinearWeighting, Certificate]:
         stalled = best is not None and certificate.gap > best[1].gap / 2
         if best is None or certificate.gap < best[1].gap:
             best = weighting, certificate
-        if best[1].gap <= AIM:
+        if best[1].gap <= AIM or knots.size > MOST:
             break
         near = np.unique(np.clip(bends[:, None] + np.array([-1, 0]), 0, knots.size - 2))
         if stalled or not near.size:  # it is the curves between the bends that are too coarse
@@ -111,9 +112,7 @@ def _solve_on(problem: Problem, knots: Array) -> tuple[Array, SlopePrices, Indic
     answer: list[tuple[float, Array, Prices]] = []
 
     def judge(w: Array, prices: Prices) -> bool:
-        pull = prices.budget * mass + prices.box + prices.ratio_high - prices.ratio_low
-        pull[1:] += prices.difference
-        pull[:-1] -= prices.difference
+        pull = prices.pull(mass) + (0.0 if prices.box is None else prices.box)
         now = terms(w)
         residual = float(np.sum(np.abs(now.gradient + pull) * w)) / now.value
         open_by = _slackness(w, prices, limits) / now.value
@@ -128,6 +127,7 @@ def _solve_on(problem: Problem, knots: Array) -> tuple[Array, SlopePrices, Indic
     _, w, prices = answer[0]
     w = w / float(mass @ w)
     # At its bound is a slope without slack, or with less of it than its price: one of the two is 0 at the solution.
+    assert prices.difference is not None
     change, width = np.diff(w), max(-low, high) * step
     below = np.maximum(TIGHT, np.abs(prices.difference)) * width
     sign = np.where(high * step - change < below, 1, np.where(change - low * step < below, -1, 0))
@@ -154,6 +154,7 @@ def _solve_on(problem: Problem, knots: Array) -> tuple[Array, SlopePrices, Indic
 
 def _slackness(w: Array, prices: Prices, limits: Limits) -> float:
     """Σ price·slack over the differences: what is left of complementarity."""
+    assert prices.difference is not None
     assert limits.low is not None
     assert limits.high is not None
     change = np.diff(w)
