@@ -44,7 +44,7 @@ class CellProgram:
     lower, upper : float
         Bounds on every weight, 0 ≤ lower ≤ mean weight ≤ upper ≤ ∞.
     monotone : {None, "decreasing", "increasing"}
-    rise : ndarray, shape (n-1,), or float
+    rise : ndarray of shape (n-1,), or float
         Largest change between neighbouring cells, ≥ 0, ∞ for no bound.
     max_ratio : float
         Largest weight over smallest weight, from 1 to ∞.
@@ -69,7 +69,8 @@ class CellProgram:
             object.__setattr__(self, field, np.asarray(getattr(self, field), dtype=np.float64))
         if self.cost.ndim != 1 or self.cost.size < 1 or self.cost.shape != self.mass.shape:
             raise ValueError("cost and mass must be one number a cell, for at least one cell")
-        if not all(np.min(values) > 0 and np.max(values) < math.inf for values in (self.cost, self.mass)):
+        # Not-a-number fails the first comparison, and an infinite entry makes the sum infinite.
+        if not all(values.min() > 0 and values.sum() < math.inf for values in (self.cost, self.mass)):
             raise ValueError("cost and mass must be positive and finite")
         if not 0 < self.budget < math.inf:
             raise ValueError("the budget must be positive and finite")
@@ -78,29 +79,39 @@ class CellProgram:
             raise ValueError(f"the bounds must leave room for the mean weight {mean:g}")
         if self.monotone not in (None, "decreasing", "increasing"):
             raise ValueError("monotone must be None, 'decreasing' or 'increasing'")
-        rise = np.asarray(self.rise, dtype=np.float64)
-        if rise.ndim and rise.shape != (self.cost.size - 1,):
-            raise ValueError("rise must be one number, or one a pair of neighbouring cells")
-        if rise.size and not (np.min(rise) == math.inf or (np.min(rise) >= 0 and np.max(rise) < math.inf)):
-            raise ValueError("rise must be non-negative, and finite for all differences or for none")
         if not self.max_ratio >= 1:
             raise ValueError("max_ratio must be at least 1")
+        if isinstance(self.rise, np.ndarray) and self.rise.shape != (self.cost.size - 1,):
+            raise ValueError("rise must be one number, or one a pair of neighbouring cells")
+        least = float(np.min(self.rise, initial=math.inf))
+        if not (least == math.inf or (least >= 0 and self.steepest < math.inf)):
+            raise ValueError("rise must be non-negative, and finite for all differences or for none")
+
+    @property
+    def steepest(self) -> float:
+        """The largest of the bounds on changes, ∞ without any."""
+        return float(np.max(self.rise, initial=0.0)) if isinstance(self.rise, np.ndarray) else float(self.rise)
 
     @property
     def differences(self) -> tuple[Array | None, Array | None]:
         """Bounds (low, high) on w[i+1] - w[i], None on a side that is free."""
+        if self.steepest == math.inf and self.monotone is None:
+            return None, None
         rise = np.asarray(self.rise, dtype=np.float64)
         pairs = (self.cost.size - 1,)
-        bound = None if np.min(rise, initial=math.inf) == math.inf else np.broadcast_to(rise, pairs)
+        bound = None if self.steepest == math.inf else np.broadcast_to(rise, pairs)
         low = np.zeros(pairs) if self.monotone == "increasing" else None if bound is None else -bound
         high = np.zeros(pairs) if self.monotone == "decreasing" else bound
         return low, high
 
     def violation(self, weight: Array) -> float:
         """Largest violation of a constraint by weights of shape (n,), relative to the largest weight."""
-        least, most = float(np.min(weight)), float(np.max(weight))
-        worst = [0.0, self.lower - least, most - self.upper]
         low, high = self.differences
+        bounded = self.lower > 0 or self.upper < math.inf or self.max_ratio < math.inf
+        if low is None and high is None and not bounded:
+            return 0.0
+        least, most = float(weight.min()), float(weight.max())
+        worst = [0.0, self.lower - least, most - self.upper]
         if weight.size > 1 and not (low is None and high is None):
             change = np.diff(weight)
             worst += [] if low is None else [float(np.max(low - change))]
@@ -139,12 +150,12 @@ def solve_cells(program: CellProgram) -> CellSolution:
         Whoever uses it looks at the gap: 1e-12 and better where the method is direct, and what the interior-point
         method reached otherwise.
     """
-    n, rise = program.cost.size, np.asarray(program.rise)
-    mean = program.budget / float(np.sum(program.mass))
+    n, steepest = program.cost.size, program.steepest
+    mean = program.budget / float(program.mass.sum())
     bounded = program.lower > 0 or math.isfinite(program.upper)
-    if n == 1 or program.max_ratio == 1 or np.max(rise, initial=0.0) == 0 or mean in (program.lower, program.upper):
+    if n == 1 or program.max_ratio == 1 or steepest == 0 or mean in (program.lower, program.upper):
         return _finish(program, np.full(n, mean), _constant_prices(program, mean), "constant")
-    if math.isfinite(program.max_ratio) or math.isfinite(np.min(rise)):
+    if math.isfinite(program.max_ratio) or math.isfinite(steepest):
         return _interior(program)
     level = program.cost / program.mass
     if program.monotone is not None:
@@ -188,11 +199,11 @@ def bound_cells(program: CellProgram, prices: Prices) -> float:
             spent += 0.0 if side is None else sign * float(side @ part)
     pull = prices.pull(program.mass)
     unbounded = math.isinf(program.upper)
-    if unbounded and not np.all(pull > 0):
+    if unbounded and not pull.min() > 0:
         return 0.0
     if unbounded and program.lower == 0:
         # Prices may all be scaled by one factor; the best one is known.
-        return float(np.sum(np.sqrt(program.cost * pull))) ** 2 / spent if spent > 0 else 0.0
+        return float(np.sqrt(program.cost * pull).sum()) ** 2 / spent if spent > 0 else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         best = np.where(pull > 0, np.sqrt(program.cost / pull), math.inf)
     best = np.clip(best, program.lower, program.upper)
@@ -291,7 +302,7 @@ def _merit(found: CellSolution) -> float:
 
 
 def _finish(program: CellProgram, weight: Array, prices: Prices, method: str) -> CellSolution:
-    time = float(np.sum(program.cost / weight))
+    time = float((program.cost / weight).sum())
     bound = bound_cells(program, prices)
     # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called a gap of 0.
     gap = abs(time - bound) / bound if bound > 0 else math.inf
