@@ -1,1 +1,1 @@
-"""Simulation of prompt populations under a weighting: empty so far, kept so that its doors are checked."""
+"""Simulation of prompt populations under weightings and weight tables: engines, worlds, measures, sweeps."""

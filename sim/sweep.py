@@ -1,0 +1,356 @@
+"""A sweep: every cell of a configuration run once, kept as it is finished, and gathered into three tables.
+
+The folder of a sweep holds ``run.json`` (configuration, checksums of the weights, versions), ``cells/`` with a CSV file
+for each finished cell and a checkpoint of the one that was interrupted, and at the end ``trajectories``, ``measures``
+and ``summary`` as CSV or parquet. A cell's numbers follow from the configuration and its seed alone: common random
+numbers for all weightings and step sizes, so that comparisons are paired by seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+import itertools
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from sim import population, weighting
+from sim.binary import Binary
+from sim.config import Config
+from sim.engine import Engine, FiniteSample, LargeGroup, MeanField
+from sim.errors import UsageError
+from sim.measure import bootstrap_interval, measures
+from sim.shared import Shared, features
+from sim.tabular import Tabular
+from sim.trajectory import COLUMNS, Schedule, Trajectory, run
+from sim.weighting import PromptWeights
+from sim.world import World
+from theory.dynamics import update_budget
+from weightopt.table import replace_file
+
+RECORDS = 200  # where record_every is 0
+DAPO_GROUPS = 64  # groups drawn at most by a weighting that is defined by dynamic sampling
+PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "pandas", "pyarrow")
+NO_RESULT = ("threads", "save_every")  # keys of the configuration that change no number
+Format = Literal["csv", "parquet"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    index: int
+    population: str
+    weighting: str
+    step_size: float
+    seed: int
+
+
+class Reporter:
+    """What a sweep tells as it goes; this one keeps silent."""
+
+    def start(self, cells: int, done: int, steps: int) -> None:
+        """So many cells in all, so many done before, so many steps each."""
+
+    def at(self, cell: Cell, step: int, success: float) -> None:
+        """A record of a cell."""
+
+    def finished(self, cell: Cell, trajectory: Trajectory) -> None:
+        """A cell is done and kept."""
+
+
+def cells(config: Config) -> list[Cell]:
+    """The cells of a configuration, seeds innermost."""
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    product = itertools.product(config.populations, config.weightings, config.step_sizes, seeds)
+    return [Cell(index, *values) for index, values in enumerate(product)]
+
+
+def sweep(
+    config: Config, output: Path, *, resume: bool = False, format: Format = "csv", reporter: Reporter | None = None
+) -> pd.DataFrame:
+    """Run, or go on with, a sweep.
+
+    Parameters
+    ----------
+    config : Config
+    output : Path
+        Folder: new or empty, or with `resume` what a sweep of the same configuration has left.
+    resume : bool
+    format : {"csv", "parquet"}
+        Of the three tables.
+    reporter : Reporter, optional
+
+    Returns
+    -------
+    DataFrame
+        The summary: for each weighting, step size and measure, and each population and all of them, the mean over seeds
+        with its 95 % interval and the ratio to the first weighting at the same step size. Where a seed did not reach a
+        target, there is no mean: ``reached`` says how many did; one seed has no interval.
+
+    Raises
+    ------
+    UsageError
+        If the sweep cannot start as asked; nothing has been written.
+    """
+    reporter = reporter or Reporter()
+    populations = {name: population.parse(name) for name in config.populations}
+    weights = {
+        name: _scaled(weighting.read(name, config.group_size, config.all_wrong), config) for name in config.weightings
+    }
+    todo = cells(config)
+    worlds: dict[str, Callable[..., World]] = {"binary": _binary, "tabular": _tabular, "shared": _shared}
+    build = worlds[config.world]
+
+    def world(cell: Cell) -> World:
+        rng = _generator(cell.seed, "population", config.populations.index(cell.population))
+        rho = populations[cell.population].draw(config.prompts, rng)
+        return build(config, cell, rho, rng, weights[cell.weighting])
+
+    for cell in {cell.weighting: cell for cell in todo}.values():
+        world(cell).use(weights[cell.weighting])  # whatever a world refuses, it refuses before anything is written
+    _open(output, config, weights, resume=resume)
+    schedule = Schedule(
+        steps=config.steps,
+        record_every=config.record_every or max(1, config.steps // RECORDS),
+        quantile=config.measures.quantile,
+        lifted=config.measures.lifted,
+        warm_up=config.warm_up.steps,
+        warm_up_shape=config.warm_up.shape,
+    )
+    files = {cell: output / "cells" / f"{cell.index:06d}.csv" for cell in todo}
+    reporter.start(len(todo), sum(file.exists() for file in files.values()), config.steps)
+    results: list[tuple[Cell, Trajectory]] = []
+    for cell, file in files.items():
+        if file.exists():
+            results.append((cell, _finished(file)))
+            continue
+        checkpoint = file.with_suffix(".npz")
+        trajectory = run(
+            world(cell),
+            weights[cell.weighting],
+            schedule,
+            _generator(cell.seed, "groups", 0),
+            checkpoint=checkpoint,
+            save_every=config.save_every,
+            report=lambda step, success, cell=cell: reporter.at(cell, step, success),
+        )
+        replace_file(file, trajectory.to_csv().encode())
+        checkpoint.unlink(missing_ok=True)
+        results.append((cell, trajectory))
+        reporter.finished(cell, trajectory)
+    measured = _measured(config, results)
+    summary = summarise(config, measured)
+    for name, frame in (("trajectories", _trajectories(results)), ("measures", measured), ("summary", summary)):
+        _write(output / f"{name}.{format}", frame)
+    return summary
+
+
+def _generator(seed: int, what: str, index: int) -> np.random.Generator:
+    """The generator of one purpose of one seed: the same for every weighting and step size."""
+    return np.random.default_rng([seed, {"population": 0, "groups": 1, "bootstrap": 2}[what], index])
+
+
+def _scaled(weights: PromptWeights, config: Config) -> PromptWeights:
+    """The weights at a budget of 1 between the two success rates of ``equal_budget``, if there are any."""
+    if not config.equal_budget:
+        return weights
+    start, target = config.equal_budget
+    if config.engine == "large-group":
+        if weights.curve is None:
+            return weights  # the engine refuses it
+        budget = update_budget(weights.curve, start, target, weights.kinks)
+    else:
+        budget = weights.drift_budget(start, target, config.step_model)
+    if not budget > 0:
+        raise UsageError(f"weighting {weights.name!r} has no positive budget from {start:g} to {target:g}: {budget:g}")
+    return weights.times(1 / budget)
+
+
+def _most_groups(config: Config, weights: PromptWeights) -> int:
+    return DAPO_GROUPS if weights.draw_again and config.most_groups == 1 else config.most_groups
+
+
+def _binary(config: Config, cell: Cell, rho: Any, rng: np.random.Generator, weights: PromptWeights) -> World:  # noqa: ARG001
+    most = _most_groups(config, weights)
+
+    def engine(weights: PromptWeights) -> Engine:
+        if config.engine == "finite-sample":
+            return FiniteSample(weights, cell.step_size, config.step_model, most, config.threads)
+        if config.engine == "mean-field":
+            return MeanField(weights, cell.step_size, config.step_model, most)
+        return LargeGroup(weights, cell.step_size)
+
+    return Binary(rho, config.group_size, engine)
+
+
+def _tabular(config: Config, cell: Cell, rho: Any, rng: np.random.Generator, weights: PromptWeights) -> World:
+    return Tabular(
+        rho,
+        config.group_size,
+        cell.step_size,
+        answers=config.tabular.answers,
+        right=config.tabular.right,
+        spread=config.tabular.spread,
+        rng=rng,
+        gradient=config.tabular.gradient,
+        step_model=config.step_model,
+        most_groups=_most_groups(config, weights),
+        threads=config.threads,
+    )
+
+
+def _shared(config: Config, cell: Cell, rho: Any, rng: np.random.Generator, weights: PromptWeights) -> World:
+    settings = config.shared
+    world = Shared(
+        rho,
+        features(config.prompts, settings.skills, settings.skills_per_prompt, settings.conflict, rng),
+        config.group_size,
+        cell.step_size,
+        gradient=settings.gradient,
+        step_model=config.step_model,
+        damping=settings.damping,
+        most_groups=_most_groups(config, weights),
+        threads=config.threads,
+    )
+    if settings.start == "sft":
+        world.supervise(settings.sft_success, settings.sft_share)
+    return world
+
+
+def _open(output: Path, config: Config, weights: Mapping[str, PromptWeights], *, resume: bool) -> None:
+    """Check that the sweep may write here, and write ``run.json`` unless it is there."""
+    about = output / "run.json"
+    document = {
+        "schema": "sim.run/1",
+        "config": config.to_json(),
+        "weights": {name: each.checksum for name, each in weights.items()},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+    }
+    document = json.loads(json.dumps(document, allow_nan=False))
+    if output.is_dir() and any(output.iterdir()) and not (resume and about.is_file()):
+        hint = "it holds no run.json to resume" if resume else "add --resume to go on, or name another folder"
+        raise UsageError(f"output {str(output)!r} is not empty: {hint}")
+    if about.is_file():
+        try:
+            before = dict(_leaves(json.loads(about.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, AttributeError):
+            raise UsageError(f"{str(about)!r} is damaged; start again in a new folder") from None
+        now = dict(_leaves(document))
+        for key in sorted(before.keys() | now.keys()):
+            name = key.removeprefix("config.")
+            if before.get(key) != now.get(key) and name not in NO_RESULT:
+                raise UsageError(
+                    f"cannot resume {str(output)!r}: {name!r} was {before.get(key)!r} and is now {now.get(key)!r}"
+                )
+        return
+    try:
+        (output / "cells").mkdir(parents=True, exist_ok=True)
+        replace_file(about, (json.dumps(document, indent=2) + "\n").encode())
+    except OSError as error:
+        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from None
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Any:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _finished(file: Path) -> Trajectory:
+    try:
+        return Trajectory.from_csv(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"{str(file)!r} is damaged; remove it and resume") from None
+
+
+def _trajectories(results: list[tuple[Cell, Trajectory]]) -> pd.DataFrame:
+    """All records, a row each, with the cell in front."""
+    frames = []
+    for cell, trajectory in results:
+        frame = pd.DataFrame(trajectory.rows, columns=list(COLUMNS)).astype({"step": "int64"})
+        for at, key in enumerate(("population", "weighting", "step_size", "seed")):
+            frame.insert(at, key, getattr(cell, key))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _measured(config: Config, results: list[tuple[Cell, Trajectory]]) -> pd.DataFrame:
+    """Every measure of every cell, a row each; no value where a target was not reached."""
+    settings = config.measures
+    rows = [
+        (cell.population, cell.weighting, cell.step_size, cell.seed, name, value if math.isfinite(value) else math.nan)
+        for cell, trajectory in results
+        for name, value in measures(trajectory, settings.targets, settings.quantile, settings.quantile_target).items()
+    ]
+    return pd.DataFrame(rows, columns=["population", "weighting", "step_size", "seed", "measure", "value"])
+
+
+def summarise(config: Config, measured: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds with 95 % stratified bootstrap intervals, and ratios to the first weighting, paired by seed.
+
+    Parameters
+    ----------
+    config : Config
+    measured : DataFrame
+        Columns population, weighting, step_size, seed, measure, value.
+    """
+    groups = {
+        key: group.sort_values("seed")["value"].to_numpy()
+        for key, group in measured.groupby(["population", "weighting", "step_size", "measure"], sort=False)
+    }
+    names = list(dict.fromkeys(measured["measure"]))
+    scopes: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in config.populations]
+    if len(config.populations) > 1:
+        scopes.append(("all", config.populations))  # strata: the populations
+    rows = []
+    for (scope, strata), name, step_size in itertools.product(scopes, names, config.step_sizes):
+        first = [groups[each, config.weightings[0], step_size, name] for each in strata]
+        for chosen in config.weightings:
+            values = [groups[each, chosen, step_size, name] for each in strata]
+            reached = sum(int(np.isfinite(each).sum()) for each in values)
+            mean, ratio = _estimate(values, None), _estimate(values, first)
+            rows.append((scope, chosen, step_size, name, sum(map(len, values)), reached, *mean, *ratio))
+    columns = ["population", "weighting", "step_size", "measure", "seeds", "reached"]
+    return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high", "ratio", "ratio_low", "ratio_high"])
+
+
+def _estimate(values: list[Any], reference: list[Any] | None) -> tuple[float, float, float]:
+    """Mean over strata, or its ratio to that of a reference, and its interval; not-a-number for what there is none of.
+
+    An interval takes two seeds a stratum.
+    """
+    pairs = [
+        np.column_stack([each, np.ones_like(each) if reference is None else reference[at]])
+        for at, each in enumerate(values)
+    ]
+    total = np.mean([each.mean(axis=0) for each in pairs], axis=0)
+    if not (np.all(np.isfinite(total)) and all(np.all(each[:, 1] > 0) for each in pairs)):
+        return math.nan, math.nan, math.nan
+    if min(map(len, pairs)) < 2:
+        return float(total[0] / total[1]), math.nan, math.nan
+    low, high = bootstrap_interval(pairs, lambda means: means[:, 0] / means[:, 1], _generator(0, "bootstrap", 0))
+    return float(total[0] / total[1]), low, high
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table, whole or not at all; floats in shortest round-trip form."""
+    if path.suffix == ".csv":
+        replace_file(path, frame.to_csv(index=False, lineterminator="\n").encode())
+        return
+    file = io.BytesIO()
+    frame.to_parquet(file, index=False, engine="pyarrow")
+    replace_file(path, file.getvalue())
