@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from theory import clocks, weightings
-from weightopt.build import budget_scale, named_table, solved_table, verify
+from weightopt.build import budget_scale, named_table, solved_table
 from weightopt.curve import solve
 from weightopt.errors import ProblemError
 from weightopt.problem import Problem
 from weightopt.table import TableError, WeightTable
+from weightopt.verify import verify
 
 GRPO = weightings.REGISTRY["grpo"]
 EFFECTIVE = solve(Problem(0.01, 0.9, "effective"))

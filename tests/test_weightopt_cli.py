@@ -11,8 +11,9 @@ import pytest
 
 from theory import closed_forms, weightings
 from weightopt import cli
-from weightopt.build import named_table, verify
+from weightopt.build import named_table
 from weightopt.table import WeightTable
+from weightopt.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLVE = ["solve", "--start", "0.01", "--target", "0.9", "--clock", "effective"]

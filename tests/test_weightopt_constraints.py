@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weightopt.build import solved_table, verify
+from weightopt.build import solved_table
 from weightopt.certificate import SlopePrices, certify
 from weightopt.convex import solve_convex
 from weightopt.curve import solve, tolerance
 from weightopt.errors import ProblemError
 from weightopt.problem import Problem
 from weightopt.table import WeightTable
+from weightopt.verify import verify
 
 COMBINATIONS = [
     {"max_ratio": 5.0},

@@ -6,12 +6,13 @@ import pytest
 from scipy.stats import binom
 
 from theory.quadrature import log_odds
-from weightopt.build import group_solved_table, verify
+from weightopt.build import group_solved_table
 from weightopt.errors import ProblemError
 from weightopt.finite_group import GroupProblem, solve_group, time_and_budget
 from weightopt.problem import Problem
 from weightopt.start_range import RangeProblem, solve_range
 from weightopt.table import WeightTable
+from weightopt.verify import verify
 
 CURVE = Problem(0.01, 0.9, "effective")
 

@@ -1,10 +1,10 @@
-"""From a weighting to a table, and from a table back to what it claims."""
+"""From a weighting to a table."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,15 @@ import scipy
 from theory import catalogue
 from theory.dynamics import update_budget
 from theory.group_schemes import GroupScheme
+from theory.measured import Measured
 from theory.weightings import Weighting
-from weightopt.curve import solve
-from weightopt.errors import ProblemError, SolverError
-from weightopt.finite_group import GroupProblem, GroupSolution, solve_group
+from weightopt.finite_group import GroupSolution
+from weightopt.population import PopulationProblem
 from weightopt.problem import Problem
+from weightopt.shared import Certificate as PopulationCertificate
 from weightopt.solution import Solution, even_grid, table_grid
+from weightopt.start_range import RangeProblem, RangeSolution
 from weightopt.table import MAX_GROUP_SIZE, TableError, WeightTable, group_table
-
-NOISE = 1e-8  # largest gap, quadrature or feasibility error that a table may state
-RECHECK_TOLERANCE = 1e-9  # relative; versions of numpy and scipy differ in the last digits
 
 
 def solved_table(
@@ -49,7 +48,7 @@ def solved_table(
     problem = solution.problem
     return _tabulate(
         solution.weighting,
-        table_grid(problem.start, problem.target),
+        table_grid(solution),
         group_size,
         name="optimal",
         label=_label(problem),
@@ -62,13 +61,13 @@ def solved_table(
 
 
 def group_solved_table(
-    solution: GroupSolution, all_wrong: float | None = None, all_right: float | None = None
+    solution: GroupSolution | RangeSolution, all_wrong: float | None = None, all_right: float | None = None
 ) -> WeightTable:
     """The table of a solved group problem, with problem and certificate inside.
 
     Parameters
     ----------
-    solution : GroupSolution
+    solution : GroupSolution or RangeSolution
     all_wrong, all_right : float, optional
         Advantage in all-wrong and all-right groups; default what was solved for, which is 0 for centred tables: their
         reward differs from its mean in no such group.
@@ -79,10 +78,13 @@ def group_solved_table(
     correct[-1] = correct[-1] if all_right is None else float(all_right)
     if not (math.isfinite(wrong[0]) and math.isfinite(correct[-1])):
         raise TableError("the all-wrong and all-right advantages must be finite numbers.")
-    size = problem.group_size
+    group = problem.group if isinstance(problem, RangeProblem) else problem
+    size, label = group.group_size, _label(group.curve)
+    if isinstance(problem, RangeProblem):
+        label = label.replace(" →", f" to {problem.last_start:g} →")
     return WeightTable(
         name="optimal",
-        label=f"{_label(problem.curve)}, groups of {size}",
+        label=f"{label}, groups of {size}",
         group_size=size,
         rho=tuple((np.arange(1, size) / size).tolist()),
         weight=solution.weight,
@@ -103,6 +105,36 @@ def group_solved_table(
 
 def _label(problem: Problem) -> str:
     return f"Time-optimal, {problem.clock.name} clock, {problem.start:g} → {problem.target:g}"
+
+
+def population_table(
+    problem: PopulationProblem,
+    weighting: Measured,
+    certificate: PopulationCertificate,
+    method: str,
+    all_wrong: float | None = None,
+    all_right: float | None = None,
+) -> WeightTable:
+    """The curve of a shared weighting for a population, with problem and certificate inside.
+
+    Beyond its ends a curve keeps its weight, so that -ρω and (1-ρ)ω tend to 0: these are the advantages in all-wrong
+    and all-right groups unless others are stated.
+    """
+    knots = {"rho": list(weighting.rho), "weight": list(weighting.value)}
+    return _tabulate(
+        weighting,
+        weighting.rho,
+        None,
+        name="shared",
+        label=f"Best shared weighting found, {problem.clock} clock, {problem.budget_kind} budget, "
+        f"{problem.source} → {problem.target:g}",
+        limits=(0.0, 0.0),
+        given=(all_wrong, all_right),
+        problem=problem.to_dict(),
+        certificate=dataclasses.asdict(certificate),
+        # A table for groups, read off this curve, is checked from the knots.
+        provenance={"method": method, "weighting": "shared", "knots": knots},
+    )
 
 
 def named_table(
@@ -250,108 +282,3 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         ours = "not installed"
     return {"weightopt": ours, "numpy": np.__version__, "scipy": scipy.__version__}
-
-
-def verify(table: WeightTable) -> str:
-    """Compute a table again from what it claims to be and compare every number.
-
-    Returns
-    -------
-    str
-        One sentence on what was verified.
-
-    Raises
-    ------
-    TableError
-        With one sentence on the first thing that is off.
-    """
-    rebuilt = _rebuild(table)
-    for key in ("name", "label", "group_size", "problem"):
-        if getattr(table, key) != getattr(rebuilt, key):
-            raise TableError(f"key '{key}' does not follow from the table's provenance; build the table again.")
-    stated, computed = dict(table.provenance), dict(rebuilt.provenance)
-    for key in ("versions", "curve"):  # other versions, and another interpolation, may give other last digits
-        stated.pop(key, None)
-        computed.pop(key, None)
-    if stated != computed:
-        raise TableError("key 'provenance' does not describe how these numbers come about; build the table again.")
-    keys = ["rho", "weight", "all_wrong_advantage", "all_right_advantage"]
-    if table.group_size is not None:
-        keys += ["advantage_correct", "advantage_wrong"]
-    for key in keys:
-        _compare(key, getattr(table, key), getattr(rebuilt, key))
-    if (table.certificate is None) != (rebuilt.certificate is None):
-        raise TableError("key 'certificate' must be null exactly where 'problem' is; build the table again.")
-    if table.certificate is None:
-        return f"{len(table.weight)} weights recomputed from the formula of {table.label} and found equal"
-    gap = _check_certificate(table.certificate or {}, rebuilt.certificate or {})
-    return (
-        f"{len(table.weight)} weights recomputed and found equal; lower bound "
-        f"{(rebuilt.certificate or {})['lower_bound']:.12g} proven again, certified gap {gap:.2e}"
-    )
-
-
-def _check_certificate(stated: Mapping[str, Any], proven: Mapping[str, Any]) -> float:
-    """Compare a stated certificate with a proven one; the proven gap."""
-    if stated.keys() != proven.keys():
-        raise TableError("key 'certificate' must hold what a certificate holds, no more; build the table again.")
-    for key in ("time", "lower_bound", "multiplier"):
-        _compare(f"certificate.{key}", stated[key], proven[key])
-    # The rest is rounding noise, which differs between machines; only claims that are not borne out matter.
-    for key in ("gap", "quadrature_error", "budget_error", "violation"):
-        value = stated[key]
-        if not isinstance(value, float) or not abs(value) <= NOISE or (key != "budget_error" and value < 0):
-            raise TableError(
-                f"key 'certificate.{key}' states {str(value)[:40]} but at most {NOISE:g} is certified; "
-                "build the table again."
-            )
-    return proven["gap"]
-
-
-def _rebuild(table: WeightTable) -> WeightTable:
-    """The table that the file's own problem or formula, group size and end rules lead to."""
-    rules = table.provenance.get("end_rules")
-    known = ("limit", "given", "solved", "published")
-    if not (isinstance(rules, list) and len(rules) == 2 and all(rule in known for rule in rules)):
-        raise TableError(f"key 'provenance.end_rules' must be two of {', '.join(known)}; build the table again.")
-    all_wrong = table.all_wrong_advantage if rules[0] == "given" else None
-    all_right = table.all_right_advantage if rules[1] == "given" else None
-    # A group table read off a curve file has inherited that curve's interpolation.
-    group_size = None if "curve" in table.provenance else table.group_size
-    if table.problem is not None:
-        try:
-            if "group_size" in table.problem:
-                solved = solve_group(GroupProblem.from_dict(table.problem))
-                return group_solved_table(solved, all_wrong, all_right)
-            solution = solve(Problem.from_dict(table.problem))
-        except ProblemError as error:
-            raise TableError(f"key 'problem.{error.field}' {error.sentence}; build the table again.") from None
-        except SolverError as error:
-            raise TableError(f"key 'problem' cannot be certified: {error}; build the table again.") from None
-        rebuilt = solved_table(solution, group_size, all_wrong, all_right)
-    else:
-        scale = table.provenance.get("scale")
-        if isinstance(scale, bool) or not isinstance(scale, float | int) or not 1e-60 <= scale <= 1e60:
-            raise TableError("key 'provenance.scale' must be a positive number; build the table again.")
-        try:
-            member = catalogue.parse(str(table.provenance.get("weighting")))
-        except ValueError as error:
-            raise TableError(f"key 'provenance.weighting': {error}; build the table again.") from None
-        rebuilt = catalogue_table(member, group_size, all_wrong, all_right, float(scale))
-    return rebuilt if table.group_size is None else rebuilt.for_group(table.group_size)
-
-
-def _compare(key: str, stated: Any, computed: Any) -> None:
-    """Refuse numbers that differ by more than what other versions of numpy and scipy would change."""
-    wanted = np.atleast_1d(computed)
-    # A table's own numbers are floats already; those of its certificate may be anything that JSON can hold.
-    values = list(stated) if isinstance(stated, tuple) else [stated]
-    if len(values) != wanted.size or not all(type(value) is float for value in values):
-        raise TableError(f"key '{key}' must be {wanted.size} number(s); build the table again.")
-    scale = max(float(np.max(np.abs(wanted))), 1e-300)
-    for at, (value, number) in enumerate(zip(values, wanted.tolist(), strict=True)):
-        if not abs(value - number) <= RECHECK_TOLERANCE * max(abs(number), 1e-6 * scale):
-            where = f"[{at}]" if wanted.size > 1 else ""
-            raise TableError(
-                f"key '{key}{where}' is {str(value)[:40]} but {number!r} is computed; build the table again."
-            )

@@ -15,7 +15,9 @@ import typer
 
 from weightopt.commands.compare import compare
 from weightopt.commands.output import fail, refuse
+from weightopt.commands.population import population
 from weightopt.commands.solve import solve
+from weightopt.commands.sweep import sweep
 from weightopt.commands.tables import check, list_weightings, show, table
 
 app = typer.Typer(
@@ -29,6 +31,8 @@ app = typer.Typer(
 for name, command in (
     ("solve", solve),
     ("compare", compare),
+    ("population", population),
+    ("sweep", sweep),
     ("table", table),
     ("list", list_weightings),
     ("show", show),

@@ -97,8 +97,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Verify a table file: checksum, shapes, every number, certificate. Exit status 1 if anything is off."""
-    from weightopt.build import verify
     from weightopt.table import TableError, WeightTable
+    from weightopt.verify import verify
 
     try:
         sentence, fine = verify(WeightTable.load(file)), True

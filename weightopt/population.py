@@ -1,0 +1,332 @@
+"""Populations of prompts: the problem, and the time that one shared weighting takes for it.
+
+Every prompt moves by dθ/dt = C(t) ω(ρ), the factor C(t) set in each step so that the step spends its budget: only the
+shape of ω matters, and b·T is the length of the path (`theory.population`). Under the effective clock a step costs
+mean 1/ρ over all prompts: each is drawn until it succeeds once, also those that then get no weight, because one must
+have drawn to know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from theory.measured import Measured
+from theory.population import BUDGETS, LogLinearFlow, StepBudget
+from theory.quadrature import log_odds
+from weightopt.distance import crossing
+from weightopt.errors import ProblemError, SolverError
+
+Array = NDArray[np.float64]
+BudgetKind = Literal["weight", "kl", "square"]
+ClockName = Literal["regular", "effective"]
+CLOCKS: Mapping[ClockName, str] = {
+    "regular": "update steps",
+    "effective": "draws per prompt until it succeeds",
+}
+
+MAX_PROMPTS = 2000
+HARDEST, EASIEST = 1e-6, 1 - 1e-9  # success probabilities at the start lie between
+MARGIN = 1e-6  # between target and what is there already or never reached
+KNOTS = 41  # of a shared weighting
+FINE = 1 / 128  # log-odds between the points at which a formula is read: relative error of ω at most 2e-6 (named ones)
+PIECES = 256  # of a path, to measure it
+ROUNDS = 3  # of evening out the pieces
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationProblem:
+    """Raise the mean success of a population to a target in least time, at most a budget of weight in each step.
+
+    It holds no arrays: it compares, hashes and serialises.
+
+    Parameters
+    ----------
+    source : str
+        Where the rates come from, for people.
+    rates : tuple of float
+        Success probabilities at the start, strictly increasing, 1e-6 to 1 - 1e-9, at most 2000.
+    counts : tuple of int
+        How many prompts have each, at least 1.
+    target : float
+        Mean success to reach: above the mean of the start, below what is reached when every prompt is solved.
+    budget_kind : {"weight", "kl", "square"}
+        Which norm of the weights a step may spend, see `theory.population`.
+    clock : {"regular", "effective"}
+    budget : float
+        b, what a step may spend, 1e-6 to 1e6; times are proportional to 1/b.
+    solved : float
+        From this success probability on a prompt has no weight and costs no budget, from 0.5 to 0.9999.
+    steepness : float
+        Largest |d ln ω / d log-odds| of the shared weighting searched for, 1 to 2.5. No named one exceeds 1. Without a
+        limit the best shared weighting under the mean weight is degenerate: nothing for the hard prompts, infinitely
+        much for the others until they meet at one level, as the optimum over all weights does.
+
+    Raises
+    ------
+    ProblemError
+        If a parameter is out of range.
+    """
+
+    source: str
+    rates: tuple[float, ...]
+    counts: tuple[int, ...]
+    target: float
+    budget_kind: BudgetKind = "weight"
+    clock: ClockName = "regular"
+    budget: float = 1.0
+    solved: float = 0.99
+    steepness: float = 2.0
+
+    def __post_init__(self) -> None:
+        self._check_start()
+        for field in ("solved", "budget", "steepness", "target"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, float | int) or value != value:
+                raise ProblemError(field, f"must be a number, got {str(value)[:40]!r}")
+        if self.budget_kind not in BUDGETS:
+            raise ProblemError(
+                "budget_kind", f"must be one of {', '.join(BUDGETS)}, got {str(self.budget_kind)[:40]!r}"
+            )
+        if self.clock not in CLOCKS:
+            raise ProblemError("clock", f"of a population must be regular or effective, got {str(self.clock)[:40]!r}")
+        if not 1e-6 <= self.budget <= 1e6:
+            raise ProblemError("budget", f"must be a positive number, from 1e-6 to 1e6, got {self.budget:g}")
+        if not 0.5 <= self.solved <= 0.9999:
+            raise ProblemError("solved", f"must be a success probability from 0.5 to 0.9999, got {self.solved!r}")
+        if not 1 <= self.steepness <= 2.5:
+            raise ProblemError(
+                "steepness",
+                f"must be a number from 1, which every named weighting keeps to, up to 2.5; got {self.steepness:g}",
+            )
+        mean, most = self.mean, float(np.maximum(self._rates, self.solved) @ self.share)
+        if not mean + MARGIN <= self.target <= most - MARGIN:
+            raise ProblemError(
+                "target",
+                f"must lie above the mean success at the start, {mean:.6g}, and below {most:.6g}, the mean when every "
+                f"prompt has reached {self.solved:g}, by 1e-6 at least; got {self.target!r}",
+            )
+
+    def _check_start(self) -> None:
+        if not isinstance(self.source, str) or not self.source.isprintable():
+            raise ProblemError("source", "must be one line of text")
+        sizes = len(self.rates), len(self.counts)
+        if sizes[0] != sizes[1] or not 1 <= sizes[0] <= MAX_PROMPTS:
+            raise ProblemError("rates", f"and counts must be of equal length from 1 to {MAX_PROMPTS}, got {sizes}")
+        if not all(type(rate) is float and HARDEST <= rate <= EASIEST for rate in self.rates):
+            raise ProblemError("rates", "must be success probabilities from 1e-6 to 1 - 1e-9")
+        if any(left >= right for left, right in zip(self.rates, self.rates[1:], strict=False)):
+            raise ProblemError("rates", "must be strictly increasing")
+        if not all(type(count) is int and 1 <= count <= 10**12 for count in self.counts):
+            raise ProblemError("counts", "must be whole numbers from 1 to 1e12")
+
+    @cached_property
+    def _rates(self) -> Array:
+        return np.array(self.rates)
+
+    @cached_property
+    def share(self) -> Array:
+        """Share of each rate in the population, shape (n,), sum 1."""
+        counts = np.array(self.counts, dtype=np.float64)
+        return counts / np.sum(counts)
+
+    @cached_property
+    def theta(self) -> Array:
+        """Log-odds at the start, shape (n,)."""
+        return log_odds(self._rates)
+
+    @property
+    def mean(self) -> float:
+        """Mean success at the start."""
+        return float(self._rates @ self.share)
+
+    @property
+    def norm(self) -> StepBudget:
+        """The budget's norm."""
+        return BUDGETS[self.budget_kind]
+
+    def knots(self, width: float | None = None) -> Array:
+        """Success probabilities, even in log-odds, from the hardest prompt to where prompts are solved, both exact.
+
+        `KNOTS` of them, or as many as keep within `width` of each other.
+        """
+        low, high = float(self.theta[0]), float(log_odds(self.solved))
+        count = KNOTS if width is None else max(2, math.ceil((high - low) / width) + 1)
+        rho = expit(np.linspace(low, high, count))
+        rho[0], rho[-1] = self.rates[0], self.solved
+        return rho
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as JSON values."""
+        return {**dataclasses.asdict(self), "rates": list(self.rates), "counts": list(self.counts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PopulationProblem:
+        """The problem that `to_dict` described; raises ProblemError if a key is missing, unknown or out of range."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in values:
+                raise ProblemError(key, "is missing")
+        for key in values:
+            if key not in fields:
+                raise ProblemError(str(key)[:40], "is not a parameter of a population problem")
+        lists = {}
+        for key in ("rates", "counts"):
+            if not isinstance(values[key], list | tuple):
+                raise ProblemError(key, "must be a list of numbers")
+            lists[key] = tuple(values[key])
+        return cls(**{**values, **lists})
+
+
+class Path(NamedTuple):
+    """A population on its way, at k points in time.
+
+    ``theta`` and ``weight`` have shape (k, n), ``tau`` shape (k,): flow times of the shared weighting, 0 to arrival.
+    """
+
+    tau: Array
+    theta: Array
+    weight: Array
+
+
+class Passage:
+    """How a population passes under one shared weighting, to be asked for its time.
+
+    Parameters
+    ----------
+    problem : PopulationProblem
+    knots : ndarray, shape (k,)
+        Log-odds, from the hardest prompt to where prompts are solved.
+    log_weight : ndarray, shape (k,)
+        ln ω there, linear between.
+    """
+
+    def __init__(self, problem: PopulationProblem, knots: Array, log_weight: Array) -> None:
+        self.problem = problem
+        self.flow = LogLinearFlow(knots, log_weight, np.minimum(problem.theta, knots[-1]))
+        self.moving = problem.theta < knots[-1]
+        self.hitting = self._hitting()
+
+    def at(self, tau: Array) -> Path:
+        """The population at flow times of shape (k,)."""
+        theta, weight = self.flow.position(tau)
+        return Path(tau, np.maximum(theta, self.problem.theta), weight)
+
+    def _hitting(self) -> float:
+        """Flow time at which the mean success reaches the target."""
+        problem = self.problem
+
+        def excess(tau: Array) -> Array:
+            return expit(self.at(tau).theta) @ problem.share - problem.target
+
+        # Flow times span many powers of ten.
+        tau = np.concatenate([[0.0], np.geomspace(1e-30, 1.0, 41) * np.max(self.flow.stop)])
+        for _ in range(2):  # bracket, ever closer, many times at once; then Brent's method
+            above = excess(tau) >= 0
+            if not above[-1]:
+                raise SolverError(f"the target {problem.target:g} is not reached before every prompt is solved")
+            first = max(int(np.argmax(above)), 1)
+            tau = np.linspace(tau[first - 1], tau[first], 24)
+        return crossing(lambda one: float(excess(np.array([one]))[0]), float(tau[0]), float(tau[-1]), 1e-300)
+
+    def walk(self, theta: Array) -> Array:
+        """Times of the pieces of a path through log-odds of shape (k, n), at unit budget; shape (k-1,)."""
+        return _walk(self.problem, theta)[0]
+
+    def spread(self, pieces: int) -> Array:
+        """Flow times from 0 to arrival between which the path takes about equal time; shape (pieces + 1,)."""
+        # At first geometric, back from the end and forth from the start: whatever happens happens near one of them.
+        ramp = np.geomspace(1e-8, 1, pieces // 2 + 1)
+        tau = self.hitting * np.unique(np.concatenate([[0.0], ramp / 2, 1 - ramp / 2, [1.0]]))
+        for _ in range(ROUNDS):
+            done = np.concatenate([[0.0], np.cumsum(self.walk(self.at(tau).theta))])
+            even = np.linspace(0, 1, tau.size)
+            tau = np.interp(np.linspace(0, 1, pieces + 1), (done / done[-1] + even) / 2, tau)
+        return tau
+
+    def time(self, pieces: int = PIECES) -> tuple[float, float]:
+        """Time at the problem's budget, and its relative quadrature error: the change when pieces are halved."""
+        # Where a prompt is solved the speed jumps.
+        stops = np.unique(self.flow.stop[self.moving])
+        tau = np.union1d(self.spread(pieces), stops[stops < self.hitting][:pieces])
+        halves = np.sort(np.concatenate([tau, (tau[1:] + tau[:-1]) / 2]))
+        theta = self.at(halves).theta
+        fine, coarse = (float(np.sum(self.walk(points))) for points in (theta, theta[::2]))
+        # Chords and trapezoids are of second order in the width.
+        return (4 * fine - coarse) / 3 / self.problem.budget, abs(coarse / fine - 1)
+
+
+def _walk(problem: PopulationProblem, theta: Array) -> tuple[Array, Array, Array]:
+    """Times of the pieces of a path at unit budget, chord by chord, with its lengths and costs at the ends."""
+    length = problem.norm.norm(np.diff(problem.norm.coordinate(theta), axis=0), problem.share)
+    if problem.clock == "regular":
+        return length, length, np.ones(theta.shape[0])
+    cost = (1 + np.exp(-theta)) @ problem.share
+    return length * (cost[1:] + cost[:-1]) / 2, length, cost
+
+
+def time_and_gradient(
+    problem: PopulationProblem, knots: Array, log_weight: Array, share: Array | None
+) -> tuple[float, Array]:
+    """Time at unit budget of a shared weighting and its gradient with respect to ln ω at the knots.
+
+    The path is taken at fixed shares f_j of the flow time τ to arrival. With H = ∫ dθ/ω, a_i = H(θ_i) and Θ = H⁻¹ a
+    point of it is θ_ij = Θ(a_i + f_j τ), so that dθ_ij = ω(θ_ij)(da_i + f_j dτ - ∂H(θ_ij)) where ∂ changes the weights
+    and not the point. The same at the end, weighted with dρ/dθ, must sum to 0: that gives dτ.
+
+    Parameters
+    ----------
+    share : ndarray, shape (k,), optional
+        f_j, from 0 to 1; None needs the two ends only, which is enough where the length is that of any path.
+    """
+    passage = Passage(problem, knots, log_weight)
+    share = np.array([0.0, 1.0]) if share is None else share
+    path = passage.at(passage.hitting * share)
+    time, length, cost = _walk(problem, path.theta)
+    norm, x = problem.norm, problem.norm.coordinate(path.theta)
+    change = np.diff(x, axis=0)
+    middle = np.ones_like(length) if problem.clock == "regular" else (cost[1:] + cost[:-1]) / 2
+    if norm.exponent == 1:
+        pull = middle[:, None] * problem.share * np.sign(change)
+    else:
+        pull = (middle / np.where(length > 0, length, 1.0))[:, None] * problem.share * change
+    force = np.zeros_like(x)
+    force[1:] += pull
+    force[:-1] -= pull
+    force *= norm.slope(path.theta)
+    if problem.clock == "effective":
+        turn = np.zeros_like(cost)
+        turn[1:] += length / 2
+        turn[:-1] += length / 2
+        force -= turn[:, None] * np.exp(-path.theta) * problem.share
+    value = force * path.weight
+    end = path.theta[-1]
+    reach = problem.share * expit(end) * expit(-end) * path.weight[-1]
+    total = float(np.sum(reach))
+    late = float(np.sum(value, axis=1) @ share) / total if total > 0 else 0.0
+    last = knots[-1]
+    gradient = passage.flow.pull_back(np.minimum(problem.theta, last), np.sum(value, axis=0) - late * reach)
+    gradient += passage.flow.pull_back(np.minimum(end, last), late * reach)
+    gradient -= passage.flow.pull_back(np.minimum(path.theta, last), value)
+    return float(np.sum(time)), gradient
+
+
+def tabulate(
+    problem: PopulationProblem, weighting: Callable[[Array], Array], kinks: tuple[float, ...] = ()
+) -> Measured:
+    """A formula read at close points, kinks among them, from the hardest prompt to where prompts are solved."""
+    low, high = problem.rates[0], problem.solved
+    rho = np.unique(np.concatenate([problem.knots(FINE), [kink for kink in kinks if low < kink < high]]))
+    return Measured(tuple(rho.tolist()), tuple(weighting(rho).tolist()))
+
+
+def time_of(problem: PopulationProblem, weighting: Measured) -> tuple[float, float]:
+    """Time that a shared weighting takes, and its relative quadrature error."""
+    return Passage(problem, log_odds(np.array(weighting.rho)), np.log(weighting.value)).time()
