@@ -11,9 +11,9 @@ from scipy.integrate import quad
 
 from theory import clocks, dynamics
 
+PLAIN = ["regular", "effective", "failures", "both", "variance"]
 ALL = [
-    clocks.parse(name)
-    for name in ("regular", "effective", "failures", "mixed:2", "mixed:3", "mixed:64", "affine:1,0.5")
+    clocks.parse(name) for name in (*PLAIN, "mixed:2", "mixed:3", "mixed:64", "success:1", "success:16", "affine:1,0.5")
 ]
 EDGES = [clocks.Affine(2.0, 0.0), clocks.Affine(0.0, 3.0)]
 
@@ -64,19 +64,19 @@ def test_time_on_the_affine_clock_agrees_with_adaptive_quadrature(clock):
 
 def test_affine_clock_interpolates_between_regular_and_effective():
     rho = np.linspace(0.01, 0.99, 23)
-    assert np.array_equal(clocks.Affine(1.0, 0.0)(rho), clocks.Regular()(rho))
-    assert np.array_equal(clocks.Affine(0.0, 1.0)(rho), clocks.Effective()(rho))
+    assert np.array_equal(clocks.Affine(1.0, 0.0)(rho), clocks.REGULAR(rho))
+    assert np.array_equal(clocks.Affine(0.0, 1.0)(rho), clocks.EFFECTIVE(rho))
 
 
 @given(a=st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), b=st.floats(1e-6, 1e6), size=st.integers(2, 65536))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_a_clock_is_found_again_by_its_name(a, b, size):
-    for clock in (clocks.Affine(a, b), clocks.Mixed(size)):
+    for clock in (clocks.Affine(a, b), clocks.Mixed(size), clocks.Success(size)):
         assert clocks.parse(clock.name) == clock
         assert hash(clocks.parse(clock.name)) == hash(clock)
 
 
-@pytest.mark.parametrize("name", ["regular", "effective", "failures"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_plain_clocks_are_found_by_their_own_name(name):
     assert clocks.parse(name).name == name
 

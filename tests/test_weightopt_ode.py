@@ -11,7 +11,7 @@ from weightopt.curve import solve
 from weightopt.errors import SolverError
 from weightopt.problem import Problem
 
-REGULAR = clocks.Regular()
+REGULAR = clocks.REGULAR
 
 
 @pytest.mark.parametrize("mobility", list(dynamics.MOBILITIES.values()), ids=lambda m: m.name)
@@ -51,7 +51,7 @@ def test_solving_time_of_plateau_with_its_kink():
 @given(start=st.floats(0.001, 0.5), gap=st.floats(1e-6, 0.4), name=st.sampled_from(["rloo", "grpo", "sqrt-r"]))
 @settings(derandomize=True, max_examples=25, deadline=None)
 def test_the_trajectory_is_at_the_target_at_the_hitting_time(start, gap, name):
-    weighting, clock = weightings.REGISTRY[name], clocks.Effective()
+    weighting, clock = weightings.REGISTRY[name], clocks.EFFECTIVE
     time = ode.hitting_time(weighting, clock, start, start + gap)
     reached = ode.trajectory(weighting, clock, start, [0.0, time])
     # Both runs have 1e-12 per step, in log-odds of size up to 7.

@@ -109,7 +109,7 @@ def test_problems_that_differ_in_one_parameter_differ():
 
 
 def test_numbers_of_any_ordinary_type_make_the_same_problem():
-    same = Problem(np.float64(0.01), 0.9, clocks.Effective(), dynamics.NATURAL, 1, 0, np.inf)  # pyright: ignore
+    same = Problem(np.float64(0.01), 0.9, clocks.EFFECTIVE, dynamics.NATURAL, 1, 0, np.inf)  # pyright: ignore
     assert same == Problem(**FINE)
     assert same.to_dict() == Problem(**FINE).to_dict()
     assert all(isinstance(same.to_dict()[key], float) for key in ("start", "target", "budget", "min_weight"))

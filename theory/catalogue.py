@@ -131,7 +131,8 @@ def _within(name: str, value: float, low: float, high: float) -> None:
     """Refuse a parameter outside [low, high], not-a-number included."""
     if not low <= value <= high:
         parameter = name.partition(":")[2]
-        raise ValueError(f"weighting '{name}' needs {parameter} from {low:g} to {high:g}, got {value:g}")
+        given = str(value)[:40] if isinstance(value, int) else f"{value:g}"  # :g fails for very long whole numbers
+        raise ValueError(f"weighting '{name}' needs {parameter} from {low:g} to {high:g}, got {given}")
 
 
 def _grpo_stabilised(epsilon: float) -> Entry:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from theory.measured import Measured
 
 Term = tuple[float, float]
-CHOICES = "regular, effective, failures, mixed:M, affine:a,b"
+CHOICES = "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"
 
 
 @runtime_checkable
@@ -38,48 +38,48 @@ class Clock(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regular:
-    """c = 1: update steps (arXiv 2602.11128)."""
+class Power:
+    """c = ρ^p (1-ρ)^q.
 
-    name: str = dataclasses.field(default="regular", init=False)
-    reading: str = dataclasses.field(default="update steps", init=False)
-    at_zero: Term = dataclasses.field(default=(1.0, 0.0), init=False)
-    at_one: Term = dataclasses.field(default=(1.0, 0.0), init=False)
+    Parameters
+    ----------
+    name, reading : str
+    at_success, at_failure : {-1, 0, 1}
+        p and q.
+    """
+
+    name: str
+    reading: str
+    at_success: int
+    at_failure: int
     kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
+
+    @property
+    def at_zero(self) -> Term:
+        """ρ^p."""
+        return (1.0, float(self.at_success))
+
+    @property
+    def at_one(self) -> Term:
+        """(1-ρ)^q."""
+        return (1.0, float(self.at_failure))
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """c(ρ), any shape."""
-        return np.ones_like(rho)
+        value = np.ones_like(rho)
+        for x, exponent in ((1 - rho, self.at_failure), (rho, self.at_success)):
+            if exponent:
+                value = value * x if exponent > 0 else value / x
+        return value
 
 
-@dataclasses.dataclass(frozen=True)
-class Effective:
-    """c = 1/ρ: expected draws per success (arXiv 2602.11128)."""
-
-    name: str = dataclasses.field(default="effective", init=False)
-    reading: str = dataclasses.field(default="expected draws per success", init=False)
-    at_zero: Term = dataclasses.field(default=(1.0, -1.0), init=False)
-    at_one: Term = dataclasses.field(default=(1.0, 0.0), init=False)
-    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
-
-    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
-        """c(ρ), any shape."""
-        return 1 / rho
-
-
-@dataclasses.dataclass(frozen=True)
-class Failures:
-    """c = (1-ρ)/ρ: expected failures before a success (derived; makes Linear-R optimal)."""
-
-    name: str = dataclasses.field(default="failures", init=False)
-    reading: str = dataclasses.field(default="expected failures before a success", init=False)
-    at_zero: Term = dataclasses.field(default=(1.0, -1.0), init=False)
-    at_one: Term = dataclasses.field(default=(1.0, 1.0), init=False)
-    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
-
-    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
-        """c(ρ), any shape."""
-        return (1 - rho) / rho
+# The first two are arXiv 2602.11128's, the others derived: each makes one named weighting optimal.
+REGULAR = Power("regular", "update steps", 0, 0)  # GRPO
+EFFECTIVE = Power("effective", "expected draws per success", -1, 0)  # Sqrt-R
+FAILURES = Power("failures", "expected failures before a success", -1, 1)  # Linear-R
+BOTH = Power("both", "draws until both outcomes are seen, roughly", -1, -1)  # Uniform-R
+VARIANCE = Power("variance", "variance of the reward", 1, 1)  # RLOO
+PLAIN: dict[str, Clock] = {clock.name: clock for clock in (REGULAR, EFFECTIVE, FAILURES, BOTH, VARIANCE)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Mixed:
     def __post_init__(self) -> None:
         whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
         if not (whole and 2 <= self.group_size <= 65536):
-            raise ValueError(f"clock 'mixed:M' needs a whole number M from 2 to 65536, got {self.group_size}")
+            raise ValueError(f"clock 'mixed:M' needs a whole number M from 2 to 65536, got {str(self.group_size)[:40]}")
 
     @property
     def name(self) -> str:
@@ -125,6 +125,51 @@ class Mixed:
         rare = np.minimum(rho, 1 - rho)
         # 1 - common^M through expm1: no cancellation where one outcome is rare.
         return 1 / (-np.expm1(self.group_size * np.log1p(-rare)) - rare**self.group_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Success:
+    """c = 1/(1-(1-ρ)^M): groups drawn per group with a success (derived).
+
+    Parameters
+    ----------
+    group_size : int
+        M ≥ 1; for M = 1 the effective clock.
+    """
+
+    group_size: int
+    kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
+        if not (whole and 1 <= self.group_size <= 65536):
+            raise ValueError(
+                f"clock 'success:M' needs a whole number M from 1 to 65536, got {str(self.group_size)[:40]}"
+            )
+
+    @property
+    def name(self) -> str:
+        """``success:M``."""
+        return f"success:{self.group_size}"
+
+    @property
+    def reading(self) -> str:
+        """One line for people."""
+        return f"groups of {self.group_size} drawn per group with a success"
+
+    @property
+    def at_zero(self) -> Term:
+        """1-(1-ρ)^M ~ Mρ."""
+        return (1 / self.group_size, -1.0)
+
+    @property
+    def at_one(self) -> Term:
+        """One group."""
+        return (1.0, 0.0)
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c(ρ), any shape."""
+        return -1 / np.expm1(self.group_size * np.log1p(-rho))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +219,6 @@ class Affine:
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """c(ρ), any shape."""
         return self.update + self.response / rho
-
-
-PLAIN: dict[str, Clock] = {"regular": Regular(), "effective": Effective(), "failures": Failures()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +287,7 @@ def parse(text: str) -> Clock:
     Parameters
     ----------
     text : str
-        ``regular``, ``effective``, ``failures``, ``mixed:M`` or ``affine:a,b``.
+        One of `CHOICES`, such as ``effective``, ``mixed:16`` or ``affine:1,0.5``.
 
     Raises
     ------
@@ -258,10 +300,12 @@ def parse(text: str) -> Clock:
     try:
         if name == "mixed":
             return Mixed(int(arguments))
+        if name == "success":
+            return Success(int(arguments))
         if name == "affine":
             update, response = arguments.split(",")
             return Affine(float(update), float(response))
     except ValueError as error:
         if str(error).startswith("clock"):
             raise
-    raise ValueError(f"unknown clock {text!r}; choose one of {CHOICES} (such as mixed:16 or affine:1,0.5)")
+    raise ValueError(f"unknown clock {text[:40]!r}; choose one of {CHOICES} (such as mixed:16 or affine:1,0.5)")

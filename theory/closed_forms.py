@@ -63,6 +63,8 @@ OPTIMAL: dict[str, Curve] = {
     "regular": lambda rho: 2 * np.arcsin(np.sqrt(rho)),
     "effective": lambda rho: -2 * _artanh_root(rho),
     "failures": np.log,
+    "both": log_odds,
+    "variance": lambda rho: rho,
 }
 
 
@@ -119,7 +121,7 @@ def trajectory(weighting: str, clock: str, start: float, times: ArrayLike) -> ND
 
 
 def optimal_time(clock: str, start: float, target: float, budget: float = 1.0) -> float:
-    """T* = (∫√(c/(ρ(1-ρ))) dρ)²/B for clock "regular", "effective", "failures" or "affine:a,b".
+    """T* = (∫√(c/(ρ(1-ρ))) dρ)²/B for the clocks of `OPTIMAL` and "affine:a,b".
 
     Raises
     ------

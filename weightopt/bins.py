@@ -27,12 +27,14 @@ def bin_program(problem: Problem, width: float = quadrature.PANEL_WIDTH) -> Cell
     cost = np.add.reduceat(np.sum(points.weight * problem.cost_density(points.rho), axis=1), first)
     mass = np.add.reduceat(np.sum(points.weight, axis=1), first)
     x = problem.coordinate(edges)
+    # The masses add up to the extent but for rounding, which must not push the mean weight over a bound that equals it.
+    mean = problem.budget / float(np.sum(mass))
     return CellProgram(
         cost,
         mass,
         problem.budget,
-        problem.min_weight,
-        problem.max_weight,
+        min(problem.min_weight, mean),
+        max(problem.max_weight, mean),
         problem.monotone,
         problem.lipschitz * np.diff((x[1:] + x[:-1]) / 2) if np.isfinite(problem.lipschitz) else np.inf,
         problem.max_ratio,

@@ -90,7 +90,7 @@ def _check_certificate(stated: Mapping[str, Any], proven: Mapping[str, Any], tol
         largest = RANGE_NOISE if key == "gap" and "worst_ratio" in proven else NOISE
         if not isinstance(value, float) or not abs(value) <= largest or (key != "budget_error" and value < 0):
             raise TableError(
-                f"key 'certificate.{key}' states {str(value)[:40]} but at most {largest:g} is certified; "
+                f"key 'certificate.{key}' states {repr(value)[:40]} but at most {largest:g} is certified; "
                 "build the table again."
             )
     return proven["gap"]
@@ -105,7 +105,7 @@ def _check_population(table: WeightTable, rebuilt: WeightTable) -> str:
         # Rounding enters a flow time relative to the longest one, so less is reproduced than a formula gives.
         if not (type(stated[key]) is float and abs(stated[key] - value) <= NOISE * max(1.0, abs(value))):
             raise TableError(
-                f"key 'certificate.{key}' is {str(stated[key])[:40]} but {value!r} is computed; build the table again."
+                f"key 'certificate.{key}' is {repr(stated[key])[:40]} but {value!r} is computed; build the table again."
             )
     return (
         f"{len(table.weight)} weights found equal; time {proven['time']:.9g} and lower bound "
@@ -156,7 +156,7 @@ def _rebuild(table: WeightTable) -> WeightTable:
                 return group_solved_table(solved, all_wrong, all_right)
             solution = solve(Problem.from_dict(table.problem))
         except ProblemError as error:
-            raise TableError(f"key 'problem.{error.field}' {error.sentence}; build the table again.") from None
+            raise TableError(f"key {'problem.' + error.field!r} {error.sentence}; build the table again.") from None
         except SolverError as error:
             raise TableError(f"key 'problem' cannot be certified: {error}; build the table again.") from None
         rebuilt = solved_table(solution, group_size, all_wrong, all_right)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from weightopt.problem import Problem
 
 CLOCKS = (
-    "regular, effective, failures, mixed:M, affine:a,b (a + b/ρ); or measured, two columns in a CSV file: "
+    "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b (a + b/ρ); or measured, "
+    "two columns in a CSV file: "
     "csv:FILE (rho,cost), tokens:FILE (rho,tokens: response length, paid per update), tokens-effective:FILE "
     "(the same, paid per draw until a success)"
 )

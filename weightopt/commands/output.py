@@ -27,11 +27,17 @@ def check_folders(**paths: Path | None) -> None:
     """Refuse the first path that cannot be written, or that two options share, before anything is written."""
     seen: set[Path] = set()
     for name, path in paths.items():
-        if path is not None and path.resolve() in seen:
+        if path is None:
+            continue
+        try:
+            whole = path.resolve()
+            writable = path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()
+        except (OSError, RuntimeError, ValueError):  # a name too long, links in a circle, a null byte
+            refuse(f"--{name}: cannot write {path}; give a file in an existing, writable folder")
+        if whole in seen:
             refuse(f"--{name}: {path} is named by another option already; give each file a name of its own")
-        if path is not None:
-            seen.add(path.resolve())
-        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        seen.add(whole)
+        if not writable:
             refuse(f"--{name}: cannot write {path}; give a file in an existing, writable folder")
 
 
