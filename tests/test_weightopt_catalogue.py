@@ -94,7 +94,7 @@ def test_every_altered_number_of_a_table_is_found(name):
             tried += 1
     assert tried == 7 + 7 + 7
     changed = json.loads(json.dumps(original))
-    changed["all_wrong_advantage"] -= 0.5
+    changed["--all-wrong"] -= 0.5
     changed["advantage_wrong"][0] -= 0.5
     with pytest.raises(TableError):
         verify(forged(changed))
@@ -198,7 +198,7 @@ def test_table_scales_a_scheme_to_a_budget(run):
         (["--weighting", "bnpo"], ["--weighting", "bnpo:mean,variance"]),
         (["--weighting", "nothing"], ["--weighting", "weightopt list"]),
         (["--weighting", "pass-at-k:4096"], ["pass-at-k:4096", "rounds to 0", "--group-size"]),
-        (["--weighting", "psr", "--group-size", "8", "--all-wrong", "nan"], ["all_wrong_advantage"]),
+        (["--weighting", "psr", "--group-size", "8", "--all-wrong", "nan"], ["--all-wrong"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_no_file(run, tmp_path, arguments, words):

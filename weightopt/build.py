@@ -194,6 +194,9 @@ def scheme_table(
         raise TableError(f"{error}; raise --group-size.") from None
     wrong[0] = wrong[0] if all_wrong is None else float(all_wrong)
     correct[-1] = correct[-1] if all_right is None else float(all_right)
+    for side, advantage in (("wrong", wrong[0]), ("right", correct[-1])):
+        if not math.isfinite(advantage):
+            raise TableError(f"--all-{side} must be a finite number, got {advantage}.")
     return WeightTable(
         name=scheme.name,
         label=scheme.label,

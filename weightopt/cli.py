@@ -8,6 +8,7 @@ Other packages hand in subcommands through the entry-point group ``weightopt.com
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import sys
 from typing import Any
 
@@ -46,6 +47,9 @@ def main() -> None:
     from weightopt.errors import ProblemError, SolverError
     from weightopt.table import TableError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name, or a terminal, need not know every character
+            stream.reconfigure(errors="backslashreplace")
     _add_commands()
     try:
         status = app(standalone_mode=False)
@@ -70,7 +74,10 @@ def main() -> None:
 
 def _add_commands() -> None:
     """Attach the subcommands of the other packages; one that cannot be loaded says so when it is called."""
+    known = {command.name for command in app.registered_commands}
     for entry in sorted(importlib.metadata.entry_points(group="weightopt.commands"), key=lambda entry: entry.name):
+        if entry.name in known:
+            continue
         try:
             command = entry.load()
         except (ImportError, AttributeError) as error:

@@ -185,7 +185,7 @@ class Design(NamedTuple):
     rho: NDArray[np.float64]  # (r,)
     measure: NDArray[np.float64]  # (r,) dm = p dρ
     cost: NDArray[np.float64]  # (r,) f dm = c/κ dρ
-    per_time: NDArray[np.float64]  # (r,) dρ/κ
+    per_time: NDArray[np.float64]  # (r,) p dρ/κ
     speeds: NDArray[np.float64]  # (r, n): u = speeds @ y
     squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
     rays: NDArray[np.float64]  # (n, k): y = rays @ v
@@ -259,6 +259,7 @@ def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
     return design_of(problem, width), design_of(problem, width / 2)
 
 
+@np.errstate(all="ignore")
 def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> Certificate:
     found = []
     for design in designs:
@@ -307,7 +308,7 @@ def time_and_budget(
     time = float(np.sum(cost / u))
     if problem.budget_kind == "drift":
         return time, float(measure @ u)
-    return time, float(np.sum(cost / curve.clock(rho) * second_moment(rho, correct, wrong) / u))
+    return time, float(np.sum(_budget_per_time(curve, rho, measure) * second_moment(rho, correct, wrong) / u))
 
 
 def panel_width(problem: GroupProblem) -> float:
@@ -338,11 +339,17 @@ def design_of(problem: GroupProblem, width: float, breaks: tuple[float, ...] = (
         rho=rho,
         measure=measure,
         cost=measure * curve.cost_density(rho),
-        per_time=measure * curve.cost_density(rho) / curve.clock(rho),
+        per_time=_budget_per_time(curve, rho, measure),
         speeds=speeds,
         squares=squares,
         rays=rays[:, drift > UNSEEN * np.max(drift)],
     )
+
+
+def _budget_per_time(curve: Problem, rho: NDArray[np.float64], measure: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p dρ/κ: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
+    density = 1.0 if curve.budget_density is None else curve.budget_density(rho)
+    return measure * curve.cost_density(rho) * density / curve.clock(rho)
 
 
 def _rays(problem: GroupProblem, count: int) -> NDArray[np.float64]:
@@ -387,8 +394,12 @@ def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float
     return design.rays.T @ of_time @ design.rays, design.rays.T @ of_budget @ design.rays
 
 
+@np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
 def least_time_rays(design: Design) -> NDArray[np.float64]:
-    """Minimise T + V over v ≥ 0 by a primal-dual interior-point method; v with a gap near `AIM`, shape (k,)."""
+    """Minimise T + V over v ≥ 0 by a primal-dual interior-point method; v with a gap near `AIM`, shape (k,).
+
+    Where rounding stops the method it is the best v so far.
+    """
     drift = (design.measure @ design.speeds) @ design.rays
     # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
@@ -418,7 +429,10 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
         curvature = np.add(*curvatures(design, design.rays @ v)) * np.outer(unit, unit)
         curvature[np.diag_indices_from(curvature)] += z / x
         scale = 1 / np.sqrt(np.diag(curvature))
-        dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
+        try:
+            dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
+        except np.linalg.LinAlgError:
+            break
         dz = barrier / x - z - z * dx / x
         primal, dual = _reach(x, dx), _reach(z, dz)
         v, z = unit * (x + primal * dx), z + dual * dz

@@ -82,6 +82,7 @@ class Prices(NamedTuple):
         return Prices(self.budget * budget, *rest)
 
 
+@np.errstate(all="ignore")  # an iterate that overflows is not judged
 def interior_point(
     terms: Callable[[Array], Terms],
     mass: Array,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,7 +12,8 @@ from theory.dynamics import MOBILITIES, Mobility
 from theory.measured import Measured
 from weightopt.errors import ProblemError
 
-MAX_LINES = 100_000
+MAX_CHARACTERS = 100_000
+MAX_LINES = 200  # more are noise rather than shape: a kink each, for every integral to be split at
 
 
 def read_clock(text: str, start: float, target: float) -> Clock | str:
@@ -62,16 +64,24 @@ def _read(field: str, path: str, column: str, start: float, target: float) -> Me
         raise ProblemError(field, f"file {path}: {sentence}")
 
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row and line <= MAX_LINES + 1]
+        if Path(path).exists() and not Path(path).is_file():
+            refuse(f"is not a file; give a CSV file with the columns rho,{column}")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read(MAX_CHARACTERS + 1)
+        reader = csv.reader(io.StringIO(text))
+        rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         refuse(f"cannot be read ({error.strerror}); give a CSV file with the columns rho,{column}")
     except (ValueError, csv.Error):
         refuse(f"is not CSV text; give two columns, rho,{column}")
+    if len(text) > MAX_CHARACTERS:
+        refuse(f"is too large for at most {MAX_LINES} lines of numbers; average finer measurements into bins")
     if not rows or [name.strip() for name in rows[0][1]] != ["rho", column]:
         refuse(f"line 1 must be the header rho,{column}")
     if not 2 <= len(rows) - 1 <= MAX_LINES:
-        refuse(f"must have from 2 to {MAX_LINES} lines of numbers under its header, has {len(rows) - 1}")
+        refuse(
+            f"must have from 2 to {MAX_LINES} lines of numbers under its header; average finer measurements into bins"
+        )
     points: list[tuple[float, float]] = []
     for line, row in rows[1:]:
         if len(row) != 2:
@@ -86,7 +96,7 @@ def _read(field: str, path: str, column: str, start: float, target: float) -> Me
         if not 0 < rho < 1:
             refuse(f"line {line}, column rho: must lie in (0, 1), is {rho:g}")
         if points and not rho > points[-1][0]:
-            refuse(f"line {line}, column rho: must be larger than in the line before, is {rho:g}")
+            refuse(f"line {line}, column rho: must be larger than in the line before, is {rho!r}")
         if not 1e-30 <= value <= 1e30:
             refuse(f"line {line}, column {column}: must be positive, from 1e-30 to 1e30, is {value:g}")
         points.append((rho, value))

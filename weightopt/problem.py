@@ -29,6 +29,7 @@ MOST_BINS = 10_000
 EDGE = 1e-12
 # Budgets and bounds beyond this only shift the decimal point, until they overflow.
 LARGEST, SMALLEST = 1e30, 1e-30
+NARROWEST = 1e-9  # from start to target in log-odds, below which the digits of their difference run out
 # Parameters that came after the first table files, with the value that such a file means.
 LATER = {"lipschitz": None, "lipschitz_in": "log-odds", "max_ratio": None, "bins": None}
 
@@ -129,6 +130,10 @@ class Problem:
                 raise ProblemError(field, f"must be a probability in (0, 1), from 1e-12 to 1 - 1e-12, got {value:g}")
         if not self.start < self.target:
             raise ProblemError("start", f"must be below the target {self.target!r}, got {self.start!r}")
+        if quadrature.log_odds_distance(self.start, self.target) < NARROWEST:
+            raise ProblemError(
+                "start", f"must be below the target {self.target!r} by 1e-9 in log-odds at least, got {self.start!r}"
+            )
         if not SMALLEST <= self.budget <= LARGEST:
             raise ProblemError("budget", f"must be a positive number, from 1e-30 to 1e30, got {self.budget:g}")
         if not 0 <= self.min_weight <= LARGEST:
@@ -176,8 +181,8 @@ class Problem:
             if not left < right:
                 raise ProblemError(
                     "bins",
-                    f"must be edges that increase strictly between start {self.start:g} and target {self.target:g}; "
-                    f"{right:g} follows {left:g}",
+                    f"must be edges that increase strictly between start {self.start!r} and target {self.target!r}; "
+                    f"{right!r} follows {left!r}",
                 )
 
     @property

@@ -263,6 +263,7 @@ def _between(problem: RangeProblem, correct: Array, wrong: Array) -> float:
     return worst
 
 
+@np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
 def _dinkelbach(designs: list[Design], scale: Array) -> tuple[Array, Array]:
     """The table, shape (n,), and the prices of the starts, shape (17,), of the least worst ratio."""
     rays = designs[0].rays
@@ -294,7 +295,10 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
     rays = designs[0].rays
     k, starts = x.size, scale.size
     x = (1 - MIXED) * x + MIXED / k
-    value, _ = _excess([evaluate(design, rays @ (unit * x)) for design in designs], scale, ratio)
+    states = [evaluate(design, rays @ (unit * x)) for design in designs]
+    # A start close to the target spends little: every excess is counted in what the first table spends from there.
+    share = 1 / np.array([state.spent for state in states])
+    value = _excess(states, scale, ratio)[0] * share
     spread = max(float(np.ptp(value)), MIXED)
     level, slack = float(np.max(value)), np.max(value) - value + spread
     price = np.full(starts, 1 / starts)
@@ -303,7 +307,7 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         table = rays @ (unit * x)
         states = [evaluate(design, table) for design in designs]
         value, slope = _excess(states, scale, ratio)
-        slope = slope * unit
+        value, slope = value * share, slope * np.outer(share, unit)
         open_by = value + slack - level
         gap = float(price @ slack + dual @ x)
         residual = price @ slope - dual
@@ -311,7 +315,7 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         if gap < CLOSED and np.max(np.abs(open_by)) < CLOSED:
             break
         target = CENTRING * gap / (starts + k)
-        curvature = _curvature(designs, table, states, price, ratio * scale) * np.outer(unit, unit)
+        curvature = _curvature(designs, table, states, price * share, ratio * scale) * np.outer(unit, unit)
         stiff = price / slack
         matrix = np.zeros((k + 2, k + 2))
         matrix[:k, :k] = curvature + (slope.T * stiff) @ slope + np.diag(dual / x)
@@ -326,7 +330,10 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         )
         norm = 1 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), 1e-12))
         norm[k + 1] = 1.0
-        step = norm * np.linalg.solve(matrix * np.outer(norm, norm), norm * right)
+        try:
+            step = norm * np.linalg.solve(matrix * np.outer(norm, norm), norm * right)
+        except np.linalg.LinAlgError:
+            break
         dx, dlevel = step[:k], float(step[k])
         dslack = dlevel - slope @ dx - open_by
         dprice = target / slack - price - stiff * dslack
@@ -335,7 +342,7 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         both = min(_reach(price, dprice), _reach(dual, ddual))
         x, level, slack = x + primal * dx, level + primal * dlevel, slack + primal * dslack
         price, dual = price + both * dprice, dual + both * ddual
-    return x / x.sum(), price
+    return x / x.sum(), price * share
 
 
 def _curvature(designs: list[Design], table: Array, states: list[State], price: Array, scale: Array) -> Array:

@@ -57,10 +57,12 @@ ShapeName = Annotated[
     ),
 ]
 AllWrong = Annotated[
-    float | None, typer.Option(help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0.")
+    float | None,
+    typer.Option(help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0, or what is published."),
 ]
 AllRight = Annotated[
-    float | None, typer.Option(help="Advantage in all-right groups; default the limit of (1-ρ)ω at ρ = 1.")
+    float | None,
+    typer.Option(help="Advantage in all-right groups; default the limit of (1-ρ)ω at ρ = 1, or what is published."),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -26,7 +26,8 @@ from weightopt.commands.options import (
 from weightopt.commands.output import check_folders, only_defaults, print_json, print_weights, refuse, replace, write
 
 if TYPE_CHECKING:
-    from weightopt.finite_group import GroupSolution
+    from weightopt.finite_group import GroupProblem, GroupSolution
+    from weightopt.problem import Problem
     from weightopt.solution import Solution
     from weightopt.start_range import RangeSolution
     from weightopt.table import WeightTable
@@ -45,7 +46,9 @@ def solve(
         ),
     ] = None,
     mobility: MobilityName = "natural",
-    budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ, positive.")] = 1.0,
+    budget: Annotated[
+        float, typer.Option(help="Update budget, positive: ∫ω dρ, or what --budget-density and --budget-kind make it.")
+    ] = 1.0,
     budget_density: Density = None,
     min_weight: Annotated[float, typer.Option(help="Curve: lower bound on the weight, from 0 up.")] = 0.0,
     max_weight: Annotated[float | None, typer.Option(help="Curve: upper bound on the weight; default none.")] = None,
@@ -93,46 +96,12 @@ def solve(
     Without --group-size the answer is a curve ω(ρ), optimal for very large groups. With it, the answer is the best
     table for groups of M responses, which is not the curve read at K/M.
     """
-    from weightopt.build import group_solved_table, solved_table
-    from weightopt.curve import solve as solve_curve
-    from weightopt.finite_group import GroupProblem, GroupSolution, solve_group
-    from weightopt.solution import Solution
-    from weightopt.start_range import RangeProblem, solve_range
-
     check_folders(output=output, csv=csv, plot=plot)
-    if start is None and start_range is None:
-        refuse("missing option '--start', a success probability in (0, 1), or --start-range")
-    if start is not None and start_range is not None:
-        refuse("--start and --start-range exclude each other: give one start, or a range of them")
-    if start_range is not None and (group_size is None or plug_in):
-        refuse(
-            "--start-range needs --group-size without --plug-in: the best curve without constraints, ω ∝ √(c/κ), is "
-            "the same for every start, so a range asks nothing new of it"
-        )
-    first = start if start_range is None else start_range[0]
-    assert first is not None
-    problem = read_problem(
-        start=first,
-        target=target,
-        clock=clock,
-        mobility=mobility,
-        budget=budget,
-        budget_density=budget_density,
-        min_weight=min_weight,
-        max_weight=float("inf") if max_weight is None else max_weight,
-        monotone=monotone,
-        max_ratio=float("inf") if max_ratio is None else max_ratio,
-        lipschitz=float("inf") if lipschitz is None else lipschitz,
-        lipschitz_in=lipschitz_in,
-        bins=None if bins is None else read_numbers("bins", bins),
-    )
     for_table = {"step_model": step_model, "budget_kind": budget_kind, "shape": shape, "uncentred": uncentred}
     if group_size is None or plug_in:
         only_defaults(for_table, "needs --group-size without --plug-in: it describes the best table of a group")
         if plug_in and group_size is None:
             refuse("--plug-in needs --group-size, the M of the K/M at which the curve is read")
-        solution: Solution | GroupSolution | RangeSolution = solve_curve(problem)
-        result = solved_table(solution, group_size, all_wrong, all_right)
     else:
         if uncentred and (budget_kind, shape) != ("advantage-variance", "free"):
             refuse("--uncentred needs --budget-kind advantage-variance and --shape free")
@@ -146,31 +115,135 @@ def solve(
             "bins": bins,
         }
         only_defaults(for_curve, "shapes a curve: add --plug-in to read that curve at K/M, or use --shape")
+        only_defaults(
+            {"all_wrong": all_wrong, "all_right": all_right},
+            "would change a table that was solved for, and prove nothing about it: add --plug-in, or --uncentred to "
+            "have these advantages solved for too",
+        )
+    if lipschitz is None:
+        only_defaults({"lipschitz_in": lipschitz_in}, "needs --lipschitz, the slope that it is about")
+    problem = read_problem(
+        start=_first_start(start, start_range, target, group_size is not None and not plug_in),
+        target=target,
+        clock=clock,
+        mobility=mobility,
+        budget=budget,
+        budget_density=budget_density,
+        min_weight=min_weight,
+        max_weight=float("inf") if max_weight is None else max_weight,
+        monotone=monotone,
+        max_ratio=float("inf") if max_ratio is None else max_ratio,
+        lipschitz=float("inf") if lipschitz is None else lipschitz,
+        lipschitz_in=lipschitz_in,
+        bins=None if bins is None else read_numbers("bins", bins),
+    )
+    if group_size is None or plug_in:
+        answer = _solve_curve(problem, group_size, all_wrong, all_right)
+    else:
+        from weightopt.finite_group import GroupProblem
+
         group = GroupProblem(problem, group_size, step_model, budget_kind, shape, not uncentred)  # pyright: ignore[reportArgumentType]
-        solution = solve_group(group) if start_range is None else solve_range(RangeProblem(group, start_range[1]))
-        result = group_solved_table(solution, all_wrong, all_right)
-    write(result, output, csv)
+        answer = _solve_group(group, None if start_range is None else start_range[1])
+    picture = None
     if plot is not None:
+        from weightopt.curve import solve as solve_curve
         from weightopt.plot import draw_weights
 
-        replace("--plot", plot, draw_weights(solve_curve(problem), result))
+        picture = draw_weights(solve_curve(problem), answer.table)
+    # All that can fail has been done: what is written now is whole.
+    write(answer.table, output, csv)
+    if plot is not None and picture is not None:
+        replace("--plot", plot, picture)
     if as_json:
-        print_json(_solution_document(solution, result))
+        print_json(_solution_document(answer))
         return
-    print(solution)
-    if isinstance(solution, Solution):
-        print_weights(result, solution)
-        return
-    if budget_kind == "drift" and isinstance(solution, GroupSolution):
-        ratio = solution.time / solve_curve(problem).time
-        print(f"  curve        {ratio:.4f} times the time of the curve, which no group size beats")
-    print_weights(result)
+    print(answer.solution)
+    for line in answer.remarks:
+        print(line)
+    print_weights(answer.table, answer.curve)
 
 
-def _solution_document(solution: Solution | GroupSolution | RangeSolution, table: WeightTable) -> dict[str, Any]:
+class _Answer(NamedTuple):
+    """What was solved, as a table, and lines that put its numbers in relation; ``curve`` if that is what is shown."""
+
+    solution: Solution | GroupSolution | RangeSolution
+    table: WeightTable
+    remarks: tuple[str, ...] = ()
+    table_time: float | None = None
+    curve: Solution | None = None
+
+
+def _first_start(start: float | None, start_range: tuple[float, float] | None, target: float, for_table: bool) -> float:
+    """The start, or the first of a range; refuses neither, both, and a range that is none."""
+    if start is not None and start_range is not None:
+        refuse("--start and --start-range exclude each other: give one start, or a range of them")
+    if start_range is not None:
+        if not for_table:
+            refuse(
+                "--start-range needs --group-size without --plug-in: the best curve without constraints, ω ∝ √(c/κ), "
+                "is the same for every start, so a range asks nothing new of it"
+            )
+        if not 0 < start_range[0] < start_range[1] < target:
+            refuse(
+                f"--start-range must be two success probabilities, the second above the first and below the target "
+                f"{target:g}, got {start_range[0]!r} {start_range[1]!r}"
+            )
+        return start_range[0]
+    if start is None:
+        refuse("missing option '--start', a success probability in (0, 1), or --start-range")
+    return start
+
+
+def _solve_curve(problem: Problem, group_size: int | None, all_wrong: float | None, all_right: float | None) -> _Answer:
+    """The best curve; read at K/M it is a table, which has a time of its own."""
+    import math
+
+    import numpy as np
+
+    from weightopt.build import solved_table
+    from weightopt.curve import solve as solve_curve
+    from weightopt.finite_group import LARGEST_GROUP, GroupProblem, time_and_budget
+
+    solution = solve_curve(problem)
+    table = solved_table(solution, group_size, all_wrong, all_right)
+    if group_size is None:
+        return _Answer(solution, table, curve=solution)
+    remarks = ["  read at K/M  status, time and bound above are the curve's, for very large groups"]
+    time = None
+    if group_size <= LARGEST_GROUP:
+        correct, wrong = np.array(table.advantage_correct), np.array(table.advantage_wrong)
+        time, spent = time_and_budget(GroupProblem(problem.unconstrained, group_size), correct, wrong)
+        time = time * spent / problem.budget if math.isfinite(time) else None
+        took = "never arrives" if time is None else f"takes {time:.6g}"
+        remarks.append(
+            f"  this table   {took} in groups of {group_size} (ratio step, drift budget); see compare --group-size"
+        )
+    return _Answer(solution, table, tuple(remarks), time)
+
+
+def _solve_group(group: GroupProblem, last_start: float | None) -> _Answer:
+    """The best table for one start, or for a range of them."""
+    from weightopt.build import group_solved_table
+    from weightopt.curve import solve as solve_curve
+    from weightopt.finite_group import solve_group
+    from weightopt.start_range import RangeProblem, solve_range
+
+    if last_start is not None:
+        of_range = solve_range(RangeProblem(group, last_start))
+        return _Answer(of_range, group_solved_table(of_range))
+    solution = solve_group(group)
+    remarks = ()
+    if group.budget_kind == "drift":
+        ratio = solution.time / solve_curve(group.curve).time
+        remarks = (f"  curve        {ratio:.4f} times the time of the curve, which no group size beats",)
+    return _Answer(solution, group_solved_table(solution), remarks)
+
+
+def _solution_document(answer: _Answer) -> dict[str, Any]:
     from weightopt.solution import Solution
     from weightopt.start_range import RangeSolution
 
+    solution, table = answer.solution, answer.table
     if isinstance(solution, Solution) and table.group_size is None:
         rho = solution.grid()
         numbers = {"rho": rho.tolist(), "weight": solution.weighting(rho).tolist()}
@@ -191,6 +264,8 @@ def _solution_document(solution: Solution | GroupSolution | RangeSolution, table
         }
     else:
         measure = {"time": solution.time}
+    if answer.table_time is not None:
+        measure["table_time"] = answer.table_time
     return {
         "status": solution.status.name.lower(),
         **measure,

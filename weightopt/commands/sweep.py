@@ -19,7 +19,10 @@ def sweep(
     target: Annotated[str, typer.Option(help=f"Success probabilities to reach: {GRID} even in log-odds.")],
     output: Annotated[Path, typer.Option(help="CSV file with a row for every combination.")],
     clock: Annotated[
-        list[str], typer.Option(help="What time costs, a name as for solve; repeat it for more.", show_default=False)
+        list[str],
+        typer.Option(
+            help="What time costs, by name as for solve but not from a file; repeat it for more.", show_default=False
+        ),
     ],
     mobility: Annotated[
         list[str] | None, typer.Option(help="natural (default) or softmax-gradient; repeatable.")
@@ -78,20 +81,22 @@ def sweep(
     problems.check()
     began = time.perf_counter()
     columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
-        bar = progress.add_task("", total=problems.size)
-        try:
-            ended = run_sweep(
-                problems,
-                output,
-                min(workers or cores, problems.size),
-                lambda rows: progress.advance(bar, rows),
-                resume=resume,
-            )
-        except KeyboardInterrupt:
-            fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
-        except OSError as error:
-            refuse(f"--output: cannot write {output} ({error.strerror}); give a file in an existing, writable folder")
+    progress = Progress(*columns, console=Console(stderr=True), disable=as_json)
+    bar = progress.add_task("", total=problems.size)
+
+    def advance(rows: int) -> None:
+        progress.start()  # from the first row on: a sweep that is refused shows no bar
+        progress.advance(bar, rows)
+
+    try:
+        ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume)
+    except KeyboardInterrupt:
+        progress.stop()
+        fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
+    except OSError as error:
+        progress.stop()
+        refuse(f"--output: cannot write {output} ({error.strerror}); give a file in an existing, writable folder")
+    progress.stop()
     seconds = time.perf_counter() - began
     if as_json:
         print_json({"file": str(output), "rows": problems.size, **ended, "seconds": seconds})
