@@ -1,4 +1,4 @@
-"""The command ``weightopt figures``: draw figures by name into a folder.
+"""The command ``weightopt figures``: draw figures by name into a folder, and write the page that shows them all.
 
 Only the standard library and typer are imported here, so that the command line starts fast.
 """
@@ -8,56 +8,154 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-NAMES = ("weights", "trajectories", "relative-cost", "training")
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+NAMES = (
+    "weights",
+    "surrogates",
+    "trajectories",
+    "relative-cost",
+    "cost-map",
+    "group-tables",
+    "group-loss",
+    "population",
+    "simulation",
+    "regimes",
+    "all-wrong",
+    "training",
+    "histograms",
+)
+FROM_RUNS = ("training", "histograms")
+INSTALL = "pip install 'weightopt[sim]'"
+# The packages of the extra; any other missing import is a defect and shows its traceback.
+EXTRA = frozenset({"llvmlite", "numba"})
+PAGE_DPI = 120  # of the pictures on the page, which people have to download
+
+
+class Drawn(NamedTuple):
+    """A figure: its module, the plotted numbers and the picture."""
+
+    module: Any
+    frame: pd.DataFrame
+    figure: Figure
+
+
+class MissingError(Exception):
+    """What a figure needs is not there: the sentence says what to do, to the user and on the page."""
+
+    def __init__(self, sentence: str, title: str, on_the_page: str) -> None:
+        super().__init__(sentence)
+        self.title, self.on_the_page = title, on_the_page
 
 
 def figures(
     names: Annotated[list[str] | None, typer.Argument(help=f"Which: {', '.join(NAMES)}.  [default: all]")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the PNG and CSV files.")] = Path("out/figures"),
-    runs: Annotated[Path, typer.Option(help="Training runs for the figure 'training': TABLE/SEED folders.")] = Path(
-        "out/demo/runs"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for the PNG, PDF and CSV files.")] = Path("out/figures"),
+    runs: Annotated[
+        Path, typer.Option(help=f"Training runs for {' and '.join(FROM_RUNS)}: TABLE/SEED folders.")
+    ] = Path("out/demo/runs"),
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the page of all figures there, such as docs/figures.md, its pictures in a folder beside."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files written as one JSON document.")] = False,
 ) -> None:
-    """Draw figures: a PNG and the plotted numbers as CSV each, byte-identical when repeated."""
-    wanted = names or list(NAMES)
-    for name in wanted:
+    """Draw figures: PNG, PDF and the plotted numbers as CSV each, byte-identical when repeated."""
+    for name in names or ():
         if name not in NAMES:
             _refuse(f"unknown figure {name!r}; choose one of {', '.join(NAMES)}")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _refuse(f"--output: cannot make the folder {output} ({error.strerror})")
+    if captions is not None and names:
+        _refuse("--captions writes the page of all figures: leave the names out")
+    _make(output, "--output")
+    if captions is not None:
+        _make(captions.parent / captions.stem, "--captions")
     written: dict[str, list[str]] = {}
-    for name in wanted:
+    sections = []
+    for name in names or NAMES:
         try:
-            png, csv = _draw(name, output, runs)
-        except FileNotFoundError as error:
+            drawn = _draw(name, runs)
+            files = _write(output, name, drawn)
+            if captions is not None:
+                sections.append(_section(name, drawn, captions))
+        except MissingError as error:
             if names:
-                _refuse(f"figure 'training': {error}; run `make demo` first or name a folder with --runs")
-            print(f"{name}: left out, {error}; `make demo` makes some", file=sys.stderr)
+                _refuse(f"figure {name!r}: {error}")
+            print(f"{name}: left out, {error}", file=sys.stderr)
+            if captions is not None:
+                sections.append(_empty_section(name, error))
             continue
         except (OSError, ValueError) as error:
             _refuse(f"figure {name!r}: {error}")
-        written[name] = [str(png), str(csv)]
+        written[name] = files
         if not as_json:
-            print(f"{png}\n{csv}")
+            print("\n".join(files))
+    if captions is not None:
+        from figures.captions import page
+        from weightopt.table import replace_file
+
+        replace_file(captions, page(sections).encode())
+        if not as_json:
+            print(captions)
     if as_json:
         print(json.dumps(written))
 
 
-def _draw(name: str, output: Path, runs: Path) -> tuple[Path, Path]:
+def _draw(name: str, runs: Path) -> Drawn:
     import importlib
 
+    try:
+        module = importlib.import_module(f"figures.{name.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        sentence = f"it needs {package}, which is not installed: {INSTALL}"
+        raise MissingError(sentence, name, f"Not drawn here: {sentence}.") from None
+    try:
+        frame = module.data(runs) if name in FROM_RUNS else module.data()
+    except FileNotFoundError as error:
+        sentence = f"{error}; `make demo` makes some, --runs names others"
+        raise MissingError(sentence, module.TITLE, "Not drawn here: it needs training runs (`--runs`).") from None
+    return Drawn(module, frame, module.draw(frame))
+
+
+def _write(output: Path, name: str, drawn: Drawn) -> list[str]:
     from figures.output import write
 
-    module = importlib.import_module(f"figures.{name.replace('-', '_')}")
-    frame = module.data(runs) if name == "training" else module.data()
-    return write(output, name, module.draw(frame), frame)
+    return [str(path) for path in write(output, name, drawn.figure, drawn.frame)]
+
+
+def _section(name: str, drawn: Drawn, captions: Path) -> Any:
+    from figures.captions import Section
+    from figures.output import png
+    from weightopt.table import replace_file
+
+    folder = captions.parent / captions.stem
+    replace_file(folder / f"{name}.png", png(drawn.figure, PAGE_DPI))
+    module = drawn.module
+    table = module.table(drawn.frame) if hasattr(module, "table") else None
+    return Section(name, module.TITLE, module.caption(drawn.frame), f"{captions.stem}/{name}.png", table)
+
+
+def _empty_section(name: str, error: MissingError) -> Any:
+    from figures.captions import Section
+
+    return Section(name, error.title, error.on_the_page)
+
+
+def _make(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _refuse(f"{option}: cannot make the folder {folder} ({error.strerror})")
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -8,8 +8,10 @@ from matplotlib.figure import Figure
 
 from figures import style
 from weightopt.compare import compare
+from weightopt.curve import TOLERANCE
 from weightopt.problem import Problem
 
+TITLE = "Cost relative to the optimum"
 CASES = (
     (0.01, 0.9, "regular"),
     (0.01, 0.9, "effective"),
@@ -40,19 +42,35 @@ def draw(frame: pd.DataFrame) -> Figure:
     grid = frame.pivot_table(index=["start", "target", "clock"], columns="weighting", values="ratio", sort=False)
     grid = grid[list(style.NAMES)]
     ratios = grid.to_numpy()
-    figure = style.page(7.4, 3.4)
+    figure = style.page(style.WIDTH, 3.0)
     axes = figure.subplots()
     axes.imshow(np.log(ratios), cmap="OrRd", vmin=0, vmax=np.log(4), aspect="auto")
     for i, j in np.ndindex(ratios.shape):
         best = ratios[i, j] < ratios[i].min() + 5e-4
         ink = "white" if ratios[i, j] > 2.6 else style.INK
         weight = "bold" if best else "normal"
-        axes.text(j, i, f"{ratios[i, j]:.3f}", ha="center", va="center", color=ink, fontsize=9, weight=weight)
-    names = [style.label(name).replace(" (", "\n(") for name in grid.columns]
+        axes.text(j, i, f"{ratios[i, j]:.3f}", ha="center", va="center", color=ink, fontsize=8.5, weight=weight)
+    names = [style.short(name) for name in grid.columns]
     cases = [f"{start:g} → {target:g}, {clock}" for start, target, clock in CASES]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_yticks(range(len(grid)), cases, fontsize=8)
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("time relative to the certified optimum at equal budget; 1 is optimal", fontsize=9, color=style.INK)
+    axes.set_xlabel("time / least possible time at equal budget ∫ω dρ; best in bold", fontsize=8.5, color=style.INK)
+    style.foot(figure)
     return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What is shown, with its numbers."""
+    ratio = frame.set_index(["start", "target", "clock", "weighting"])["ratio"]
+    after = ratio.loc[0.38, 0.7]
+    return (
+        f"Time from start to target over the certified optimum (gap below {TOLERANCE:g}) at equal budget "
+        f"∫ω dρ, one prompt in the population limit. From 0.01 to 0.9 GRPO takes "
+        f"{ratio[0.01, 0.9, 'regular', 'grpo']:.3f} in regular time, {ratio[0.01, 0.9, 'effective', 'grpo']:.3f} in "
+        f"effective time and {ratio[0.01, 0.9, 'mixed:16', 'grpo']:.3f} where groups of 16 are drawn until one is "
+        f"mixed; Sqrt-R {ratio[0.01, 0.9, 'regular', 'sqrt-r']:.3f}, {ratio[0.01, 0.9, 'effective', 'sqrt-r']:.3f} and "
+        f"{ratio[0.01, 0.9, 'mixed:16', 'sqrt-r']:.3f}. From 0.38 to 0.7, as after supervised fine-tuning, no named "
+        f"weighting takes more than {after.max():.3f} in either clock: there the choice hardly matters."
+    )

@@ -94,7 +94,7 @@ def test_every_altered_number_of_a_table_is_found(name):
             tried += 1
     assert tried == 7 + 7 + 7
     changed = json.loads(json.dumps(original))
-    changed["--all-wrong"] -= 0.5
+    changed["all_wrong_advantage"] -= 0.5
     changed["advantage_wrong"][0] -= 0.5
     with pytest.raises(TableError):
         verify(forged(changed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import os
 import sys
 from typing import Any
 
@@ -44,6 +45,8 @@ for name, command in (
 
 def main() -> None:
     """Run the command line; every failure a user can cause is one sentence and an exit status."""
+    # Before numpy is loaded: our matrices are small, and more threads make them slower, on a busy machine threefold.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from weightopt.errors import ProblemError, SolverError
     from weightopt.table import TableError
 
