@@ -32,6 +32,7 @@ def by_convex_program(program):
         constraints += [w >= least, w <= program.max_ratio * least]
     problem = cp.Problem(cp.Minimize(program.cost @ cp.inv_pos(w)), constraints)
     problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
+    assert isinstance(problem.value, float | np.floating)
     return float(problem.value)
 
 

@@ -16,7 +16,7 @@ from weightopt import curve
 from weightopt.curve import solve
 from weightopt.errors import SolverError
 from weightopt.problem import Problem
-from weightopt.solution import Status
+from weightopt.solution import SolvedWeighting, Status
 
 CLOCKS = ("regular", "effective", "failures", "mixed:2", "mixed:16", "affine:1,0.5")
 SPANS = ((1e-9, 0.999), (0.01, 0.9), (0.38, 0.7), (1e-9, 1.1e-9), (0.4999, 0.5001), (0.3, 0.3 + 1e-9), (0.95, 0.999999))
@@ -262,6 +262,7 @@ LIMITS = [
 @pytest.mark.parametrize(("clock", "mobility", "wrong", "right"), LIMITS)
 def test_end_rules_of_a_solved_weighting_are_its_limits(clock, mobility, wrong, right):
     weighting = solve(Problem(0.01, 0.9, clock, mobility)).weighting
+    assert isinstance(weighting, SolvedWeighting)
     # Leading coefficient of √f times the multiplier, by hand from the clock's formula.
     assert weighting.all_wrong_advantage == pytest.approx(-wrong * weighting.multiplier)
     assert weighting.all_right_advantage == pytest.approx(right * weighting.multiplier)

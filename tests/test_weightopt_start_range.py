@@ -40,6 +40,7 @@ def least_excess(problem, ratio):
     constraints = [measure @ u == 1, cp.diff(w, 2) >= 0]
     program = cp.Problem(cp.Minimize(cp.maximum(*excesses)), constraints)
     program.solve(solver=cp.CLARABEL)
+    assert isinstance(program.value, float | np.floating)
     return float(program.value)
 
 
