@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -228,23 +229,40 @@ def water_level(root: Array, mass: Array, budget: float, lower: float, upper: fl
     budget, lower, upper : float
         With lower·Σmass < budget < upper·Σmass.
     """
-    low, high = 0.0, math.inf
-    mu = budget / float(mass @ root)
-    for _ in range(200):
+
+    def excess(mu: float) -> tuple[float, float]:
         weight = mu * root
         free = (weight > lower) & (weight < upper)
-        excess = float(mass @ np.clip(weight, lower, upper)) - budget
-        if abs(excess) <= 2e-15 * budget:
+        return float(mass @ np.clip(weight, lower, upper)) - budget, float(mass[free] @ root[free])
+
+    return rising_root(excess, budget / float(mass @ root), 2e-15 * budget)
+
+
+def rising_root(function: Callable[[float], tuple[float, float]], start: float, enough: float) -> float:
+    """Where a rising function of a positive number is 0: Newton's method, kept inside a bracket.
+
+    Parameters
+    ----------
+    function : callable
+        Value and slope; the slope may be 0 where the function is flat.
+    start : float
+        First guess, > 0.
+    enough : float
+        The value, ≥ 0, that counts as 0.
+    """
+    low, high, x = 0.0, math.inf, start
+    for _ in range(200):
+        value, slope = function(x)
+        if abs(value) <= enough:
             break
-        low, high = (low, mu) if excess > 0 else (mu, high)
-        slope = float(mass[free] @ root[free])
-        step = mu - excess / slope if slope > 0 else math.nan
+        low, high = (low, x) if value > 0 else (x, high)
+        step = x - value / slope if slope > 0 else math.nan
         if not low < step < high:
-            step = math.sqrt(low * high) if low > 0 and high < math.inf else mu * (2.0 if excess < 0 else 0.5)
-        if step == mu:
+            step = math.sqrt(low * high) if low > 0 and high < math.inf else x * (2.0 if value < 0 else 0.5)
+        if step == x:
             break
-        mu = step
-    return mu
+        x = step
+    return x
 
 
 def _constant_prices(program: CellProgram, mean: float) -> Prices:

@@ -15,7 +15,7 @@ from theory.closed_forms import optimal_antiderivative
 from theory.dynamics import NATURAL
 from theory.quadrature import log_odds_distance
 from weightopt.bins import bin_program
-from weightopt.cells import solve_cells, water_level
+from weightopt.cells import rising_root, solve_cells, water_level
 from weightopt.certificate import CHECK_WIDTH, Certificate, certify, violation
 from weightopt.envelope import Envelope, envelope, find_root
 from weightopt.errors import SolverError
@@ -143,23 +143,18 @@ def _water_fill(shape: Envelope, low: float | None = None, high: float | None = 
     if a == 0 and math.isinf(b):
         total = _closed_form(problem) or float(measure @ root)
         return SolvedWeighting(shape, problem.budget / total, a, b, kinks)
-    mu, least, most = water_level(root, measure, problem.budget, a, b), 0.0, math.inf
-    for _ in range(100):
+
+    def kinks_at(mu: float) -> tuple[float, ...]:
         # f̂ crosses (bound/μ)² where a bound starts to bind; splitting the panels there keeps the integrals exact.
         bounds = [bound for bound in (a, b) if 0 < bound < math.inf]
-        kinks = tuple(sorted({*shape.breaks, *(x for bound in bounds for x in shape.crossings((bound / mu) ** 2))}))
-        points = problem.panels(kinks)
+        return tuple(sorted({*kinks, *(x for bound in bounds for x in shape.crossings((bound / mu) ** 2))}))
+
+    def excess(mu: float) -> tuple[float, float]:
+        points = problem.panels(kinks_at(mu))
         root = np.sqrt(shape(points.rho))
         weight = np.clip(mu * root, a, b)
-        excess = float(np.sum(points.weight * weight)) - problem.budget
-        if abs(excess) <= 2e-15 * problem.budget:
-            break
-        least, most = (least, mu) if excess > 0 else (mu, most)
         slope = float(np.sum(points.weight * root * ((weight > a) & (weight < b))))
-        step = mu - excess / slope if slope > 0 else math.nan
-        if not least < step < most:
-            step = math.sqrt(least * most) if least > 0 and most < math.inf else mu * (2.0 if excess < 0 else 0.5)
-        if step == mu:
-            break
-        mu = step
-    return SolvedWeighting(shape, mu, a, b, kinks)
+        return float(np.sum(points.weight * weight)) - problem.budget, slope
+
+    mu = rising_root(excess, water_level(root, measure, problem.budget, a, b), 2e-15 * problem.budget)
+    return SolvedWeighting(shape, mu, a, b, kinks_at(mu))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
 from weightopt.certificate import Certificate
 from weightopt.errors import ProblemError, SolverError
+from weightopt.interior import reach
 from weightopt.problem import Problem
 from weightopt.solution import Status
 
@@ -434,16 +435,11 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
         except np.linalg.LinAlgError:
             break
         dz = barrier / x - z - z * dx / x
-        primal, dual = _reach(x, dx), _reach(z, dz)
+        primal, dual = reach(x, dx, STEP_BACK), reach(z, dz, STEP_BACK)
         v, z = unit * (x + primal * dx), z + dual * dz
         # The longer the last step was, the less of the barrier the next one needs to leave.
         centring = max((1 - min(primal, dual)) ** 2, least)
     return best
-
-
-def _reach(x: NDArray[np.float64], dx: NDArray[Any]) -> float:
-    """How far to go along dx, at most 1, so that x stays positive."""
-    return min(1.0, STEP_BACK / max(float(np.max(-dx / x)), STEP_BACK))
 
 
 def unpack(

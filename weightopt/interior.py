@@ -133,8 +133,8 @@ class _Point(NamedTuple):
 
     def moved(self, step: _Point) -> _Point:
         """This point moved along a step, as far as weights, slacks and prices stay positive."""
-        primal = min(_reach(self.slack, step.slack), _reach(self.w, step.w))
-        dual = _reach(self.price, step.price)
+        primal = min(reach(self.slack, step.slack), reach(self.w, step.w))
+        dual = reach(self.price, step.price)
         return _Point(
             self.w + primal * step.w,
             self.smallest + primal * step.smallest,
@@ -144,10 +144,10 @@ class _Point(NamedTuple):
         )
 
 
-def _reach(x: Array, dx: Array) -> float:
-    """How far to go along dx, at most 1, so that x stays positive."""
+def reach(x: Array, dx: Array, share: float = STEP_BACK) -> float:
+    """How far to go along dx, at most 1, so that x stays positive: a share of the way to where it would not."""
     steepest = float(np.max(-dx / x))
-    return 1.0 if steepest <= STEP_BACK else STEP_BACK / steepest
+    return 1.0 if steepest <= share else share / steepest
 
 
 class _Rows:

@@ -40,6 +40,7 @@ from weightopt.finite_group import (
     time_and_budget,
     unpack,
 )
+from weightopt.interior import reach
 from weightopt.solution import Status, even_grid
 
 Array = NDArray[np.float64]
@@ -338,8 +339,8 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         dslack = dlevel - slope @ dx - open_by
         dprice = target / slack - price - stiff * dslack
         ddual = target / x - dual - dual * dx / x
-        primal = min(_reach(x, dx), _reach(slack, dslack))
-        both = min(_reach(price, dprice), _reach(dual, ddual))
+        primal = min(reach(x, dx, STEP_BACK), reach(slack, dslack, STEP_BACK))
+        both = min(reach(price, dprice, STEP_BACK), reach(dual, ddual, STEP_BACK))
         x, level, slack = x + primal * dx, level + primal * dlevel, slack + primal * dslack
         price, dual = price + both * dprice, dual + both * ddual
     return x / x.sum(), price * share
@@ -362,8 +363,3 @@ def _excess(states: list[State], scale: Array, ratio: float) -> tuple[Array, Arr
     time, spent = np.array([s.time for s in states]), np.array([s.spent for s in states])
     price, saving = np.array([s.price for s in states]), np.array([s.saving for s in states])
     return spent - ratio * scale / time, price - (ratio * scale / time**2)[:, None] * saving
-
-
-def _reach(x: Array, dx: Array) -> float:
-    """How far to go along dx, at most 1, so that x stays positive."""
-    return min(1.0, STEP_BACK / max(float(np.max(-dx / x)), STEP_BACK))
