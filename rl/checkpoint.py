@@ -1,10 +1,12 @@
-"""What a run needs to go on: weights, optimizer state and the number of steps done.
+"""What a run needs to go on: weights, optimizer state, the number of steps done and what has been counted until then.
 
-Random state is not among it, because every draw of a run has a seed of its own (`rl.seeds`). A checkpoint is a folder::
+Random state is not among it, because every draw of a run has a seed of its own (`rl.seeds`), and neither is the place
+in a schedule, which follows from the step (`rl.schedule`). A checkpoint is a folder::
 
     checkpoints/step-000120/model/                  weights, configuration, tokenizer: opens with transformers
     checkpoints/step-000120/optimizer.safetensors   "exp_avg/<parameter>" and so on
-    checkpoints/step-000120/state.json              schema and step
+    checkpoints/step-000120/state.json              schema and `RunState`
+    best/step-000080/                               the model of the best evaluation, to use and not to go on from
 
 It is written under another name, flushed to disk and renamed, so that a folder with such a name is always whole. Older
 checkpoints are removed once a newer one is safe.
@@ -14,17 +16,44 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from rl.errors import UsageError
+from rl.metrics import Spent
 from rl.model import Policy, save_policy
 
-SCHEMA = "rl.checkpoint/1"
+SCHEMA = "rl.checkpoint/2"
 NAME = re.compile(r"step-(\d{6,})")
+UNFINISHED = re.compile(r"\.step-\d{6,}\.partial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run is.
+
+    Attributes
+    ----------
+    step
+        Updates made.
+    spent
+        What they have drawn.
+    best_step, best_success
+        The best evaluation so far, the earlier one of equals; None before the first.
+    visits
+        Counts of the Beta posteriors, from `rl.success.Visits.to_json`.
+    """
+
+    step: int = 0
+    spent: Spent = field(default_factory=Spent)
+    best_step: int | None = None
+    best_success: float | None = None
+    visits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -40,7 +69,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists")
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)  # left behind by a run that was killed
     partial.mkdir(parents=True)
     try:
@@ -54,18 +83,82 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     _flush(folder.parent)
 
 
-def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, *, step: int) -> Path:
-    """Write the checkpoint of ``step`` into ``folder``, then remove the others; returns its path."""
-    path = folder / f"step-{step:06d}"
+def try_to_write(folder: Path) -> None:
+    """Raise `OSError` if `whole_folder` could not begin to fill ``folder``; nothing is left behind."""
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    partial.rmdir()
+
+
+def withdraw(folder: Path) -> None:
+    """Remove what `whole_folder` has made, if it is there: in one step, so that the name never stands for a part."""
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists():
+        folder.rename(partial)
+        shutil.rmtree(partial)
+
+
+def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
+    """Write the checkpoint of ``state.step`` into ``folder``, unless it is there already; returns its path."""
+    path = folder / f"step-{state.step:06d}"
+    if path.exists():
+        return path
     with whole_folder(path) as partial:
         save_policy(policy, partial / "model")
         save_file(_flatten(policy, optimizer), partial / "optimizer.safetensors")
-        state = {"schema": SCHEMA, "step": step}
-        (partial / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
-    for other in folder.iterdir():
-        if other != path:
-            shutil.rmtree(other)
+        document = {"schema": SCHEMA, **asdict(state)}
+        (partial / "state.json").write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def save_model(folder: Path, policy: Policy, *, step: int) -> None:
+    """Write the model of ``step`` into ``folder``, in place of one that an interrupted run may have left there."""
+    path = folder / f"step-{step:06d}"
+    withdraw(path)
+    with whole_folder(path) as partial:
+        save_policy(policy, partial)
+
+
+def prune(folder: Path, keep: Callable[[int], bool]) -> None:
+    """Remove from ``folder`` what is left of unfinished folders, and the whole ones whose step ``keep`` refuses."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        whole = NAME.fullmatch(path.name)
+        if (whole and not keep(checkpoint_step(path))) or UNFINISHED.fullmatch(path.name):
+            withdraw(path) if whole else shutil.rmtree(path)
+
+
+def kept_steps(folder: Path, *, count: int, every: int, last: int) -> set[int]:
+    """Steps of the checkpoints to keep: ``last``, and the latest multiples of ``every``, ``count`` of them in all.
+
+    A checkpoint at another step was made by an interruption, or by the end of a run that has been prolonged: it goes as
+    soon as there is a later one, so that what is left does not tell.
+    """
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = {checkpoint_step(path) for path in paths if NAME.fullmatch(path.name)}
+    regular = sorted(step for step in found if step % every == 0 and step < last)
+    return {last, *regular[len(regular) - (count - 1) :]} if count > 1 else {last}
+
+
+def read_state(path: Path) -> RunState:
+    """State saved in the checkpoint at ``path``.
+
+    Raises
+    ------
+    UsageError
+        If it is not one of this version.
+    """
+    name = path / "state.json"
+    try:
+        document = json.loads(name.read_text(encoding="utf-8"))
+        if document.pop("schema") != SCHEMA or document.keys() != {each.name for each in fields(RunState)}:
+            raise ValueError("schema")
+        return RunState(**{**document, "spent": Spent(**document["spent"])})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UsageError(
+            f"checkpoint {str(path)!r} has no state.json of this version: start again in a new folder"
+        ) from error
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -93,6 +186,10 @@ def _flatten(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torc
         for name, parameter in policy.model.named_parameters()
         for entry, value in optimizer.state[parameter].items()
     }
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def _flush(path: Path) -> None:

@@ -20,6 +20,7 @@ EXTRA = frozenset({"pydantic", "safetensors", "tokenizers", "torch", "transforme
 
 BAD_USAGE = 2
 DIVERGED = 1
+NOT_STORED = 1
 INTERRUPTED = 130
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run, TOML; see configs/.")]
@@ -36,16 +37,20 @@ def train(
     overrides: SetOption = None,
     table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
+    keep: Annotated[
+        int | None, typer.Option("--keep", metavar="N", help="Keep the last N checkpoints; short for --set.")
+    ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
 ) -> None:
     """Train a language model by reinforcement learning with the prompt weights of a table."""
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
+    changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
     try:
         from safetensors import SafetensorError
 
         from rl.config import load_config
-        from rl.errors import DivergenceError, UsageError
+        from rl.errors import DivergenceError, StorageError, UsageError
         from rl.train import train as run
         from weightopt.table import TableError
     except ModuleNotFoundError as error:
@@ -56,6 +61,8 @@ def train(
         _stop(str(error), BAD_USAGE)
     except DivergenceError as error:
         _stop(str(error), DIVERGED)
+    except StorageError as error:
+        _stop(str(error), NOT_STORED)
     except (SafetensorError, json.JSONDecodeError) as error:
         damage = " ".join(str(error).split())
         _stop(
@@ -83,7 +90,7 @@ def supervise(
     """Make a start model: a new model that knows the format of a task and little else."""
     try:
         from rl.config import load_config
-        from rl.errors import DivergenceError, UsageError
+        from rl.errors import DivergenceError, StorageError, UsageError
         from rl.progress import Progress
         from rl.supervised import make_start_model
     except ModuleNotFoundError as error:
@@ -96,6 +103,8 @@ def supervise(
         _stop(str(error), BAD_USAGE)
     except DivergenceError as error:
         _stop(str(error), DIVERGED)
+    except StorageError as error:
+        _stop(str(error), NOT_STORED)
     except KeyboardInterrupt:
         _stop("interrupted; no start model was written", INTERRUPTED)
     typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")

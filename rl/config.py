@@ -7,10 +7,11 @@ measured (see the files in ``configs/``); a record written beside a run, by `Con
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rl.errors import UsageError
 
@@ -84,19 +85,69 @@ class SupervisedConfig(Section):
 
 
 class RolloutConfig(Section):
-    """``[rollout]``: what is sampled in a step."""
+    """``[rollout]``: what is sampled in a step.
+
+    With ``dynamic_sampling`` further prompts are drawn until ``prompts_per_step`` groups hold both right and wrong
+    responses, at most ``over_generation_limit`` times as many; only those groups are trained on, all are paid for.
+    """
 
     prompts_per_step: Annotated[int, Field(ge=1)] = 64
     group_size: Annotated[int, Field(ge=2, le=65536)] = 16
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
+    dynamic_sampling: bool = False
+    over_generation_limit: Annotated[int, Field(ge=1, le=10_000)] = 8
+
+
+class LaterTable(Section):
+    """An entry of ``later_tables``: from step ``from_step`` on, ``table`` takes the place of the table before it."""
+
+    from_step: Annotated[int, Field(ge=2)]
+    table: Path
+
+
+class WeightingConfig(Section):
+    """``[weighting]``: how the table is read; see docs/training.md for what each choice does to the weighting.
+
+    ``estimate`` is the success probability at which it is read: that of this group, that of the other responses of the
+    group, or the mean of a Beta posterior over the prompt's earlier visits. The posterior's prior is
+    ``prior_successes`` and ``prior_failures``, and what it has seen counts ``visit_discount`` times as much after each
+    further visit. ``all_wrong`` is the rule for groups without a success: the table's advantage, none, none up to step
+    ``all_wrong_after``, or from there in equal parts up to the table's at step ``all_wrong_full_at``. ``normaliser`` is
+    what a response's gradient is divided by.
+    """
+
+    estimate: Literal["group", "leave-one-out", "beta"] = "group"
+    prior_successes: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    prior_failures: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    visit_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    all_wrong: Literal["table", "off", "hold", "ramp"] = "table"
+    all_wrong_after: Annotated[int, Field(ge=0)] | None = None
+    all_wrong_full_at: Annotated[int, Field(ge=1)] | None = None
+    normaliser: Literal["step", "response", "group"] = "step"
+
+    @model_validator(mode="after")
+    def _rule_has_its_steps(self) -> "WeightingConfig":
+        if (self.all_wrong_after is not None) != (self.all_wrong in ("hold", "ramp")):
+            raise ValueError("all_wrong_after goes with all_wrong = 'hold' or 'ramp', and they with it")
+        if (self.all_wrong_full_at is not None) != (self.all_wrong == "ramp"):
+            raise ValueError("all_wrong_full_at goes with all_wrong = 'ramp', and that with it")
+        if (
+            self.all_wrong_after is not None
+            and self.all_wrong_full_at is not None
+            and self.all_wrong_full_at <= self.all_wrong_after
+        ):
+            raise ValueError("all_wrong_full_at must be greater than all_wrong_after")
+        return self
 
 
 class OptimizerConfig(Section):
     """``[optimizer]``: AdamW, one update a step.
 
     The gradient is clipped to ``max_grad_norm`` if that is given. ``tokens_per_micro_batch`` bounds the memory of a
-    forward pass and changes no result beyond rounding.
+    forward pass and changes no result beyond rounding. The learning rate rises in equal parts over ``warmup_steps``
+    steps; with ``cosine_until`` it then falls along half a cosine to ``final_share`` of itself at that step and stays.
+    The horizon is a step of its own and not the end of the run, so a run that is prolonged keeps its past.
     """
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-4
@@ -105,44 +156,93 @@ class OptimizerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    cosine_until: Annotated[int, Field(ge=1)] | None = None
+    final_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _warm_before_cool(self) -> "OptimizerConfig":
+        if self.cosine_until is not None and self.cosine_until <= self.warmup_steps:
+            raise ValueError("cosine_until must be greater than warmup_steps")
+        return self
 
 
 class TrainingConfig(Section):
-    """``[training]``: how long, and how often something is kept or measured."""
+    """``[training]``: how long, and how often something is kept or measured.
+
+    The last ``keep_checkpoints`` checkpoints stay on disk. ``rollout_share`` of the groups drawn are written to
+    ``rollouts.jsonl``, all their responses.
+    """
 
     steps: Annotated[int, Field(ge=1)] = 200
     evaluate_every: Annotated[int, Field(ge=1)] = 20
     checkpoint_every: Annotated[int, Field(ge=1)] = 20
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 1
+    rollout_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class EvaluationConfig(Section):
-    """``[evaluation]``: success on held-out prompts; ``seed`` picks the prompts and resamples them for the interval."""
+    """``[evaluation]``: success on held-out prompts; ``seed`` picks the prompts and resamples them for the interval.
+
+    ``pass_at`` lists the k of pass@k, each at most ``samples``. With ``greedy`` success of the most probable response
+    is measured too. With ``keep_best`` the model with the highest success so far is kept.
+    """
 
     prompts: Annotated[int, Field(ge=2)] = 128
     samples: Annotated[int, Field(ge=1)] = 4
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
+    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    greedy: bool = False
+    keep_best: bool = True
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "EvaluationConfig":
+        if self.pass_at and max(self.pass_at) > self.samples:
+            raise ValueError(f"pass_at asks for {max(self.pass_at)} samples to a prompt, and samples is {self.samples}")
+        if self.pass_at and self.temperature == 0:
+            raise ValueError("pass_at needs a temperature above 0: at 0 all samples to a prompt are the same")
+        return self
 
 
 class Config(Section):
     """A whole run.
 
-    ``table`` is the file of a weight table, a curve or one for groups of ``rollout.group_size``. ``start_model`` is a
-    folder to start from; without one a new model is made from ``[model]`` and ``[supervised]`` first. ``threads`` is
-    the number of CPU threads: results are repeatable bit for bit only at the same number.
+    ``table`` is the file of a weight table, a curve or one for groups of ``rollout.group_size``; ``later_tables`` take
+    its place one after the other, each from a step on. ``start_model`` is a folder to start from; without one a new
+    model is made from ``[model]`` and ``[supervised]`` first. ``threads`` is the number of CPU threads: results are
+    repeatable bit for bit only at the same number.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     table: Path | None = None
+    later_tables: tuple[LaterTable, ...] = ()
     start_model: Path | None = None
     task: Annotated[AdditionConfig | CountdownConfig, Field(discriminator="name")]
     model: ModelConfig = ModelConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     rollout: RolloutConfig = RolloutConfig()
+    weighting: WeightingConfig = WeightingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("later_tables")
+    @classmethod
+    def _in_order(cls, value: tuple[LaterTable, ...]) -> tuple[LaterTable, ...]:
+        if any(second.from_step <= first.from_step for first, second in pairwise(value)):
+            raise ValueError("each from_step must be greater than the one before it")
+        return value
+
+    @model_validator(mode="after")
+    def _rule_meets_its_groups(self) -> "Config":
+        if self.rollout.dynamic_sampling and self.weighting.all_wrong in ("hold", "ramp"):
+            raise ValueError(
+                f"weighting.all_wrong = {self.weighting.all_wrong!r} would never act with rollout.dynamic_sampling, "
+                "which drops all-wrong groups"
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Every value, as JSON types."""
@@ -216,7 +316,9 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
     """One sentence for the first thing that is wrong."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A key that is missing may stand there misspelled, and then that is the mistake.
+    first = min(errors[:1] + [each for each in errors if each["type"] == "extra_forbidden"], key=_is_missing)
     # The discriminator of a union stands in the path as if it were a key; "[key]" marks a bad key of a mapping.
     location = [str(part) for part in first["loc"] if part != "[key]"]
     if location[:1] == ["task"] and len(location) > 1 and location[1] == document.get("task", {}).get("name"):
@@ -236,12 +338,22 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
         found = document["task"].get("name") if isinstance(document["task"], Mapping) else document["task"]
         return f"config key 'task.name' is {found!r}; it must be one of {names}"
     message = first["msg"].removeprefix("Value error, ")
+    if not location:
+        return f"config: {message}"
     return f"config key {key!r} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _is_missing(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "missing"
 
 
 def _known_keys(sections: Sequence[str], document: Mapping[str, Any]) -> list[str]:
     model: Any = Config
     for section in sections:
-        in_task = section == "task"
-        model = TASK_SECTIONS[document["task"]["name"]] if in_task else model.model_fields[section].annotation
+        if section == "task":
+            model = TASK_SECTIONS[document["task"]["name"]]
+        elif section.isdigit():  # an entry of a list: of the type of all its entries
+            (model, *_) = get_args(model)
+        else:
+            model = model.model_fields[section].annotation
     return list(model.model_fields)

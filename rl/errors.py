@@ -1,4 +1,4 @@
-"""What can stop a run: a mistake of the user, or training that has left the finite numbers."""
+"""What can stop a run: a mistake of the user, training that has left the finite numbers, or a disk that is full."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,7 @@ class UsageError(ValueError):
 
 class DivergenceError(ArithmeticError):
     """A loss or a gradient is not finite; the message names the step and the last checkpoint is intact."""
+
+
+class StorageError(RuntimeError):
+    """Something could not be written in the middle of a run; the last checkpoint is intact."""

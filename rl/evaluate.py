@@ -1,12 +1,16 @@
-"""Success on held-out prompts, with an interval that says how much the choice of prompts matters."""
+"""Success on held-out prompts, with an interval that says how much the choice of prompts matters.
 
+All intervals of a run resample the same prompts, so two measurements can be compared prompt by prompt.
+"""
+
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rl.config import EvaluationConfig
-from rl.metrics import EvaluationRecord
+from rl.metrics import EvaluationRecord, Spent
 from rl.rollout import Sampler
 from rl.seeds import derive_seed
 from rl.success import verify
@@ -23,15 +27,15 @@ def evaluate(
     *,
     max_new_tokens: int,
     step: int,
-    responses: int,
+    spent: Spent,
     seed: int,
 ) -> EvaluationRecord:
-    """Sample ``config.samples`` responses to every held-out prompt and measure success.
+    """Sample ``config.samples`` responses to every held-out prompt and measure success; once more greedily if asked.
 
     Parameters
     ----------
-    step, responses
-        Updates made and training responses sampled so far, for the record.
+    step, spent
+        Updates made and what training has drawn so far, for the record.
     seed
         Seed of the sampling.
 
@@ -40,29 +44,61 @@ def evaluate(
     EvaluationRecord
         Mean success, and its 95 % percentile-bootstrap interval over prompts.
     """
-    batch = sampler.sample(
-        prompts,
-        group_size=config.samples,
-        temperature=config.temperature,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    per_prompt = verify(batch, task).mean(axis=1)
-    low, high = bootstrap_interval(per_prompt, seed=derive_seed(config.seed, "bootstrap"))
+
+    def judged(samples: int, temperature: float) -> np.ndarray:
+        batch = sampler.sample(
+            prompts, group_size=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+        )
+        return verify(batch, task)
+
+    def with_interval(values: np.ndarray) -> tuple[float, float, float]:
+        return float(values.mean()), *bootstrap_interval(values, seed=derive_seed(config.seed, "bootstrap"))
+
+    correct = judged(config.samples, config.temperature)
+    per_prompt = correct.mean(axis=1)
+    success, low, high = with_interval(per_prompt)
+    right = correct.sum(axis=1)
     strata: dict[str, list[float]] = {}
-    for prompt, success in zip(prompts, per_prompt.tolist(), strict=True):
-        strata.setdefault(prompt.difficulty, []).append(success)
+    for prompt, share in zip(prompts, per_prompt.tolist(), strict=True):
+        strata.setdefault(prompt.difficulty, []).append(share)
     return EvaluationRecord(
         step=step,
-        responses_so_far=responses,
-        success=float(per_prompt.mean()),
+        responses_so_far=spent.responses,
+        groups_so_far=spent.groups,
+        tokens_so_far=spent.tokens,
+        success=success,
         success_low=low,
         success_high=high,
         by_difficulty={name: float(np.mean(values)) for name, values in sorted(strata.items())},
         prompts=len(prompts),
         samples=config.samples,
         temperature=config.temperature,
+        pass_at={str(k): with_interval(pass_at(k, right, config.samples)) for k in config.pass_at},
+        greedy=with_interval(judged(1, 0.0).mean(axis=1)) if config.greedy else None,
     )
+
+
+def pass_at(k: int, right: np.ndarray, samples: int) -> np.ndarray:
+    """Unbiased estimate of pass@k, the chance that one of k responses is right: 1 - C(n-c, k) / C(n, k).
+
+    Chen et al. 2021, arXiv 2107.03374, equation 1.
+
+    Parameters
+    ----------
+    k
+        1..n.
+    right
+        Correct responses c to each prompt, shape (P,), int, in 0..n.
+    samples
+        Responses n to each prompt.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (P,), in [0, 1].
+    """
+    missed = np.array([math.comb(samples - c, k) / math.comb(samples, k) for c in range(samples + 1)])
+    return 1 - missed[right]
 
 
 def bootstrap_interval(values: np.ndarray, *, seed: int) -> tuple[float, float]:

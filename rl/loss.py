@@ -4,7 +4,9 @@
 
 A_i already holds the prompt's weight, so anything else that multiplies a response changes the weighting: dividing by
 the length of a response, by the tokens of a group or by the rows of a micro-batch would each be another, unasked-for
-weight. `denominator` is the only place where a divisor is chosen, and it is the same for every response of a step.
+weight. `denominator` is the only place where a divisor is chosen, and it is the same for every response of a step, also
+of a step that dynamic sampling could not fill: that one is a smaller step. What other trainers divide by is at hand as
+`length_factors`, to compare with; the default is none.
 
 Two things are exact savings. A response with advantage 0 has no part in the gradient and is not computed. Equal
 responses to the same prompt have the same gradient and are computed once, with their advantages added.
@@ -12,12 +14,13 @@ responses to the same prompt have the same gradient and are computed once, with 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl.config import RolloutConfig
 from rl.rollout import Batch
 
 
@@ -55,9 +58,30 @@ class Row:
     coefficient: float
 
 
-def denominator(batch: Batch) -> int:
-    """The N of the loss: all responses of the step, those with advantage 0 included."""
-    return batch.responses
+def denominator(config: RolloutConfig) -> int:
+    """The N of the loss: all responses of a full step, those with advantage 0 included."""
+    return config.prompts_per_step * config.group_size
+
+
+def length_factors(batch: Batch, normaliser: Literal["step", "response", "group"]) -> np.ndarray | None:
+    """What multiplies the advantages under a normaliser that looks at lengths; None if it does not, or has nothing to.
+
+    With |y| tokens in a response, a loss that divides each response by its own tokens has the factor 1/|y|, and one
+    that divides the sum over a group by the tokens of the group has M/Σ|y|; both before the division by all responses.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shape (P, M), > 0.
+    """
+    if normaliser == "step" or not batch.groups:
+        return None
+    lengths = np.array(
+        [[len(completion.tokens) for completion in group.completions] for group in batch.groups], dtype=np.float64
+    )
+    if normaliser == "response":
+        return 1 / lengths
+    return np.broadcast_to(1 / lengths.mean(axis=1, keepdims=True), lengths.shape)
 
 
 def rows_of(batch: Batch, advantages: np.ndarray) -> list[Row]:

@@ -6,9 +6,8 @@ time goes into ``timing.jsonl``. Reading needs neither torch nor anything else o
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,69 @@ from weightopt.table import replace_file
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
+ROLLOUTS_FILE = "rollouts.jsonl"
+RECORD_FILES = (METRICS_FILE, TIMING_FILE, ROLLOUTS_FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What training has drawn so far, all groups counted, those that dynamic sampling dropped as well.
+
+    With the number of updates, any two runs can be compared by any of these. Evaluations are not training and are not
+    counted.
+    """
+
+    groups: int = 0
+    responses: int = 0
+    tokens: int = 0
+
+    def plus(self, *, groups: int, responses: int, tokens: int) -> "Spent":
+        """After so many more have been drawn."""
+        return Spent(groups=self.groups + groups, responses=self.responses + responses, tokens=self.tokens + tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """One update.
 
+    Shares, histograms, ``reward``, ``entropy`` and ``finished`` are over all groups drawn, so that they estimate the
+    policy's success whether or not groups are dropped; what concerns the update is over the groups trained on. The
+    fields with a default of None or empty are absent in files of version 0.1.0.
+
     Attributes
     ----------
     step
         Number of this update, from 1.
-    responses_so_far
-        Training responses sampled up to and including this step.
+    responses_so_far, groups_so_far, tokens_so_far
+        Training responses, groups and tokens sampled up to and including this step.
     tokens
         Tokens sampled in this step, end tokens included.
+    groups_drawn, groups_trained
+        Groups sampled in this step, and those the update was made from; they differ with dynamic sampling only.
+    table
+        Name of the table that held.
+    all_wrong_factor
+        What the table's advantage of all-wrong groups was multiplied by.
+    learning_rate
+        Of this update.
     reward
         Share of correct responses.
     success_histogram
         Number of groups with K correct, K = 0..M.
+    histogram_by_difficulty
+        The same for each stratum of the task.
     all_wrong, all_right
         Share of groups with none correct, and with all correct.
     mean_abs_advantage
-        Mean of abs(A) over all responses.
+        Mean of abs(A) over all responses of a full batch; a group that is missing from it counts as 0.
     distinct_responses
         Rows the gradient was computed from: equal responses to a prompt count once, those of advantage 0 not at all.
     gradient_norm
         Euclidean norm before clipping.
     clipped
         Whether the gradient was clipped.
+    clip_factor
+        What it was multiplied by: 1 if it was not clipped, else bound / norm, and so were all weights of the step.
     entropy
         Mean of -log p over the sampled tokens, nats: a sample estimate of the policy's entropy per token.
     finished
@@ -63,6 +97,15 @@ class StepRecord:
     clipped: bool
     entropy: float
     finished: float
+    groups_so_far: int | None = None
+    tokens_so_far: int | None = None
+    groups_drawn: int | None = None
+    groups_trained: int | None = None
+    table: str | None = None
+    all_wrong_factor: float | None = None
+    learning_rate: float | None = None
+    clip_factor: float | None = None
+    histogram_by_difficulty: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +114,20 @@ class EvaluationRecord:
 
     Attributes
     ----------
-    step, responses_so_far
-        Updates made and training responses sampled before it.
+    step, responses_so_far, groups_so_far, tokens_so_far
+        Updates made and training responses, groups and tokens sampled before it.
     success
-        Mean over prompts of the share of correct responses.
+        Mean over prompts of the share of correct responses: pass@1.
     success_low, success_high
         Its 95 % bootstrap interval over prompts.
     by_difficulty
         The same mean for each stratum of the task.
     prompts, samples, temperature
         Held-out prompts, responses to each, and the temperature they were sampled at.
+    pass_at
+        For each k asked for, as text, the unbiased estimate of pass@k and its 95 % bootstrap interval over prompts.
+    greedy
+        Share of prompts whose most probable response is correct, and its interval; None if not asked for.
     """
 
     step: int
@@ -92,11 +139,19 @@ class EvaluationRecord:
     prompts: int
     samples: int
     temperature: float
+    groups_so_far: int | None = None
+    tokens_so_far: int | None = None
+    pass_at: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    greedy: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingRecord:
-    """Wall-clock seconds of one step: drawing prompts and sampling, verifying and weighing, learning, evaluating."""
+    """Wall-clock seconds of one step: drawing prompts and sampling, verifying and weighing, learning, evaluating.
+
+    They are not in ``metrics.jsonl`` since no two runs share them, and not cumulative: a run that was interrupted adds
+    up those of the steps that count.
+    """
 
     step: int
     sampling: float
@@ -105,10 +160,10 @@ class TimingRecord:
     evaluating: float
 
     @classmethod
-    def from_clock(cls, step: int, clock: Sequence[float]) -> "TimingRecord":
-        """From the five readings of a clock, in seconds, before and between and after the four stages."""
-        sampling, verifying, learning, evaluating = (round(after - before, 4) for before, after in pairwise(clock))
-        return cls(step=step, sampling=sampling, verifying=verifying, learning=learning, evaluating=evaluating)
+    def from_seconds(cls, step: int, seconds: Mapping[str, float]) -> "TimingRecord":
+        """From the seconds spent in each stage; a stage that is absent took none."""
+        stages = ("sampling", "verifying", "learning", "evaluating")
+        return cls(step=step, **{stage: round(seconds.get(stage, 0.0), 4) for stage in stages})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +180,14 @@ KINDS: Mapping[str, type] = {"step": StepRecord, "evaluation": EvaluationRecord,
 def append_record(path: Path, record: StepRecord | EvaluationRecord | TimingRecord) -> None:
     """Add one line to a file of records, and see it to the disk: no checkpoint may be safe before its records are."""
     (kind,) = (name for name, type_ in KINDS.items() if isinstance(record, type_))
-    line = json.dumps({"kind": kind, **asdict(record)}, allow_nan=False)
+    append_lines(path, [{"kind": kind, **asdict(record)}])
+
+
+def append_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
+    """Add one line for each document, all of them or, if one is not JSON, none, and see them to the disk."""
+    text = "".join(json.dumps(document, allow_nan=False) + "\n" for document in documents)
     with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
@@ -147,8 +207,7 @@ def read_metrics(path: Path) -> Metrics:
     for document in _documents(path):
         match document.pop("kind", None):
             case "step":
-                histogram = tuple(document.pop("success_histogram"))
-                steps.append(_record(StepRecord, {**document, "success_histogram": histogram}, path))
+                steps.append(_record(StepRecord, document, path))
             case "evaluation":
                 evaluations.append(_record(EvaluationRecord, document, path))
             case kind:
@@ -164,10 +223,10 @@ def read_timing(path: Path) -> tuple[TimingRecord, ...]:
     )
 
 
-def truncate_records(path: Path, *, keep: Callable[[int], bool]) -> None:
-    """Keep the whole lines whose step ``keep`` accepts; a file that does not exist stays absent."""
+def truncate_records(path: Path, *, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Keep the whole lines whose document ``keep`` accepts; a file that does not exist stays absent."""
     if path.exists():
-        kept = [line for line in _whole_lines(path) if keep(json.loads(line)["step"])]
+        kept = [line for line in _whole_lines(path) if keep(json.loads(line))]
         replace_file(path, "".join(line + "\n" for line in kept).encode())
 
 
@@ -185,6 +244,13 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _record(type_: Any, document: Mapping[str, Any], path: Path) -> Any:
     try:
-        return type_(**document)
+        return type_(**{key: _frozen(value) for key, value in document.items()})
     except TypeError as error:
         raise ValueError(f"{path}: a record with other keys than this version writes: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, at any depth, as the tuples they were written from."""
+    if isinstance(value, dict):
+        return {key: _frozen(each) for key, each in value.items()}
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value

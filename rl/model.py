@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
@@ -222,14 +223,17 @@ def load_policy(folder: Path) -> Policy:
         If the folder does not hold a causal language model in safetensors with a tokenizer that has an end token.
     """
     if not (folder / "config.json").is_file():
-        raise UsageError(f"start model {str(folder)!r} is not a folder with a config.json and model.safetensors")
+        raise UsageError(f"model {str(folder)!r} is not a folder with a config.json and model.safetensors")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=ATTENTION
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"start model {str(folder)!r} cannot be read: {error}") from error
+    except SafetensorError:
+        raise  # damaged weights: the command says so
+    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
+        reason = " ".join(str(error).split())
+        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if tokenizer.eos_token is None:
-        raise UsageError(f"start model {str(folder)!r} has a tokenizer without an end token")
+        raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
     return Policy(model=model.eval(), tokenizer=tokenizer)

@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The groups of one step, P ≥ 1 prompts with M responses each."""
+    """The groups of one step, P prompts with M responses each; P ≥ 1 when sampled, 0 if no group of a step is kept."""
 
     groups: tuple[Group, ...]
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from random import Random
 
 import torch
+from safetensors import SafetensorError
 
-from rl.checkpoint import whole_folder
+from rl.checkpoint import try_to_write, whole_folder
 from rl.config import Config
-from rl.errors import DivergenceError, UsageError
+from rl.errors import DivergenceError, StorageError, UsageError
 from rl.evaluate import evaluate
-from rl.metrics import EvaluationRecord
+from rl.metrics import EvaluationRecord, Spent
 from rl.model import Policy, new_policy, save_policy
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
@@ -61,10 +62,13 @@ def make_start_model(
         If ``folder`` exists or cannot be made.
     DivergenceError
         If a loss is not finite; nothing is saved.
+    StorageError
+        If the model cannot be written in the end.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         taken = folder.exists()
+        if not taken:
+            try_to_write(folder)  # now, and not when all the work is done
     except OSError as error:
         raise UsageError(f"output {str(folder)!r} cannot be written: {error.strerror}") from error
     if taken:
@@ -77,7 +81,7 @@ def make_start_model(
     )
     sampler = TorchSampler(policy)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
-    at_temperature_1 = config.evaluation.model_copy(update={"temperature": 1.0})
+    at_temperature_1 = config.evaluation.model_copy(update={"temperature": 1.0, "pass_at": (), "greedy": False})
 
     def measure(step: int) -> EvaluationRecord:
         sampler.publish(policy.model.state_dict())
@@ -88,7 +92,7 @@ def make_start_model(
             at_temperature_1,
             max_new_tokens=config.rollout.max_new_tokens,
             step=step,
-            responses=0,
+            spent=Spent(),
             seed=derive_seed(config.seed, "supervised evaluation", step),
         )
 
@@ -112,10 +116,14 @@ def make_start_model(
             learn(step)
         record = measure(until)
         report(record)
-    with whole_folder(folder) as partial:
-        save_policy(policy, partial)
-        made = {"config": config.to_json(), "steps": record.step, "success": record.success, "versions": versions()}
-        (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    made = {"config": config.to_json(), "steps": record.step, "success": record.success, "versions": versions()}
+    try:
+        with whole_folder(folder) as partial:
+            save_policy(policy, partial)
+            (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise StorageError(f"the start model {str(folder)!r} could not be written ({reason}); none was left") from error
     return record
 
 

@@ -1,17 +1,18 @@
-"""The training loop, in the order it happens: sample, verify, count, weigh, learn, publish weights, log.
+"""The training loop, in the order it happens: sample and score, weigh, learn, publish weights, log.
 
 One step samples M responses to each prompt, counts the K correct ones of each group, looks up the advantages of correct
 and wrong responses in the weight table at K, and makes one update. The table is the only thing that differs between a
 baseline and a solved weighting.
 
+Options that change the weighting are off by default, and docs/training.md says what each does to it: other success
+estimates, rules for all-wrong groups, dynamic sampling, normalisers, schedules of tables and of the learning rate.
+
 Left out of the usual recipe, because each would change the weighting that is being compared, or is not needed here:
 
 * ratio clipping and several updates a batch: the step is on-policy, so the ratio is 1 and its clip never acts;
 * a penalty on the distance to the start model, and an entropy bonus: both add a gradient that is not the weighting's;
-* division by response length, by group or by batch standard deviation: that is another weighting; ask for its table;
-* resampling of groups without signal, as in DAPO: it changes which prompts are trained on;
-* shaped rewards and length penalties: a response is correct or it is not;
-* learning-rate schedules: the time to a target is what is measured, and a schedule would be part of the answer.
+* division by group or by batch standard deviation: that is another weighting; ask for its table;
+* shaped rewards and length penalties: a response is correct or it is not.
 """
 
 if __name__ == "__main__":
@@ -20,35 +21,41 @@ if __name__ == "__main__":
 
     command.run_alone(command.train)
 
-import json
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
-from rl.advantage import look_up_advantages
+from rl.advantage import weigh
 from rl.checkpoint import (
-    checkpoint_step,
+    RunState,
+    kept_steps,
     latest_checkpoint,
     load_optimizer_state,
+    prune,
+    read_state,
     save_checkpoint,
+    save_model,
     whole_folder,
 )
-from rl.config import Config, OptimizerConfig, differences
-from rl.errors import DivergenceError, UsageError
+from rl.collect import collect
+from rl.config import Config, OptimizerConfig
+from rl.dump import append_rollouts, dumping
+from rl.errors import DivergenceError, StorageError, UsageError
 from rl.evaluate import evaluate
-from rl.loss import accumulate_gradient, denominator, rows_of
+from rl.loss import accumulate_gradient, denominator, length_factors, rows_of
 from rl.metrics import (
     METRICS_FILE,
+    RECORD_FILES,
+    ROLLOUTS_FILE,
     TIMING_FILE,
     EvaluationRecord,
     StepRecord,
@@ -60,15 +67,16 @@ from rl.metrics import (
 from rl.model import Policy, load_policy, save_policy
 from rl.progress import Progress
 from rl.rollout import Batch
+from rl.run_folder import BEST, CHECKPOINTS, MODEL, START, run_folder
 from rl.samplers.torch_sampler import TorchSampler
+from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
 from rl.seeds import derive_seed
-from rl.success import count_successes, success_histogram, verify
+from rl.stopwatch import Stopwatch
+from rl.success import Visits, count_successes, histogram_by_difficulty, success_histogram
 from rl.supervised import make_start_model
 from rl.tasks.protocol import Task
 from rl.tasks.registry import build_task
-from rl.tasks.split import held_out_prompts, training_prompts
-from rl.versions import versions
-from weightopt.table import WeightTable, replace_file
+from rl.tasks.split import held_out_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +107,11 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         The run.
     output
         Its folder: new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
-        ``run.json``, ``metrics.jsonl``, ``timing.jsonl``, ``checkpoints/`` and at the end ``model/``.
+        ``run.json``, ``metrics.jsonl``, ``timing.jsonl``, ``checkpoints/``, ``best/`` and at the end ``model/``.
     resume
         Go on after the last checkpoint. The files come out as if the run had never stopped, bit for bit on a CPU
-        (but for ``timing.jsonl``).
+        (but for ``timing.jsonl``). With more ``training.steps`` than before a run is prolonged, and comes out as if
+        it had been so long from the start.
     quiet
         Show nothing.
 
@@ -112,109 +121,179 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         If the run cannot start as asked; nothing has been overwritten.
     DivergenceError
         If a loss, a gradient or a weight is not finite; the last checkpoint is intact.
+    StorageError
+        If something cannot be written once the run is going; the last checkpoint is intact.
     """
     torch.set_num_threads(config.threads)
     task = build_task(config.task)
-    table = load_table(config)
+    tables = TableSchedule.load(config)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
-    _open_folder(output, config, table, resume=resume)
-    with Progress(quiet=quiet, name=table.name, steps=config.training.steps) as progress:
-        if config.start_model is None and not (output / "start").exists():
-            make_start_model(config, output / "start", report=progress.supervised)
-        policy, optimizer, step = _restore(output, config)
+    with (
+        run_folder(output, config, tables.describe(), resume=resume),
+        Progress(quiet=quiet, name=tables.name, steps=config.training.steps) as progress,
+    ):
+        # The start model, unless one is given or an interrupted run has made it.
+        if config.start_model is None and not (output / START).exists():
+            make_start_model(config, output / START, report=progress.supervised)
+        policy, optimizer, state = _restore(output, config)
         _check_alphabet(policy, task)
+        visits = Visits(config.weighting, state.visits)
         sampler = TorchSampler(policy)
 
-        def measure(step: int) -> None:
-            record = evaluate(
-                sampler,
-                task,
-                held_out,
-                config.evaluation,
-                max_new_tokens=config.rollout.max_new_tokens,
-                step=step,
-                responses=step * config.rollout.prompts_per_step * config.rollout.group_size,
-                seed=derive_seed(config.seed, "evaluation", step),
-            )
+        def measure() -> EvaluationRecord:
+            with _naming(state.step):
+                record = evaluate(
+                    sampler,
+                    task,
+                    held_out,
+                    config.evaluation,
+                    max_new_tokens=config.rollout.max_new_tokens,
+                    step=state.step,
+                    spent=state.spent,
+                    seed=derive_seed(config.seed, "evaluation", state.step),
+                )
             append_record(output / METRICS_FILE, record)
             progress.evaluated(record)
+            return record
 
-        if step == 0:
-            measure(step)
+        with _storing(state.step):
+            if state.step == 0:
+                state = _keep_best(output, config, policy, state, measure())
         with _interruption() as interrupted:
-            while step < config.training.steps and not interrupted():
-                step += 1
-                clock = [time.perf_counter()]
+            while state.step < config.training.steps and not interrupted():
+                step = state.step + 1
+                stopwatch = Stopwatch()
+                table = tables.at(step)
                 with _naming(step):
-                    # Sample.
-                    prompts = training_prompts(
-                        task, count=config.rollout.prompts_per_step, seed=derive_seed(config.seed, "prompts", step)
-                    )
-                    batch = sampler.sample(
-                        prompts,
-                        group_size=config.rollout.group_size,
-                        temperature=config.rollout.temperature,
-                        max_new_tokens=config.rollout.max_new_tokens,
-                        seed=derive_seed(config.seed, "responses", step),
-                    )
-                    clock.append(time.perf_counter())
-                    # Verify, count, weigh.
-                    correct = verify(batch, task)
-                    successes = count_successes(correct)
-                    advantages = look_up_advantages(table, successes, correct)
-                    clock.append(time.perf_counter())
+                    # Sample and score, with dynamic sampling until the batch is full.
+                    collected = collect(sampler, task, config, step=step, stopwatch=stopwatch)
+                    drawn, batch = collected.drawn, collected.batch
+                    # Weigh.
+                    with stopwatch.stage("verifying"):
+                        factor = all_wrong_factor(config.weighting, step)
+                        advantages = weigh(
+                            config.weighting,
+                            table.group,
+                            table.weight,
+                            batch,
+                            collected.batch_correct,
+                            visits,
+                            all_wrong_factor=factor,
+                        )
                     # Learn, publish weights.
-                    update = learn(policy, optimizer, batch, advantages, config)
-                    sampler.publish(policy.model.state_dict())
-                    clock.append(time.perf_counter())
+                    with stopwatch.stage("learning"), dumping(output, collected, advantages, step=step):
+                        update = learn(policy, optimizer, batch, advantages, config, step)
+                        sampler.publish(policy.model.state_dict())
                 # Log.
+                successes = count_successes(collected.correct)
+                if config.weighting.estimate == "beta":
+                    visits.add(drawn, successes)
+                spent = state.spent.plus(groups=len(drawn.groups), responses=drawn.responses, tokens=drawn.tokens)
+                state = replace(state, step=step, spent=spent)
                 record = StepRecord(
                     step=step,
-                    responses_so_far=step * batch.responses,
-                    tokens=batch.tokens,
-                    reward=float(correct.mean()),
+                    responses_so_far=state.spent.responses,
+                    groups_so_far=state.spent.groups,
+                    tokens_so_far=state.spent.tokens,
+                    tokens=drawn.tokens,
+                    groups_drawn=len(drawn.groups),
+                    groups_trained=len(batch.groups),
+                    reward=float(collected.correct.mean()),
                     success_histogram=success_histogram(successes, config.rollout.group_size),
+                    histogram_by_difficulty=histogram_by_difficulty(drawn, successes, config.rollout.group_size),
                     all_wrong=float((successes == 0).mean()),
                     all_right=float((successes == config.rollout.group_size).mean()),
-                    mean_abs_advantage=float(np.abs(advantages).mean()),
+                    table=table.group.name,
+                    all_wrong_factor=factor,
+                    mean_abs_advantage=float(np.abs(advantages).sum() / denominator(config.rollout)),
                     distinct_responses=update.rows,
+                    learning_rate=update.learning_rate,
                     gradient_norm=update.gradient_norm,
                     clipped=update.clipped,
-                    entropy=batch.mean_negative_log_prob(),
-                    finished=batch.share_finished(),
+                    clip_factor=update.clip_factor,
+                    entropy=drawn.mean_negative_log_prob(),
+                    finished=drawn.share_finished(),
                 )
-                append_record(output / METRICS_FILE, record)
-                progress.stepped(record)
-                if step == config.training.steps or step % config.training.evaluate_every == 0:
-                    measure(step)
-                clock.append(time.perf_counter())
-                append_record(output / TIMING_FILE, TimingRecord.from_clock(step, clock))
-                if step == config.training.steps or step % config.training.checkpoint_every == 0:
-                    save_checkpoint(output / "checkpoints", policy, optimizer, step=step)
-            finished = step == config.training.steps
-            if finished and not (output / "model").exists():
-                with whole_folder(output / "model") as partial:
-                    save_policy(policy, partial)
-            if not finished and step % config.training.checkpoint_every:
-                save_checkpoint(output / "checkpoints", policy, optimizer, step=step)
+                with _storing(step):
+                    append_rollouts(
+                        output / ROLLOUTS_FILE,
+                        collected,
+                        advantages,
+                        step=step,
+                        share=config.training.rollout_share,
+                        seed=config.seed,
+                    )
+                    append_record(output / METRICS_FILE, record)
+                    progress.stepped(record)
+                    with stopwatch.stage("evaluating"):
+                        if step % config.training.evaluate_every == 0:
+                            state = _keep_best(output, config, policy, state, measure())
+                        elif step == config.training.steps:
+                            measure()  # of the model that is kept as model/ anyway
+                    append_record(output / TIMING_FILE, TimingRecord.from_seconds(step, stopwatch.seconds))
+                    if step == config.training.steps or step % config.training.checkpoint_every == 0:
+                        _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()))
+            finished = state.step == config.training.steps
+            with _storing(state.step):
+                if finished and not (output / MODEL).exists():
+                    with whole_folder(output / MODEL) as partial:
+                        save_policy(policy, partial)
+                if not finished and state.step:
+                    _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()))
     evaluations = read_metrics(output / METRICS_FILE).evaluations
-    return Outcome(step=step, finished=finished, evaluation=evaluations[-1])
+    return Outcome(step=state.step, finished=finished, evaluation=evaluations[-1])
 
 
-def _restore(output: Path, config: Config) -> tuple[Policy, torch.optim.Optimizer, int]:
-    """Policy, optimizer and steps done: of the last checkpoint, or of the start model.
+def _restore(output: Path, config: Config) -> tuple[Policy, torch.optim.Optimizer, RunState]:
+    """Policy, optimizer and state: of the last checkpoint, or of the start model.
 
-    Records of later steps, which the run will make again, are dropped from the files.
+    What was recorded after it, and will be again, is dropped. So is a measurement that only the end of a shorter run
+    called for.
     """
-    checkpoint = latest_checkpoint(output / "checkpoints")
-    step = checkpoint_step(checkpoint) if checkpoint else 0
-    for name in (METRICS_FILE, TIMING_FILE):
-        truncate_records(output / name, keep=lambda recorded: step > 0 and recorded <= step)
-    policy = load_policy(checkpoint / "model" if checkpoint else config.start_model or output / "start")
+    checkpoint = latest_checkpoint(output / CHECKPOINTS)
+    state = read_state(checkpoint) if checkpoint else RunState()
+    policy = load_policy(checkpoint / "model" if checkpoint else config.start_model or output / START)
     optimizer = new_optimizer(policy, config.optimizer)
     if checkpoint:
         load_optimizer_state(checkpoint, policy, optimizer)
-    return policy, optimizer, step
+
+    def keep(record: Any) -> bool:
+        regular = record["step"] % config.training.evaluate_every == 0 or record["step"] == config.training.steps
+        return 0 < state.step >= record["step"] and (regular or record.get("kind") != "evaluation")
+
+    for name in RECORD_FILES:
+        truncate_records(output / name, keep=keep)
+    _tidy(output, config, state)
+    return policy, optimizer, state
+
+
+def _keep_best(output: Path, config: Config, policy: Policy, state: RunState, record: EvaluationRecord) -> RunState:
+    """Keep the model just measured if it is better than all before it; the one before goes with the next checkpoint."""
+    if state.best_success is not None and record.success <= state.best_success:
+        return state
+    if config.evaluation.keep_best:
+        save_model(output / BEST, policy, step=record.step)
+    return replace(state, best_step=record.step, best_success=record.success)
+
+
+def _checkpoint(
+    output: Path, config: Config, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState
+) -> None:
+    """Save a checkpoint, then remove what it makes superfluous."""
+    save_checkpoint(output / CHECKPOINTS, policy, optimizer, state)
+    _tidy(output, config, state)
+
+
+def _tidy(output: Path, config: Config, state: RunState) -> None:
+    """Remove the checkpoints and best models that are not to be kept beside the checkpoint of ``state``."""
+    kept = kept_steps(
+        output / CHECKPOINTS,
+        count=config.training.keep_checkpoints,
+        every=config.training.checkpoint_every,
+        last=state.step,
+    )
+    prune(output / CHECKPOINTS, kept.__contains__)
+    prune(output / BEST, lambda step: step == state.best_step)
 
 
 def _check_alphabet(policy: Policy, task: Task[Any]) -> None:
@@ -223,13 +302,6 @@ def _check_alphabet(policy: Policy, task: Task[Any]) -> None:
         raise UsageError(
             f"the tokenizer of the start model cannot write all of {task.alphabet!r}, the task's characters"
         )
-
-
-def load_table(config: Config) -> WeightTable:
-    """The group table of the run; raises `UsageError` if none is named, `weightopt.table.TableError` if it is bad."""
-    if config.table is None:
-        raise UsageError("no weight table is given: add --set table=FILE, with a file written by weightopt table")
-    return WeightTable.load(config.table).for_group(config.rollout.group_size)
 
 
 def new_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -245,15 +317,33 @@ def new_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimi
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one update did: rows computed, gradient norm before clipping, and whether it was clipped."""
+    """What one update did.
+
+    Attributes
+    ----------
+    rows
+        Distinct responses computed.
+    learning_rate
+        Of this update.
+    gradient_norm
+        Before clipping.
+    clip_factor
+        What the gradient was multiplied by; 1 if it was not clipped.
+    """
 
     rows: int
+    learning_rate: float
     gradient_norm: float
-    clipped: bool
+    clip_factor: float
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the gradient was clipped."""
+        return self.clip_factor < 1
 
 
 def learn(
-    policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, advantages: np.ndarray, config: Config
+    policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, advantages: np.ndarray, config: Config, step: int
 ) -> Update:
     """Make one update of the policy from one on-policy batch.
 
@@ -261,21 +351,25 @@ def learn(
     ----------
     advantages
         Shape (P, M).
+    step
+        Number of the update, from 1: the learning rate may depend on it.
 
     Raises
     ------
     DivergenceError
-        If the gradient is not finite, and then nothing is updated, or if a weight is not finite after the update.
+        If the loss or the gradient is not finite, and then nothing is updated, or if a weight is not finite after the
+        update.
     """
     parameters = list(policy.model.parameters())
     for parameter in parameters:
         # Not None: a step without any signal has a gradient of zero, and the optimizer's memory fades over it.
         parameter.grad = torch.zeros_like(parameter)
-    rows = rows_of(batch, advantages)
-    accumulate_gradient(
+    factors = length_factors(batch, config.weighting.normaliser)
+    rows = rows_of(batch, advantages if factors is None else advantages * factors)
+    loss = accumulate_gradient(
         policy,
         rows,
-        responses=denominator(batch),
+        responses=denominator(config.rollout),
         temperature=config.rollout.temperature,
         tokens_per_micro_batch=config.optimizer.tokens_per_micro_batch,
     )
@@ -283,47 +377,17 @@ def learn(
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, bound))
     if not math.isfinite(norm):
         raise DivergenceError(f"the gradient is not finite (norm {norm})")
+    if not math.isfinite(loss):
+        raise DivergenceError(f"the loss is not finite ({loss})")
+    rate = learning_rate(config.optimizer, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
     optimizer.step()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise DivergenceError("a weight is not finite after the update")
-    return Update(rows=len(rows), gradient_norm=norm, clipped=norm > bound)
-
-
-def _open_folder(output: Path, config: Config, table: WeightTable, *, resume: bool) -> None:
-    """Check that the run may write here, and write ``run.json`` unless it is already there.
-
-    A folder without ``run.json`` holds nothing of a run: it is written before anything else.
-    """
-    about = output / "run.json"
-    run = {
-        "schema": "rl.run/1",
-        "config": config.to_json(),
-        "table": {"name": table.name, "checksum": table.checksum},
-        "start_model": None if config.start_model is None else _start_model_checksum(config.start_model),
-        "versions": versions(),
-    }
-    if output.is_dir() and any(output.iterdir()) and not (resume and about.is_file()):
-        hint = "it holds no run.json to resume" if resume else "add --resume to go on, or name another folder"
-        raise UsageError(f"output {str(output)!r} is not empty: {hint}")
-    if about.is_file():
-        before = json.loads(about.read_text(encoding="utf-8"))
-        for key, was, now in differences(before, run):
-            name = key.removeprefix("config.")
-            raise UsageError(f"cannot resume {str(output)!r}: {name!r} was {was!r} and is now {now!r}")
-        return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        replace_file(about, (json.dumps(run, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from error
-
-
-def _start_model_checksum(folder: Path) -> str:
-    """sha256 of the weights of a start model, as ``"sha256:<hex>"``; raises `UsageError` if there are none."""
-    try:
-        return f"sha256:{sha256((folder / 'model.safetensors').read_bytes()).hexdigest()}"
-    except OSError as error:
-        raise UsageError(f"start_model {str(folder)!r} has no readable model.safetensors: {error.strerror}") from error
+    return Update(
+        rows=len(rows), learning_rate=rate, gradient_norm=norm, clip_factor=bound / norm if norm > bound else 1.0
+    )
 
 
 @contextmanager
@@ -336,22 +400,41 @@ def _naming(step: int) -> Iterator[None]:
 
 
 @contextmanager
+def _storing(step: int) -> Iterator[None]:
+    """Say what could not be written, and that nothing is lost but what came after the last checkpoint."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise StorageError(
+            f"step {step} could not be written ({reason}); the last checkpoint is intact: "
+            "make room and go on with --resume"
+        ) from error
+
+
+@contextmanager
 def _interruption() -> Iterator[Callable[[], bool]]:
-    """Turn the first interrupt (Ctrl-C) into an answer to be asked for; the second one interrupts as usual.
+    """Turn the first SIGINT (Ctrl-C) or SIGTERM into an answer to be asked for; a second one acts as usual.
 
     Only the main thread of a program can do that; elsewhere the answer stays False.
     """
     asked = threading.Event()
+    before: dict[signal.Signals, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def note(*_: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.signal(signal.SIGINT, note)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import rl.train
 from rl import command
-from rl.errors import DivergenceError
+from rl.errors import DivergenceError, StorageError
 from rl.metrics import EvaluationRecord
 from rl.train import Outcome
 from weightopt.table import group_table
@@ -69,9 +69,18 @@ def test_a_run_from_the_command_line(config: Path, table: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("held-out success") == 4  # supervised, step 0, step 1, outcome
     assert (output / "model" / "model.safetensors").is_file()
-    result = invoke(command.train, "--config", config, "--table", table, "--output", output, "--resume", "--quiet")
+    arguments = ["--config", config, "--table", table, "--output", output, "--resume", "--quiet"]
+    result = invoke(command.train, *arguments)
     assert result.exit_code == 2
     assert "'seed' was 3 and is now 0" in result.stderr
+    more = ["--set", "seed=3", "--set", "training.steps=2", "--set", "training.checkpoint_every=20", "--keep", "2"]
+    result = invoke(command.train, *arguments, *more)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("step 2: ")
+    assert '"keep_checkpoints": 2' in (output / "run.json").read_text()
+    result = invoke(command.train, *arguments, *more, "--keep", "0")
+    assert result.exit_code == 2
+    assert "'training.keep_checkpoints' is 0: " in result.stderr
 
 
 def test_a_start_model_from_the_command_line(config: Path, table: Path, tmp_path: Path) -> None:
@@ -104,6 +113,9 @@ def test_a_start_model_from_the_command_line(config: Path, table: Path, tmp_path
         (("--table", "TABLE", "--output", "TABLE/run"), "cannot be written: Not a directory"),
         (("--table", "TABLE", "--set", "evaluation.prompts=100000"), "evaluation.prompts is 100000, but"),
         (("--table", "TABLE", "--config", "absent.toml"), "config 'absent.toml' cannot be read"),
+        (("--table", "TABLE", "--set", "model.context=8", "--set", "rollout.max_new_tokens=7"), "context of 8: lower"),
+        (("--table", "TABLE", "--set", "later_tables=[{from_step=2, table='no.json'}]"), "no.json: cannot be read"),
+        (("--table", "TABLE", "--set", "weighting.all_wrong=hold"), "all_wrong_after goes with"),
     ],
 )
 def test_misuse_is_status_2_and_one_sentence(
@@ -140,6 +152,7 @@ EVALUATION = EvaluationRecord(
         ),
         (KeyboardInterrupt(), 130, "--resume goes on after the last checkpoint"),
         (DivergenceError("step 3: the gradient is not finite"), 1, "step 3: the gradient is not finite"),
+        (StorageError("step 3 could not be written (no room)"), 1, "step 3 could not be written"),
     ],
 )
 def test_how_a_run_ends_is_the_exit_status(

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from rl.config import Config, differences, load_config, parse_config
+from rl.config import Config, LaterTable, WeightingConfig, differences, load_config, parse_config
 from rl.errors import UsageError
 from rl.tasks.registry import build_task
 from rl.tasks.split import held_out_prompts
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 TASK = {"name": "addition", "digits": {"1": 1.0}}
 
 
@@ -47,6 +48,10 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.rollout.group_size == 4
     assert config.optimizer.betas == (0.5, 0.6)
     assert config.table == Path("some/where.json")
+    overrides = ['later_tables=[{from_step=9, table="b.json"}]', "weighting.estimate=beta"]
+    config = load_config(path, overrides)
+    assert config.later_tables == (LaterTable(from_step=9, table=Path("b.json")),)
+    assert config.weighting.estimate == "beta"
     assert (
         load_config(path, ["task.digits={3=1}"]).task
         == Config.model_validate({"task": {"name": "addition", "digits": {3: 1}}}).task
@@ -73,6 +78,53 @@ def test_overrides(tmp_path: Path) -> None:
         ({"task": TASK, "optimizer": {"learning_rate": float("nan")}}, r"'optimizer.learning_rate' is nan: "),
         ({"task": {"name": "addition", "digits": {"0": 1.0}}}, r"'task.digits.0' is '0': .* greater"),
         ({"task": {"name": "addition", "digits": {}}}, r"'task.digits' is {}: "),
+        (
+            {"task": TASK, "weighting": {"estimat": "beta"}},
+            r"'weighting.estimat' is unknown; the nearest is 'weighting.es",
+        ),
+        ({"task": TASK, "weighting": {"estimate": "mean"}}, r"'weighting.estimate' is 'mean': .*'group', 'leave-one"),
+        ({"task": TASK, "weighting": {"prior_failures": 0}}, r"'weighting.prior_failures' is 0: .* greater"),
+        ({"task": TASK, "weighting": {"all_wrong": "hold"}}, r"'weighting' is .*: all_wrong_after goes with"),
+        ({"task": TASK, "weighting": {"all_wrong_after": 3}}, r"'weighting' is .*: all_wrong_after goes with"),
+        (
+            {"task": TASK, "weighting": {"all_wrong": "ramp", "all_wrong_after": 3}},
+            r"'weighting' is .*: all_wrong_full_at goes with",
+        ),
+        (
+            {"task": TASK, "weighting": {"all_wrong": "ramp", "all_wrong_after": 3, "all_wrong_full_at": 3}},
+            r"'weighting' is .*: all_wrong_full_at must be greater than all_wrong_after",
+        ),
+        (
+            {
+                "task": TASK,
+                "rollout": {"dynamic_sampling": True},
+                "weighting": {"all_wrong": "hold", "all_wrong_after": 3},
+            },
+            r"^config: weighting.all_wrong = 'hold' would never act with rollout.dynamic_sampling",
+        ),
+        (
+            {"task": TASK, "optimizer": {"cosine_until": 5, "warmup_steps": 5}},
+            r"'optimizer' is .*: cosine_until must be",
+        ),
+        ({"task": TASK, "evaluation": {"pass_at": [8]}}, r"'evaluation' is .*: pass_at asks for 8 .* samples is 4"),
+        ({"task": TASK, "evaluation": {"pass_at": [2], "temperature": 0}}, r"pass_at needs a temperature above 0"),
+        (
+            {"task": TASK, "training": {"rollout_share": 2}},
+            r"'training.rollout_share' is 2: .* less than or equal to 1",
+        ),
+        ({"task": TASK, "training": {"keep_checkpoints": 0}}, r"'training.keep_checkpoints' is 0: .* greater"),
+        (
+            {"task": TASK, "later_tables": [{"from_step": 2, "tabel": "x"}]},
+            r"'later_tables.0.tabel' is unknown; the nearest is 'later_tables.0.table' \(known here: from_step, table",
+        ),
+        ({"task": {"name": "addition", "digitz": {"1": 1}}}, r"'task.digitz' is unknown; the nearest is 'task.digits'"),
+        ({"task": TASK, "later_tables": [{"from_step": 2}]}, r"'later_tables.0.table' is missing"),
+        ({"task": TASK, "later_tables": [{"from_step": 1, "table": "x"}]}, r"'later_tables.0.from_step' is 1: "),
+        (
+            {"task": TASK, "later_tables": [{"from_step": 5, "table": "x"}, {"from_step": 5, "table": "y"}]},
+            r"'later_tables' is .*: each from_step must be greater than the one before it",
+        ),
+        ({"task": TASK, "later_tables": {"step": 3}}, r"'later_tables' is "),
         ({"task": TASK, "model": {"hidden_size": 100, "heads": 3}}, r"'model' .* multiple of 2 \* heads = 6"),
         (
             {
@@ -114,6 +166,14 @@ def test_bad_files_and_overrides(tmp_path: Path, text: str, overrides: list[str]
 def test_an_absent_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         load_config(tmp_path / "absent.toml")
+
+
+def test_the_options_are_documented() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    names = [*WeightingConfig.model_fields, *LaterTable.model_fields, "dynamic_sampling", "over_generation_limit"]
+    names += ["warmup_steps", "cosine_until", "final_share", "max_grad_norm", "pass_at", "greedy", "keep_best"]
+    names += ["keep_checkpoints", "rollout_share"]
+    assert [name for name in names if name not in text] == []
 
 
 def test_differences() -> None:

@@ -10,17 +10,18 @@ tolerance 1e-10 is rounding over some ten thousand terms.
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rl.advantage import look_up_advantages
-from rl.loss import Row, accumulate_gradient, denominator, micro_batches, rows_of
+from rl.advantage import look_up_advantages, weigh, weight_function
+from rl.config import RolloutConfig, WeightingConfig
+from rl.loss import Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
 from rl.rollout import Batch, Completion, Group
-from rl.success import count_successes, verify
+from rl.success import Visits, count_successes, verify
 from rl.tasks.protocol import Prompt
 from theory.weightings import REGISTRY
 from weightopt.build import group_solved_table, named_table, solved_table
@@ -187,15 +188,31 @@ def test_the_expected_gradient_is_the_effective_weight_times_the_gradient_of_suc
     assert max(policy.calls) > 1 or tokens_per_micro_batch == 1
 
 
-def gradient_of(policy: TabularPolicy, batch: Batch, weights: WeightTable, tokens: int) -> Tensor:
+def gradient_of(
+    policy: TabularPolicy,
+    batch: Batch,
+    weights: WeightTable,
+    tokens: int,
+    config: WeightingConfig = WeightingConfig(),  # noqa: B008 (frozen)
+    visits: Visits | None = None,
+    all_wrong_factor: float = 1.0,
+) -> Tensor:
     """The gradient of one step, as the loop computes it."""
-    correct = verify(batch, TinyTask())
-    advantages = look_up_advantages(weights, count_successes(correct), correct)
+    advantages = weigh(
+        config,
+        weights,
+        None if config.estimate == "group" else weight_function(weights),
+        batch,
+        verify(batch, TinyTask()),
+        visits or Visits(config),
+        all_wrong_factor=all_wrong_factor,
+    )
+    factors = length_factors(batch, config.normaliser)
     policy.logits.grad = torch.zeros_like(policy.logits)
     accumulate_gradient(
         policy,
-        rows_of(batch, advantages),
-        responses=denominator(batch),
+        rows_of(batch, advantages if factors is None else advantages * factors),
+        responses=denominator(RolloutConfig(prompts_per_step=len(batch.groups), group_size=GROUP_SIZE)),
         temperature=1.0,
         tokens_per_micro_batch=tokens,
     )
@@ -275,3 +292,188 @@ def test_micro_batches_keep_to_their_budget() -> None:
     for piece in pieces:
         padded = len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
         assert padded <= 64 or len(piece) == 1
+
+
+# What each option does to the expected gradient: one prompt, all outcomes of its group, through the loop's functions.
+
+
+def group_of(outcome: Sequence[tuple[int, ...]], prompt: int = 1) -> Group:
+    return Group(
+        prompt=Prompt(id=str(prompt), text=str(prompt), difficulty="", problem=prompt),
+        prompt_tokens=(prompt,),
+        completions=tuple(completion(response) for response in outcome),
+    )
+
+
+def ascent(policy: TabularPolicy, weights: WeightTable, *, only_mixed: bool = False, **options: Any) -> Tensor:
+    """Expected gradient of -loss with respect to the logits of prompt 1, weighted sums over all outcomes."""
+    chances = {response: policy.probability(1, response).item() for response in RESPONSES}
+    total = torch.zeros_like(policy.logits)
+    for outcome in product(RESPONSES, repeat=GROUP_SIZE):
+        right = sum(is_correct(1, response) for response in outcome)
+        if not only_mixed or 0 < right < GROUP_SIZE:
+            chance = math.prod(chances[response] for response in outcome)
+            total -= chance * gradient_of(policy, Batch(groups=(group_of(outcome),)), weights, 10_000, **options)
+    return total[1]
+
+
+def slope_of(policy: TabularPolicy, value: Callable[[tuple[int, ...]], float]) -> Tensor:
+    """Gradient of E[value(y)] over the responses y to prompt 1."""
+    mean = torch.stack([value(response) * policy.probability(1, response) for response in RESPONSES]).sum()
+    return torch.autograd.grad(mean, policy.logits)[0][1]
+
+
+def success_of(policy: TabularPolicy) -> float:
+    return sum(policy.probability(1, response).item() for response in RESPONSES if is_correct(1, response))
+
+
+def success_slope(policy: TabularPolicy) -> Tensor:
+    return slope_of(policy, lambda response: float(is_correct(1, response)))
+
+
+def binomial(n: int, k: int, rho: float) -> float:
+    return math.comb(n, k) * rho**k * (1 - rho) ** (n - k)
+
+
+def rules(weights: WeightTable, rho: float, factor: float = 1.0) -> float:
+    """What the two rules add to the effective weight, when an all-wrong or all-right group has no other advantage."""
+    size = GROUP_SIZE
+    return -factor * weights.all_wrong_advantage * (1 - rho) ** (size - 1) + weights.all_right_advantage * rho ** (
+        size - 1
+    )
+
+
+@pytest.mark.parametrize("name", ["linear-r", "every rule on"])
+@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
+def test_the_all_wrong_factor_scales_one_term_of_the_effective_weight(name: str, factor: float) -> None:
+    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
+    rho = success_of(policy)
+    off = effective_weight(weights, rho) + weights.all_wrong_advantage * (1 - rho) ** (GROUP_SIZE - 1)
+    expected = (off - factor * weights.all_wrong_advantage * (1 - rho) ** (GROUP_SIZE - 1)) * success_slope(policy)
+    torch.testing.assert_close(ascent(policy, weights, all_wrong_factor=factor), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["grpo", "linear-r", "solved", "every rule on"])
+def test_leave_one_out_climbs_success_with_the_mean_weight_of_the_others(name: str) -> None:
+    """E = Σ_k Bin(k; M-1, ρ) ω(k/(M-1)) ∇ρ, ends read at 1/M and 1-1/M: a Bernstein polynomial of the weighting."""
+    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
+    rho, size = success_of(policy), GROUP_SIZE
+    omega = weight_function(weights)
+    seen = [min(max(k / (size - 1), 1 / size), 1 - 1 / size) for k in range(size)]
+    mean = math.fsum(binomial(size - 1, k, rho) * float(omega(np.array(seen[k]))) for k in range(size))
+    expected = (mean + rules(weights, rho)) * success_slope(policy)
+    config = WeightingConfig(estimate="leave-one-out")
+    torch.testing.assert_close(ascent(policy, weights, config=config), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["grpo", "linear-r", "solved", "every rule on"])
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_posterior_of_earlier_visits_gives_its_weight_undistorted(name: str, factor: float) -> None:
+    """E = ω(ρ̂) ∇ρ: the estimate does not depend on the group, so neither noise nor baseline leaves a trace."""
+    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
+    config = WeightingConfig(estimate="beta", prior_successes=0.5, prior_failures=1.5)
+    visits = Visits(config)
+    earlier = group_of([(END,), (1, 2, END), (2, END)])
+    visits.add(Batch(groups=(earlier, earlier)), np.array([2, 2]))
+    (seen,) = visits.estimate(Batch(groups=(earlier,)))
+    assert seen == (0.5 + 4) / (0.5 + 1.5 + 6)
+    rho = success_of(policy)
+    omega = float(weight_function(weights)(np.array(seen)))
+    expected = (omega + rules(weights, rho, factor)) * success_slope(policy)
+    actual = ascent(policy, weights, config=config, visits=visits, all_wrong_factor=factor)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
+def test_dynamic_sampling_divides_all_prompts_by_one_number() -> None:
+    """A kept group is one of prompt p with chance q_p m_p / Σ q m, m the chance of a mixed group, and its expected
+    gradient is that of a drawn group over m_p. So a slot of the batch has Σ q_p e_p ∇ρ_p / Σ q m: no prompt gains on
+    another.
+    """
+    weights = TABLES["linear-r"]
+    parts, mixed = [], []
+    for seed in (1, 2):  # two prompts, of which each has a policy of its own
+        policy = TabularPolicy(prompts=2, seed=seed)
+        rho = success_of(policy)
+        mixed.append(1 - rho**GROUP_SIZE - (1 - rho) ** GROUP_SIZE)
+        kept = ascent(policy, weights, only_mixed=True) / mixed[-1]  # given that the group is mixed
+        e = effective_weight(weights, rho) + weights.all_wrong_advantage * (1 - rho) ** (GROUP_SIZE - 1)
+        parts.append((kept, e * success_slope(policy)))
+    assert abs(mixed[0] - mixed[1]) > 0.02
+    shares = (0.3, 0.7)
+    total = sum(share * chance for share, chance in zip(shares, mixed, strict=True))
+    for (kept, drawn), share, chance in zip(parts, shares, mixed, strict=True):
+        torch.testing.assert_close((share * chance / total) * kept, share * drawn / total, rtol=0, atol=1e-10)
+
+
+def advantage_given_others(weights: WeightTable, rho: float) -> tuple[float, float]:
+    """Expected advantage of a correct and of a wrong response, over the M-1 others."""
+    assert weights.advantage_correct is not None
+    assert weights.advantage_wrong is not None
+    others = [binomial(GROUP_SIZE - 1, k, rho) for k in range(GROUP_SIZE)]
+    right = math.fsum(p * weights.advantage_correct[k + 1] for k, p in enumerate(others))
+    return right, math.fsum(p * weights.advantage_wrong[k] for k, p in enumerate(others))
+
+
+@pytest.mark.parametrize("name", ["grpo", "linear-r", "every rule on"])
+def test_dividing_by_response_length_climbs_success_per_token(name: str) -> None:
+    """E = Ā⁺ ∇E[r/|y|] + Ā⁻ ∇E[(1-r)/|y|]: not a multiple of ∇ρ, as short answers count more and long ones less."""
+    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
+    right, wrong = advantage_given_others(weights, success_of(policy))
+    expected = right * slope_of(policy, lambda y: is_correct(1, y) / len(y)) + wrong * slope_of(
+        policy, lambda y: (not is_correct(1, y)) / len(y)
+    )
+    actual = ascent(policy, weights, config=WeightingConfig(normaliser="response"))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+    assert cosine(actual, success_slope(policy)) < 0.999
+    assert cosine(ascent(policy, weights), success_slope(policy)) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["grpo", "linear-r", "every rule on"])
+def test_dividing_by_the_tokens_of_the_group_weighs_by_company(name: str) -> None:
+    """E = ∇ of Σ_y π(y) g(y), g(y) the mean of A·M/(|y| + tokens of the others), whose joint law is a convolution."""
+    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
+    assert weights.advantage_correct is not None
+    assert weights.advantage_wrong is not None
+    one: dict[tuple[int, int], float] = {}
+    for response in RESPONSES:
+        key = (int(is_correct(1, response)), len(response))
+        one[key] = one.get(key, 0.0) + policy.probability(1, response).item()
+    others = {(0, 0): 1.0}
+    for _ in range(GROUP_SIZE - 1):
+        added: dict[tuple[int, int], float] = {}
+        for (k, tokens), p in others.items():
+            for (r, length), q in one.items():
+                added[k + r, tokens + length] = added.get((k + r, tokens + length), 0.0) + p * q
+        others = added
+
+    def value(response: tuple[int, ...]) -> float:
+        r = int(is_correct(1, response))
+        table = weights.advantage_correct if r else weights.advantage_wrong
+        assert table is not None
+        return math.fsum(p * table[k + r] * GROUP_SIZE / (len(response) + tokens) for (k, tokens), p in others.items())
+
+    actual = ascent(policy, weights, config=WeightingConfig(normaliser="group"))
+    torch.testing.assert_close(actual, slope_of(policy, value), rtol=0, atol=1e-10)
+    assert cosine(actual, success_slope(policy)) < 0.9999
+
+
+@pytest.mark.parametrize("normaliser", ["step", "response", "group"])
+def test_no_group_changes_the_weight_of_another(normaliser: Literal["step", "response", "group"]) -> None:
+    policy, config = TabularPolicy(prompts=2, seed=0), WeightingConfig(normaliser=normaliser)
+    groups = (group_of([(1, 2, END), (2, END), (1, 1, 2)]), group_of([(1, END), (END,), (2, END)], prompt=0))
+    both = gradient_of(policy, Batch(groups=groups), TABLES["linear-r"], 10_000, config)
+    alone = [gradient_of(policy, Batch(groups=(group,)), TABLES["linear-r"], 10_000, config) for group in groups]
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, rtol=0, atol=1e-14)
+
+
+def test_normalisers_agree_when_all_responses_are_equally_long() -> None:
+    policy = TabularPolicy(prompts=2, seed=0)
+    batch = Batch(groups=(group_of([(1, 2, END), (1, 1, END), (1, 1, 2)]), group_of([(1, 1, END)] * 3, prompt=0)))
+    plain = gradient_of(policy, batch, TABLES["linear-r"], 10_000)
+    for normaliser in ("response", "group"):
+        other = gradient_of(policy, batch, TABLES["linear-r"], 10_000, WeightingConfig(normaliser=normaliser))
+        torch.testing.assert_close(3 * other, plain, rtol=0, atol=1e-14)
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float((one * other).sum() / (one.norm() * other.norm()))

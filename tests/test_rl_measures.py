@@ -15,6 +15,7 @@ from rl.errors import UsageError
 from rl.evaluate import bootstrap_interval, evaluate
 from rl.metrics import (
     EvaluationRecord,
+    Spent,
     StepRecord,
     TimingRecord,
     append_record,
@@ -112,10 +113,12 @@ def test_a_table_of_another_size_is_refused_at_the_door() -> None:
 
 def test_an_evaluation() -> None:
     config = EvaluationConfig(prompts=20, samples=4)
-    record = evaluate(Scripted(3), TASK, PROMPTS, config, max_new_tokens=8, step=5, responses=80, seed=1)
+    spent = Spent(groups=20, responses=80, tokens=240)
+    record = evaluate(Scripted(3), TASK, PROMPTS, config, max_new_tokens=8, step=5, spent=spent, seed=1)
     assert record.success == record.success_low == record.success_high == 0.75
     assert record.by_difficulty == {"2 digits": 0.75}
     assert (record.step, record.responses_so_far, record.prompts, record.samples) == (5, 80, 20, 4)
+    assert (record.groups_so_far, record.tokens_so_far) == (20, 240)
 
 
 def test_the_bootstrap_interval_covers_as_it_says() -> None:
@@ -171,7 +174,8 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     append_record(path, evaluation_record(0))
     for step in (1, 2, 3):
         append_record(path, step_record(step))
-        append_record(timing, TimingRecord.from_clock(step, [0.0, 1.0, 1.5, 3.5, 3.75]))
+        seconds = {"sampling": 1.0, "verifying": 0.5, "learning": 2.0, "evaluating": 0.25}
+        append_record(timing, TimingRecord.from_seconds(step, seconds))
     append_record(path, evaluation_record(3))
     metrics = read_metrics(path)
     assert metrics.steps == (step_record(1), step_record(2), step_record(3))
@@ -182,9 +186,9 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"kind": "step", "step": 4')
     assert read_metrics(path) == metrics
-    truncate_records(path, keep=lambda step: step <= 3)
+    truncate_records(path, keep=lambda record: record["step"] <= 3)
     assert path.read_bytes() == whole
-    truncate_records(path, keep=lambda step: step <= 1)
+    truncate_records(path, keep=lambda record: record["step"] <= 1)
     assert read_metrics(path).steps == (step_record(1),)
     truncate_records(tmp_path / "absent.jsonl", keep=lambda _: True)
     assert not (tmp_path / "absent.jsonl").exists()

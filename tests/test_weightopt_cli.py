@@ -183,7 +183,10 @@ REFUSED = {
     "start nan": ([*SOLVE[:2], "nan", *SOLVE[3:]], ["--start"]),
     "start a word": ([*SOLVE[:2], "x", *SOLVE[3:]], ["--start"]),
     "start missing": (["solve", *SOLVE[3:]], ["--start"]),
-    "clock unknown": ([*SOLVE[:6], "foo"], ["--clock", "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"]),
+    "clock unknown": (
+        [*SOLVE[:6], "foo"],
+        ["--clock", "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"],
+    ),
     "clock of one": ([*SOLVE[:6], "mixed:1"], ["--clock", "from 2"]),
     "clock of nothing": ([*SOLVE[:6], "affine:0,0"], ["--clock"]),
     "clock too large": ([*SOLVE[:6], "affine:1e308,1e308"], ["--clock"]),

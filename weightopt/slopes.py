@@ -94,7 +94,7 @@ def _with_more(problem: Problem, knots: Array, intervals: Indices, pieces: int) 
 
 
 def _solve_on(problem: Problem, knots: Array) -> tuple[Array, list[SlopePrices], Indices]:
-    """Weights at the knots, ways to tell runs apart for the certificate, and the knots where ω meets or leaves a bound."""
+    """Weights at the knots, ways to tell runs apart for the certificate, and the knots at which ω bends."""
     n = knots.size
     points = problem.panels(knots[1:-1])
     left = np.searchsorted(knots, points.edges[:-1], side="right") - 1

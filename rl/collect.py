@@ -1,0 +1,88 @@
+"""The groups of one step: sampled, judged and, with dynamic sampling, drawn again until enough of them are mixed.
+
+Dynamic sampling keeps the groups that hold both right and wrong responses. Each further draw asks for as many prompts
+as groups are missing, so no mixed group is ever left over, and the groups drawn for one that is kept number
+1/(1 - ρ^M - (1-ρ)^M) on average: what the solver's clock ``mixed:M`` charges.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rl.config import Config
+from rl.rollout import Batch, Group, Sampler
+from rl.seeds import derive_seed
+from rl.stopwatch import Stopwatch
+from rl.success import count_successes, verify
+from rl.tasks.protocol import Task
+from rl.tasks.split import training_prompts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """What a step has to learn from.
+
+    Attributes
+    ----------
+    drawn
+        All groups sampled, in the order in which they were.
+    correct
+        Which of their responses are correct, shape (groups drawn, M), bool.
+    kept
+        Which groups to train on: increasing indices, at most ``prompts_per_step``; without dynamic sampling all.
+    """
+
+    drawn: Batch
+    correct: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def batch(self) -> Batch:
+        """The groups to train on."""
+        return Batch(groups=tuple(self.drawn.groups[index] for index in self.kept))
+
+    @property
+    def batch_correct(self) -> np.ndarray:
+        """Which of their responses are correct, shape (P, M)."""
+        return self.correct[self.kept]
+
+
+def collect(sampler: Sampler, task: Task[Any], config: Config, *, step: int, stopwatch: Stopwatch) -> Collected:
+    """Sample and judge the groups of a step; a pure function of weights, configuration and step.
+
+    With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
+    times as many have been drawn; then there are fewer, or none, to train on.
+    """
+    rollout = config.rollout
+    wanted = rollout.prompts_per_step
+    limit = wanted * (rollout.over_generation_limit if rollout.dynamic_sampling else 1)
+    groups: list[Group] = []
+    judged: list[np.ndarray] = []
+    kept: list[int] = []
+    draw: tuple[str | int, ...] = (step,)
+    while len(kept) < wanted and len(groups) < limit:
+        with stopwatch.stage("sampling"):
+            prompts = training_prompts(
+                task,
+                count=min(wanted - len(kept), limit - len(groups)),
+                seed=derive_seed(config.seed, "prompts", *draw),
+            )
+            batch = sampler.sample(
+                prompts,
+                group_size=rollout.group_size,
+                temperature=rollout.temperature,
+                max_new_tokens=rollout.max_new_tokens,
+                seed=derive_seed(config.seed, "responses", *draw),
+            )
+        with stopwatch.stage("verifying"):
+            correct = verify(batch, task)
+            successes = count_successes(correct)
+            keep = (successes > 0) & (successes < rollout.group_size) if rollout.dynamic_sampling else successes >= 0
+            kept += (len(groups) + np.flatnonzero(keep)).tolist()
+        groups += batch.groups
+        judged.append(correct)
+        draw = (step, "again", len(judged))
+    return Collected(
+        drawn=Batch(groups=tuple(groups)), correct=np.concatenate(judged), kept=np.array(kept, dtype=np.intp)
+    )

@@ -1,0 +1,135 @@
+"""The folder of a run: who may write into it, and ``run.json``, which says what the run is.
+
+``run.json`` is written before anything else, so a folder without it holds nothing of a run.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rl.checkpoint import withdraw
+from rl.config import Config, differences
+from rl.errors import UsageError
+from rl.metrics import RECORD_FILES
+from rl.versions import versions
+from weightopt.table import replace_file
+
+SCHEMA = "rl.run/2"
+ABOUT = "run.json"
+START, MODEL, CHECKPOINTS, BEST = "start", "model", "checkpoints", "best"
+FOLDERS = (START, MODEL, CHECKPOINTS, BEST)
+
+# What may be another value when a run goes on, since no number that has been written depends on it.
+CHANGEABLE = ("config.training.keep_checkpoints",)
+STEPS = "config.training.steps"
+
+
+@contextmanager
+def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """Open the folder of a run for the length of a ``with`` block.
+
+    If the block ends in a `UsageError` before a first checkpoint, and the run was begun here, the folder is as it was
+    before: the corrected call can have it.
+
+    Parameters
+    ----------
+    tables
+        What `rl.schedule.TableSchedule.describe` says.
+    resume
+        Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps`` and
+        another ``training.keep_checkpoints``.
+
+    Raises
+    ------
+    UsageError
+        If the run may not write here, or is another one than asked for; nothing has been changed.
+    """
+    about = output / ABOUT
+    run = {
+        "schema": SCHEMA,
+        "config": config.to_json(),
+        **tables,
+        "start_model": None if config.start_model is None else _checksum(config.start_model),
+        "versions": versions(),
+    }
+    try:
+        existed = output.is_dir()
+        leftovers = _leftovers(output)
+        used = existed and any(path not in leftovers for path in output.iterdir())
+        if used and not (resume and about.is_file()):
+            hint = f"it holds no {ABOUT} to resume" if resume else "add --resume to go on, or name another folder"
+            raise UsageError(f"output {str(output)!r} is not empty: {hint}")
+        if used:
+            _go_on(output, run)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            _write(about, run)
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    except UsageError:
+        if not used and not (output / CHECKPOINTS).exists():
+            _clear(output, folder_too=not existed)
+        raise
+
+
+def _go_on(output: Path, run: dict[str, Any]) -> None:
+    """Check that the run in ``output`` is ``run``, and note what may change."""
+    about = output / ABOUT
+    try:
+        before = json.loads(about.read_text(encoding="utf-8"))
+        steps_before = before["config"]["training"]["steps"]
+        known = isinstance(before["schema"], str) and isinstance(steps_before, int)
+    except (ValueError, TypeError, KeyError):
+        known, before, steps_before = False, {}, 0
+    if not known:
+        raise UsageError(f"cannot resume {str(output)!r}: its {ABOUT} is not that of a run; start in a new folder")
+    if before["schema"] != SCHEMA:
+        raise UsageError(f"cannot resume {str(output)!r}: another version wrote it; start in a new folder")
+    changed = differences(before, run)
+    for key, was, now in changed:
+        if key in CHANGEABLE or (key == STEPS and now > was):
+            continue
+        hint = " (it can only be raised)" if key == STEPS else ""
+        raise UsageError(
+            f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
+        )
+    if any(key == STEPS for key, *_ in changed):
+        # First the model, which is that of the old end: a run that stops between these lines writes it again.
+        withdraw(output / MODEL)
+    if changed:
+        _write(about, run)
+
+
+def _leftovers(output: Path) -> set[Path]:
+    """Temporary files of `weightopt.table.replace_file` that a process left when it was killed."""
+    return {path for name in (*RECORD_FILES, ABOUT) for path in output.glob(f".{name}.*.tmp")}
+
+
+def _write(about: Path, run: dict[str, Any]) -> None:
+    replace_file(about, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def _clear(output: Path, *, folder_too: bool) -> None:
+    """Remove what a run that has made no step has written, and nothing else."""
+    for name in FOLDERS:
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in (*RECORD_FILES, ABOUT):
+        (output / name).unlink(missing_ok=True)
+    if folder_too and not any(output.iterdir()):
+        output.rmdir()
+
+
+def _checksum(folder: Path) -> str:
+    """sha256 of the weights of a start model, as ``"sha256:<hex>"``; raises `UsageError` if there are none."""
+    try:
+        return f"sha256:{sha256((folder / 'model.safetensors').read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise UsageError(f"start_model {str(folder)!r} has no readable model.safetensors: {error.strerror}") from error

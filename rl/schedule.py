@@ -1,0 +1,113 @@
+"""What changes with the step: the table, the rule for all-wrong groups, the learning rate.
+
+Each is a function of the step and the configuration alone, so a resumed run needs no state for it, and none depends on
+when the run ends, so a run that is prolonged keeps its past.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from rl.advantage import weight_function
+from rl.config import Config, OptimizerConfig, WeightingConfig
+from rl.errors import UsageError
+from weightopt.table import WeightTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledTable:
+    """A table and when it holds.
+
+    Attributes
+    ----------
+    from_step
+        The first step it holds for, ≥ 1.
+    group
+        The table for groups of ``rollout.group_size``.
+    weight
+        ω at any success probability in (0, 1), for estimates that are not K/M; None when K/M is all that is asked for.
+    """
+
+    from_step: int
+    group: WeightTable
+    weight: Callable[[np.ndarray], np.ndarray] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSchedule:
+    """The tables of a run, in the order in which they hold; the first from step 1."""
+
+    tables: tuple[ScheduledTable, ...]
+
+    @classmethod
+    def load(cls, config: Config) -> Self:
+        """Read the tables of a run.
+
+        Raises
+        ------
+        UsageError
+            If none is named, or one has no weight at the success estimate that is asked for.
+        weightopt.table.TableError
+            If a file is bad, or is for groups of another size.
+        """
+        if config.table is None:
+            raise UsageError("no weight table is given: add --set table=FILE, with a file written by weightopt table")
+        files = [(1, config.table), *((entry.from_step, entry.table) for entry in config.later_tables)]
+        tables = []
+        for from_step, file in files:
+            table = WeightTable.load(file)
+            group = table.for_group(config.rollout.group_size)
+            weight = None if config.weighting.estimate == "group" else weight_function(table)
+            tables.append(ScheduledTable(from_step=from_step, group=group, weight=weight))
+        return cls(tables=tuple(tables))
+
+    def at(self, step: int) -> ScheduledTable:
+        """The table that holds at ``step`` ≥ 1."""
+        return self.tables[bisect_right([table.from_step for table in self.tables], step) - 1]
+
+    @property
+    def name(self) -> str:
+        """What to call the run on the screen: the tables' names, in order."""
+        return " → ".join(table.group.name for table in self.tables)
+
+    def describe(self) -> dict[str, Any]:
+        """Names and checksums for ``run.json``: by them a resumed run knows its tables again."""
+        first, *later = ({"name": each.group.name, "checksum": each.group.checksum} for each in self.tables)
+        return {"table": first, "later_tables": later}
+
+
+def all_wrong_factor(config: WeightingConfig, step: int) -> float:
+    """What the table's advantage of all-wrong groups is multiplied by at ``step`` ≥ 1, in [0, 1]."""
+    after, full_at = config.all_wrong_after, config.all_wrong_full_at
+    match config.all_wrong:
+        case "table":
+            return 1.0
+        case "off":
+            return 0.0
+        case "hold":
+            assert after is not None
+            return float(step > after)
+        case "ramp":
+            assert after is not None
+            assert full_at is not None
+            return min(max((step - after) / (full_at - after), 0.0), 1.0)
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Learning rate of the update of ``step`` ≥ 1.
+
+    It is r·step/W over the W warm-up steps and r afterwards; with a horizon H it is
+    r·(s + (1-s)·(1 + cos π(step-W)/(H-W))/2) between W and H, and s·r from H on, s the final share.
+    """
+    warmup, horizon = config.warmup_steps, config.cosine_until
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    if horizon is None:
+        return config.learning_rate
+    way = min((step - warmup) / (horizon - warmup), 1.0)
+    share = config.final_share
+    return config.learning_rate * (share + (1 - share) * (1 + math.cos(math.pi * way)) / 2)

@@ -1,0 +1,380 @@
+"""The options of a run, one by one: schedules, success estimates, dynamic sampling, pass@k, dumped responses."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rl.advantage import centred_advantages, look_up_advantages, weigh, weight_function
+from rl.checkpoint import kept_steps
+from rl.collect import Collected, collect
+from rl.config import Config, EvaluationConfig, OptimizerConfig, WeightingConfig, parse_config
+from rl.dump import append_rollouts, dumping
+from rl.errors import DivergenceError, UsageError
+from rl.evaluate import evaluate, pass_at
+from rl.metrics import Spent
+from rl.rollout import Batch, Completion, Group
+from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
+from rl.seeds import derive_seed
+from rl.stopwatch import Stopwatch
+from rl.success import Visits, count_successes, histogram_by_difficulty, leave_one_out
+from rl.tasks.addition import Addition
+from rl.tasks.protocol import Prompt
+from rl.tasks.split import training_prompts
+from theory.weightings import REGISTRY
+from weightopt.build import named_table
+from weightopt.table import TableError, WeightTable, group_table
+
+TASK = Addition(digits={1: 1.0, 2: 1.0})
+SIZE = 4
+
+
+class Chance:
+    """A sampler that answers right with a fixed probability, and remembers what it was asked."""
+
+    def __init__(self, rho: float) -> None:
+        self.rho = rho
+        self.asked: list[tuple[int, int]] = []
+
+    def publish(self, weights: object) -> None:
+        raise NotImplementedError
+
+    def sample(
+        self, prompts: Sequence[Prompt[Any]], *, group_size: int, seed: int, temperature: float = 1.0, **_: object
+    ) -> Batch:
+        self.asked.append((len(prompts), seed))
+        rng = Random(seed)
+
+        def answer(prompt: Prompt[Any]) -> Completion:
+            right = rng.random() < self.rho if temperature else self.rho > 0.5
+            text = str(prompt.problem.total) if right else "x"
+            return Completion(tokens=(1, 2), log_probs=(-1.0, -1.0), text=text, finished=True)
+
+        return Batch(
+            groups=tuple(
+                Group(prompt=p, prompt_tokens=(0,), completions=tuple(answer(p) for _ in range(group_size)))
+                for p in prompts
+            )
+        )
+
+
+def config(**sections: Any) -> Config:
+    rollout = {"prompts_per_step": 8, "group_size": SIZE, **sections.pop("rollout", {})}
+    return parse_config({"task": {"name": "addition", "digits": {"1": 1}}, "rollout": rollout, **sections})
+
+
+def linear_r(size: int = SIZE) -> WeightTable:
+    return ruled(-1.0, 0.0, size)
+
+
+def ruled(all_wrong: float, all_right: float, size: int = SIZE) -> WeightTable:
+    """Linear-R with other rules."""
+    return group_table(
+        lambda rho: 1 / rho,
+        size,
+        name="linear-r",
+        label="Linear-R",
+        all_wrong_advantage=all_wrong,
+        all_right_advantage=all_right,
+    )
+
+
+# Schedules.
+
+
+def test_the_all_wrong_rule_over_steps() -> None:
+    def factors(**rule: Any) -> list[float]:
+        return [all_wrong_factor(WeightingConfig(**rule), step) for step in range(1, 7)]
+
+    assert factors() == [1.0] * 6
+    assert factors(all_wrong="off") == [0.0] * 6
+    assert factors(all_wrong="hold", all_wrong_after=2) == [0, 0, 1, 1, 1, 1]
+    assert factors(all_wrong="hold", all_wrong_after=0) == [1.0] * 6
+    assert factors(all_wrong="ramp", all_wrong_after=1, all_wrong_full_at=5) == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert factors(all_wrong="ramp", all_wrong_after=2, all_wrong_full_at=3) == [0, 0, 1, 1, 1, 1]
+
+
+def test_the_learning_rate_over_steps() -> None:
+    def rates(**options: Any) -> list[float]:
+        return [learning_rate(OptimizerConfig(learning_rate=0.8, **options), step) for step in range(1, 9)]
+
+    assert rates() == [0.8] * 8
+    assert rates(warmup_steps=4) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8], rel=1e-15)
+    cosine = [0.1 + 0.35 * (1 + math.cos(math.pi * i / 4)) for i in range(5)]
+    expected = [0.4, *cosine, 0.1, 0.1]
+    assert rates(warmup_steps=2, cosine_until=6, final_share=0.125) == pytest.approx(expected, rel=1e-14)
+    assert rates(cosine_until=4, final_share=0.0)[3:] == pytest.approx([0.0] * 5, abs=1e-16)
+
+
+def test_tables_take_turns(tmp_path: Path) -> None:
+    names = ("rloo", "grpo", "linear-r")
+    for name in names:
+        named_table(REGISTRY[name]).save(tmp_path / f"{name}.json")
+    files = [str(tmp_path / f"{name}.json") for name in names]
+    later = [{"from_step": 4, "table": files[1]}, {"from_step": 9, "table": files[2]}]
+    tables = TableSchedule.load(config(table=files[0], later_tables=later))
+    assert [tables.at(step).group.name for step in (1, 3, 4, 8, 9, 1000)] == [
+        "rloo",
+        "rloo",
+        "grpo",
+        "grpo",
+        "linear-r",
+        "linear-r",
+    ]
+    assert tables.name == "rloo → grpo → linear-r"
+    assert [each["name"] for each in tables.describe()["later_tables"]] == ["grpo", "linear-r"]
+    assert all(each.weight is None for each in tables.tables)
+    beta = TableSchedule.load(config(table=files[2], weighting={"estimate": "beta"})).at(1)
+    assert beta.weight is not None
+    # 1/ρ is not quite straight between the knots of a curve, which are 1e-2 apart in log-odds.
+    np.testing.assert_allclose(beta.weight(np.array([0.02, 0.5])), [50, 2], rtol=1e-5)
+
+
+def test_every_table_of_a_schedule_is_checked_at_the_door(tmp_path: Path) -> None:
+    linear_r().save(tmp_path / "good.json")
+    linear_r(8).save(tmp_path / "other.json")
+    good = str(tmp_path / "good.json")
+    with pytest.raises(UsageError, match="no weight table is given"):
+        TableSchedule.load(config())
+    for name, sentence in (("other.json", "'group_size' is 8 but 4"), ("absent.json", "cannot be read")):
+        later = [{"from_step": 5, "table": str(tmp_path / name)}]
+        with pytest.raises(TableError, match=sentence):
+            TableSchedule.load(config(table=good, later_tables=later))
+
+
+# Success estimates.
+
+
+def test_leave_one_out_is_the_share_of_the_others() -> None:
+    correct = np.array([[True, False, False, False], [True, True, True, False]])
+    np.testing.assert_allclose(leave_one_out(correct), [[0, 1 / 3, 1 / 3, 1 / 3], [2 / 3, 2 / 3, 2 / 3, 1]])
+
+
+def test_leave_one_out_with_weight_one_is_rloo() -> None:
+    rng = np.random.default_rng(0)
+    correct = rng.random((200, SIZE)) < 0.4
+    advantages = centred_advantages(lambda rho: 1 + 0 * rho, leave_one_out(correct), correct)
+    # Kool et al. 2019: each reward minus the mean of the others.
+    expected = [[r[i] - np.delete(r, i).mean() for i in range(SIZE)] for r in correct.astype(float)]
+    np.testing.assert_allclose(advantages, expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("estimate", ["group", "leave-one-out", "beta"])
+def test_groups_of_one_kind_keep_the_rules_of_the_table(estimate: Any) -> None:
+    table = ruled(-0.7, 0.3)
+    settings = WeightingConfig(estimate=estimate)
+    correct = np.array([[False] * SIZE, [True] * SIZE, [True, False, False, True]])
+    groups = Chance(0).sample([TASK.propose(Random(i)) for i in range(3)], group_size=SIZE, seed=0)
+    visits = Visits(settings)
+    advantages = weigh(settings, table, weight_function(table), groups, correct, visits, all_wrong_factor=0.5)
+    np.testing.assert_allclose(advantages[:2], [[-0.35] * SIZE, [0.3] * SIZE])
+    if estimate == "group":
+        np.testing.assert_array_equal(advantages[2], look_up_advantages(table, count_successes(correct), correct)[2])
+    if estimate == "beta":  # the prior's mean is 1/2, and the others of a right response are right 1 time in 3
+        np.testing.assert_allclose(advantages[2], 2 * np.array([2 / 3, -2 / 3, -2 / 3, 2 / 3]))
+
+
+def test_visits_are_counted_by_prompt_and_survive_json() -> None:
+    settings = WeightingConfig(estimate="beta", prior_successes=0.3, prior_failures=0.7, visit_discount=0.5)
+    prompts = [TASK.propose(Random(i)) for i in range(3)]
+    batch = Chance(0).sample(prompts, group_size=SIZE, seed=0)
+    visits = Visits(settings)
+    np.testing.assert_allclose(visits.estimate(batch), 0.3)
+    visits.add(batch, np.array([0, 1, 4]))
+    np.testing.assert_allclose(visits.estimate(batch), [0.3 / 5, 1.3 / 5, 4.3 / 5], rtol=1e-15)
+    visits.add(Batch(groups=batch.groups[:1]), np.array([4]))
+    np.testing.assert_allclose(visits.estimate(batch), [4.3 / 7, 1.3 / 5, 4.3 / 5], rtol=1e-15)  # 4 failures count as 2
+    again = Visits(settings, json.loads(json.dumps(visits.to_json())))
+    assert again.to_json() == visits.to_json()
+    np.testing.assert_array_equal(again.estimate(batch), visits.estimate(batch))
+
+
+def test_a_group_table_is_read_between_its_rates() -> None:
+    table = linear_r(8)
+    weight = weight_function(table)
+    np.testing.assert_allclose(weight(np.array(table.rho)), table.weight, rtol=1e-12)
+    np.testing.assert_allclose(weight(np.array([1e-6, 1 - 1e-6])), [table.weight[0], table.weight[-1]])
+    between = weight(np.linspace(1 / 8, 7 / 8, 100))
+    assert (np.diff(between) < 0).all()
+    curve = named_table(REGISTRY["linear-r"])
+    np.testing.assert_allclose(weight_function(curve)(np.array([0.01, 0.3])), [100, 10 / 3], rtol=1e-5)
+    hollow = group_table(
+        lambda rho: np.where(rho < 0.5, 1.0, 0.0),
+        SIZE,
+        name="hollow",
+        label="hollow",
+        all_wrong_advantage=0,
+        all_right_advantage=0,
+    )
+    assert weight_function(hollow)(np.array([0.25, 0.5, 0.75])).tolist() == [1, 0, 0]
+
+
+def test_advantages_that_no_weight_stands_for_are_refused() -> None:
+    table = linear_r()
+    only_right = dataclasses.replace(table, advantage_wrong=(-1.0, *[0.0] * SIZE))
+    with pytest.raises(
+        UsageError, match=r"'linear-r' holds advantages that are not weight times \(r - K/M\): .*'group'"
+    ):
+        weight_function(only_right)
+
+
+# Dynamic sampling.
+
+
+def collected(rho: float, *, step: int = 1, **rollout: Any) -> tuple[Collected, Chance]:
+    sampler = Chance(rho)
+    return collect(sampler, TASK, config(rollout=rollout), step=step, stopwatch=Stopwatch()), sampler
+
+
+def test_without_dynamic_sampling_one_draw_is_the_step() -> None:
+    step, sampler = collected(0.1, step=3)
+    assert sampler.asked == [(8, derive_seed(0, "responses", 3))]
+    assert [group.prompt for group in step.batch.groups] == list(
+        training_prompts(TASK, count=8, seed=derive_seed(0, "prompts", 3))
+    )
+    assert step.kept.tolist() == list(range(8))
+    assert step.batch == step.drawn
+    np.testing.assert_array_equal(step.batch_correct, step.correct)
+
+
+def test_dynamic_sampling_draws_what_is_missing_and_keeps_mixed_groups() -> None:
+    step, sampler = collected(0.15, dynamic_sampling=True, over_generation_limit=1000)
+    assert len(sampler.asked) > 2
+    assert sampler.asked[0] == (8, derive_seed(0, "responses", 1))
+    assert len({seed for _, seed in sampler.asked}) == len(sampler.asked)
+    missing, at = 8, 0
+    for count, _ in sampler.asked:
+        assert count == missing
+        right = step.correct[at : at + count].sum(axis=1)
+        missing, at = missing - int(((right > 0) & (right < SIZE)).sum()), at + count
+    assert missing == 0
+    assert at == len(step.drawn.groups)
+    right = step.correct.sum(axis=1)
+    assert step.kept.tolist() == np.flatnonzero((right > 0) & (right < SIZE)).tolist()
+    assert len(step.batch.groups) == 8
+    again, _ = collected(0.15, dynamic_sampling=True, over_generation_limit=1000)
+    assert again.drawn == step.drawn
+
+
+def test_the_over_generation_limit_holds() -> None:
+    step, sampler = collected(0.0, dynamic_sampling=True, over_generation_limit=3)
+    assert (len(step.drawn.groups), len(step.batch.groups)) == (24, 0)
+    assert step.batch_correct.shape == (0, SIZE)
+    assert len(sampler.asked) == 3
+    step, _ = collected(0.02, dynamic_sampling=True, over_generation_limit=3)
+    assert len(step.drawn.groups) <= 24
+    step, sampler = collected(0.1, dynamic_sampling=True, over_generation_limit=1)
+    assert len(sampler.asked) == 1
+    assert len(step.batch.groups) < 8
+
+
+def test_groups_drawn_are_what_the_mixed_clock_charges() -> None:
+    """1/(1 - ρ^M - (1-ρ)^M) on average; over 100 steps of 8 the standard error of the ratio is under 5 %."""
+    rho = 0.2
+    steps = [collected(rho, step=s, dynamic_sampling=True, over_generation_limit=1000)[0] for s in range(100)]
+    drawn = sum(len(step.drawn.groups) for step in steps)
+    assert drawn / 800 == pytest.approx(1 / (1 - rho**SIZE - (1 - rho) ** SIZE), rel=0.15)
+
+
+def test_histograms_by_difficulty_add_up() -> None:
+    batch = Chance(0.5).sample([TASK.propose(Random(i)) for i in range(40)], group_size=SIZE, seed=0)
+    successes = np.arange(40) % 5
+    parts = histogram_by_difficulty(batch, successes, SIZE)
+    assert list(parts) == ["1 digit", "2 digits"]
+    assert np.sum(list(parts.values()), axis=0).tolist() == [8] * 5
+
+
+def test_stages_add_up() -> None:
+    stopwatch = Stopwatch()
+    for name in ("a", "b", "a"):
+        with stopwatch.stage(name):
+            pass
+    assert set(stopwatch.seconds) == {"a", "b"}
+    assert all(seconds >= 0 for seconds in stopwatch.seconds.values())
+
+
+# Evaluation.
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one() -> None:
+    """Unbiased since every subset of k of the n samples is k independent samples: counted one by one."""
+    n = 6
+    for k in range(1, n + 1):
+        for c in range(n + 1):
+            subsets = list(combinations(range(n), k))
+            share = sum(any(i < c for i in subset) for subset in subsets) / len(subsets)
+            assert pass_at(k, np.array([c]), n)[0] == pytest.approx(share, abs=1e-15)
+    np.testing.assert_allclose(pass_at(1, np.arange(n + 1), n), np.arange(n + 1) / n, atol=1e-15)
+    assert pass_at(500, np.array([0, 1, 1000]), 1000).tolist() == [0, 0.5, 1]
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    """Mean over Bin(n, ρ) is 1 - (1-ρ)^k, exactly."""
+    n, k, rho = 5, 3, 0.17
+    chances = [math.comb(n, c) * rho**c * (1 - rho) ** (n - c) for c in range(n + 1)]
+    mean = np.dot(chances, pass_at(k, np.arange(n + 1), n))
+    assert mean == pytest.approx(1 - (1 - rho) ** k, abs=1e-14)
+
+
+def test_an_evaluation_with_everything() -> None:
+    prompts = [TASK.propose(Random(i)) for i in range(30)]
+    settings = EvaluationConfig(prompts=30, samples=4, pass_at=(1, 4), greedy=True)
+    sampler = Chance(0.4)
+    record = evaluate(sampler, TASK, prompts, settings, max_new_tokens=8, step=2, spent=Spent(), seed=5)
+    assert record.pass_at["1"] == pytest.approx((record.success, record.success_low, record.success_high), abs=1e-15)
+    value, low, high = record.pass_at["4"]
+    assert record.success < low <= value <= high
+    assert record.greedy == (0, 0, 0)  # the more probable answer is wrong
+    assert len(sampler.asked) == 2
+
+
+# Files.
+
+
+def test_a_share_of_the_groups_is_written_down(tmp_path: Path) -> None:
+    step, _ = collected(0.3, dynamic_sampling=True)
+    advantages = np.arange(step.batch.responses).reshape(-1, SIZE).astype(float)
+    path = tmp_path / "rollouts.jsonl"
+    append_rollouts(path, step, advantages, step=1, share=0.0, seed=0)
+    assert not path.exists()
+    append_rollouts(path, step, advantages, step=1, share=1.0, seed=0)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["correct"] for line in lines] == step.correct.ravel().tolist()
+    assert [line["advantage"] for line in lines if line["group"] in step.kept] == advantages.ravel().tolist()
+    assert all(line["advantage"] is None for line in lines if line["group"] not in step.kept)
+    half, again = tmp_path / "half.jsonl", tmp_path / "again.jsonl"
+    for file in (half, again):
+        append_rollouts(file, step, advantages, step=1, share=0.5, seed=0)
+    assert half.read_bytes() == again.read_bytes()
+    assert 0 < len(half.read_text().splitlines()) < len(lines)
+
+
+def test_a_dump_that_fails_hides_nothing(tmp_path: Path) -> None:
+    step, _ = collected(0.3)
+    advantages = np.full((8, SIZE), math.nan)
+    with (
+        pytest.raises(DivergenceError, match=r"^the loss is not finite$"),
+        dumping(tmp_path / "absent", step, advantages, step=7),
+    ):
+        raise DivergenceError("the loss is not finite")
+    with (
+        pytest.raises(DivergenceError, match=r"finite; its batch is in .*diverged-step-000007\.jsonl'$"),
+        dumping(tmp_path, step, advantages, step=7),
+    ):
+        raise DivergenceError("the loss is not finite")
+
+
+def test_which_checkpoints_stay(tmp_path: Path) -> None:
+    for step in (5, 10, 12, 15, 20, 23):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    assert kept_steps(tmp_path, count=1, every=5, last=23) == {23}
+    assert kept_steps(tmp_path, count=3, every=5, last=23) == {15, 20, 23}
+    assert kept_steps(tmp_path, count=9, every=5, last=23) == {5, 10, 15, 20, 23}
+    assert kept_steps(tmp_path / "absent", count=2, every=5, last=0) == {0}
