@@ -76,6 +76,8 @@ def figures(
         _refuse("--captions writes the page of all figures: leave the names out")
     _make(output, "--output")
     if captions is not None:
+        if captions.is_dir():
+            _refuse(f"--captions: {captions} is a folder; give a Markdown file")
         _make(captions.parent / captions.stem, "--captions")
     written: dict[str, list[str]] = {}
     sections = []

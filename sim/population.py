@@ -82,7 +82,7 @@ def _within(text: str, low: float, high: float) -> None:
 
 def _measured(text: str, path: Path) -> Population:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rho = np.array([float(row["rho"]) for row in csv.DictReader(file)])
     except OSError as error:
         raise UsageError(f"population {text!r} cannot be read: {error.strerror}") from None

@@ -7,6 +7,7 @@ Other packages hand in subcommands through the entry-point group ``weightopt.com
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import io
 import os
@@ -56,6 +57,7 @@ def main() -> None:
     _add_commands()
     try:
         status = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         sentence = _sentence(error)
         if not sentence:  # called without a command: the help has been printed
@@ -72,6 +74,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+        fail("the disk is full; what was printed is not whole", 1)
     raise SystemExit(status if isinstance(status, int) else 0)
 
 

@@ -43,7 +43,8 @@ from theory.population import StepBudget
 Array = NDArray[np.float64]
 GRAIN = 200  # prompts that a population is taken to have at least, for a schedule
 BISECTIONS = 60  # of an interval of length π or a few tens: exact to rounding
-RANKS = 160  # points on the frontier of the effective clock
+NEAREST = 1e-4  # length of the first of them over that of the last, at most
+RANKS = 240  # points on the frontier of the effective clock
 PIECES = 200  # pieces of a schedule's last, straight leg
 
 
@@ -255,8 +256,12 @@ def _frontier(crowd: Crowd, length: float) -> _Frontier:
     while past(high) < 0:
         high += 2.0
     high = crossing(past, low, high)
-    # Lengths grow about linearly in the multiplier at first and then like its logarithm.
-    levels = np.exp(high + np.linspace(-16, 1e-9, RANKS))
+    # Lengths grow about linearly in the multiplier at first and then like its logarithm; with very hard prompts the
+    # cost falls steeply at once, and the first point has to be that much closer.
+    span = 16.0
+    while span < 80 and past(high - span) > (NEAREST - 1) * length:
+        span += 8.0
+    levels = np.exp(high + np.linspace(-span, 1e-9, RANKS))
     points = np.vstack([start, _eased(crowd, levels[:, None])])
     lengths = crowd.length(points - start)
     # d(least cost)/dℓ = -α p ℓ^(p-1) with 1/(pα) = level; at the start its limit, the gradient's norm.

@@ -106,7 +106,7 @@ def read_rates(path: str, prompts: int = PROMPTS, floor: float = FLOOR) -> PassR
     try:
         if Path(path).stat().st_size > MAX_BYTES:
             refuse(f"is larger than {MAX_BYTES >> 20} MiB; give at most {MAX_LINES} lines")
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row and line <= MAX_LINES + 2]
     except OSError as error:
         refuse(f"cannot be read ({error.strerror}); give a CSV file with the column rho, or rho,count")

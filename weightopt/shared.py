@@ -278,10 +278,10 @@ def _advise_one(solution: PopulationSolution) -> str:
         sentence = f"{where} the choice hardly matters: {best.label} is best and no named weighting takes more than "
         sentence += f"{NEGLIGIBLE:.0%} longer"
     else:
-        alike = f"; {_list(near)} within {NEGLIGIBLE:.0%} of it" if near else ""
+        alike = f"; {_list(near)} within {NEGLIGIBLE:.0%} of {best.label}" if near else ""
         sentence = f"{where} use {best.label}, at most {best.distance:.1%} above the optimum{alike}; "
         sentence += f"{worst.label} takes {worst.time / best.time - 1:.0%} longer"
-    saved = 1 - solution.certificate.time / best.time
+    saved = max(0.0, 1 - solution.certificate.time / best.time)
     if saved > NEGLIGIBLE:
         return f"{sentence}; the shared weighting found saves another {saved:.1%}."
     return f"{sentence}; the shared weighting found saves {saved:.1%}, which is negligible."

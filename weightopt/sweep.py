@@ -13,6 +13,8 @@ import json
 import math
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -173,7 +175,8 @@ def _solved(rows: Iterator[dict[str, Any]], workers: int) -> Iterator[tuple[str,
     # Workers are small programs with one thread each: linear algebra this small is slower with more.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(solve_row, rows, chunksize=CHUNK)
         except BaseException:
@@ -181,10 +184,21 @@ def _solved(rows: Iterator[dict[str, Any]], workers: int) -> Iterator[tuple[str,
             raise
 
 
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started it is gone, however it went."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _rows_of(partial: Path, head: str, resume: bool) -> list[tuple[str, ...]]:
     """The complete rows of an unfinished sweep."""
-    if not partial.exists():
-        if resume:
+    if not partial.exists() or partial.stat().st_size == 0:  # stopped before its first line was written
+        if resume and not partial.exists():
             raise ProblemError("resume", f"needs an unfinished sweep, and there is no {partial}")
         return []
     if not resume:

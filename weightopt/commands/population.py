@@ -181,6 +181,9 @@ def _print(start: PassRates, solutions: list[PopulationSolution]) -> None:
             print_table(None, ("weighting", *(f"to {s.problem.target:.3g}" for s in shown)), _rows(shown))
     print("Lower bound: over all weights, prompt by prompt and step by step. The best shared weighting is the best")
     print("found, a local optimum; its certified distance to the bound contains what sharing one ω(ρ) costs.")
+    if first.budget_kind != "kl":
+        print("Bound and 'optimum at most' let a prompt be split into parts that are treated differently; for whole")
+        print(f"prompts the optimum can be higher by about one part in their number, {sum(start.counts)}.")
     if not all(solution.exact for solution in solutions):
         print("Effective clock: only bounded. The optimum lies between the bound and the row 'optimum at most'.")
         hardest, lowest = first.share[0], first.rates[0]
@@ -215,7 +218,7 @@ def _document(start: PassRates, solutions: list[PopulationSolution], advice: lis
                 **dataclasses.asdict(s.certificate),
                 "ratio": s.ratio,
                 "schedule": s.schedule,
-                "bound_is_optimum": s.exact,
+                "bound_is_optimum_if_prompts_are_split": s.exact,
                 "named": [dataclasses.asdict(row) for row in s.rows],
                 "rho": s.weighting.rho,
                 "weight": s.weighting.value,
