@@ -46,7 +46,8 @@ BudgetKindName = Annotated[
     typer.Option(
         help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
         "advantage-variance, the mean squared advantage, which pays for sampling noise too. Drift is the default "
-        "because it is the budget of the curve, with which a table can then be compared; the other one trained better in the one test that was made."
+        "because it is the budget of the curve, with which a table can then be compared; "
+        "the other one trained better in the one test that was made."
     ),
 ]
 ShapeName = Annotated[
