@@ -1,0 +1,139 @@
+"""``python -m studies.weightings``: make the start models, tune, train and collect; what is done already is kept.
+
+It may be stopped at any time (Ctrl-C, SIGTERM, SIGKILL) and goes on where it was when called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+# One thread a run, in this process and in those it starts; set before numpy and torch are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+
+from rl.metrics import read_metrics
+from rl.run_folder import BEST, CHECKPOINTS, MODEL
+from rl.train import train
+from studies.weightings.collect import collect
+from studies.weightings.plan import Job, Plan, Setting, load_plan
+from studies.weightings.starts import make_start
+from weightopt.table import replace_file
+
+DONE = "done"
+
+
+def main() -> None:
+    """Run the study, or the settings that are named."""
+    plan = load_plan()
+    parser = argparse.ArgumentParser(prog="python -m studies.weightings", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("out/studies/weightings"), help="folder of the runs")
+    parser.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each (default: 2)")
+    parser.add_argument("--settings", nargs="+", choices=list(plan.settings), default=list(plan.settings))
+    options = parser.parse_args()
+    with ProcessPoolExecutor(options.at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for name in options.settings:
+            run_setting(plan, plan.settings[name], options.output, pool)
+    collect(plan, options.output)
+
+
+def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExecutor) -> None:
+    """Starts, tables, tuning runs, evaluation runs of one setting."""
+    starts = {seed: output / setting.name / "starts" / f"seed-{seed}" for seed in (*plan.tuning_seeds, *plan.seeds)}
+    _all(pool, make_start, [(setting, seed, folder) for seed, folder in starts.items()], f"{setting.name}: starts")
+    tables = _tables(plan, setting, output / setting.name / "tables")
+
+    def run(jobs: list[Job]) -> None:
+        calls = [(setting, job, tables[job.method], starts[job.seed] / "model", output) for job in jobs]
+        _all(pool, run_job, calls, f"{setting.name}: {jobs[0].phase}")
+
+    tuning = plan.tuning(setting)
+    run(tuning)
+    rates = choose_rates(plan, tuning, output)
+    replace_file(output / setting.name / "rates.json", (json.dumps(rates, indent=2) + "\n").encode())
+    run(plan.evaluation(setting, rates))
+
+
+def run_job(setting: Setting, job: Job, table: Path, start: Path, output: Path) -> None:
+    """Train, then throw away the models: the study is about the metrics."""
+    folder = output / job.folder
+    if (folder / DONE).exists():
+        return
+    torch.set_num_threads(1)
+    config = setting.load(
+        **{
+            "seed": job.seed,
+            "table": json.dumps(str(table)),
+            "start_model": json.dumps(str(start)),
+            "optimizer.learning_rate": job.rate,
+            "training.steps": job.steps,
+        }
+    )
+    outcome = train(config, folder, resume=folder.exists(), quiet=True)
+    if not outcome.finished:
+        raise KeyboardInterrupt
+    for name in (CHECKPOINTS, BEST, MODEL):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    replace_file(folder / DONE, b"")
+
+
+def choose_rates(plan: Plan, tuning: list[Job], output: Path) -> dict[str, float]:
+    """For each method the learning rate with the highest held-out success, averaged over evaluations and seeds."""
+    mean: dict[tuple[str, float], list[float]] = {}
+    for job in tuning:
+        evaluations = read_metrics(output / job.folder / "metrics.jsonl").evaluations
+        mean.setdefault((job.method, job.rate), []).append(float(np.mean([each.success for each in evaluations])))
+    score = {key: float(np.mean(values)) for key, values in mean.items()}
+    return {
+        method: max((rate for name, rate in score if name == method), key=lambda rate, m=method: score[m, rate])
+        for method in plan.methods
+    }
+
+
+def _tables(plan: Plan, setting: Setting, folder: Path) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {method: folder / f"{method}.json" for method in plan.methods}
+    for method, path in tables.items():
+        if not path.exists():
+            command = [sys.executable, "-m", "weightopt", *plan.command(method, setting), "--output", str(path)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return tables
+
+
+def _all(
+    pool: ProcessPoolExecutor, function: Callable[..., None], calls: Iterable[tuple[Any, ...]], title: str
+) -> None:
+    """Make all calls, a line for each that has ended."""
+    began = time.monotonic()
+    futures = [pool.submit(function, *call) for call in calls]
+    try:
+        for number, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            took = time.monotonic() - began
+            left = took / number * (len(futures) - number)
+            print(f"{title} {number}/{len(futures)}, {took:.0f} s, about {left:.0f} s to go", flush=True)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None

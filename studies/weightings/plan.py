@@ -1,0 +1,119 @@
+"""What the study compares, as written in ``study.toml``, and the list of runs that follows from it."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl.config import Config, load_config
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A task and a start.
+
+    Attributes
+    ----------
+    config
+        Configuration of its runs.
+    rates
+        Learning rates that every method is tried with, increasing.
+    start, target
+        Success probabilities between which solved tables are optimal.
+    start_range
+        Where the success of a start model has to lie.
+    hide
+        How the skill of the start model is hidden, if it is: see `studies.weightings.starts`.
+    """
+
+    name: str
+    config: Path
+    rates: tuple[float, ...]
+    start: float
+    target: float
+    start_range: tuple[float, float]
+    hide: Mapping[str, float] | None
+
+    def load(self, **changes: Any) -> Config:
+        """The configuration, with some keys (``**{"section.key": value}``) set."""
+        return load_config(HERE / self.config, [f"{key}={value}" for key, value in changes.items()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run."""
+
+    setting: str
+    phase: str  # "tuning" or "evaluation"
+    method: str
+    rate: float
+    seed: int
+    steps: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, relative to the study's output."""
+        return Path(self.setting, self.phase, self.method, f"{self.rate:g}", f"seed-{self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All of ``study.toml``."""
+
+    group_size: int
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    tuning_share: float
+    levels: tuple[float, ...]
+    reference: str
+    methods: Mapping[str, str]
+    settings: Mapping[str, Setting]
+
+    def command(self, method: str, setting: Setting) -> list[str]:
+        """Arguments of ``weightopt`` that make the table of a method."""
+        words = [*shlex.split(self.methods[method]), "--group-size", str(self.group_size)]
+        return words if words[0] == "table" else [*words, "--start", f"{setting.start}", "--target", f"{setting.target}"]
+
+    def tuning(self, setting: Setting) -> list[Job]:
+        """The runs that choose the learning rates."""
+        steps = round(setting.load().training.steps * self.tuning_share)
+        return [
+            Job(setting=setting.name, phase="tuning", method=method, rate=rate, seed=seed, steps=steps)
+            for seed in self.tuning_seeds
+            for method in self.methods
+            for rate in setting.rates
+        ]
+
+    def evaluation(self, setting: Setting, rates: Mapping[str, float]) -> list[Job]:
+        """The runs that are compared, seed by seed, so that pairs are complete early."""
+        steps = setting.load().training.steps
+        return [
+            Job(setting=setting.name, phase="evaluation", method=method, rate=rates[method], seed=seed, steps=steps)
+            for seed in self.seeds
+            for method in self.methods
+        ]
+
+
+def load_plan(path: Path = HERE / "study.toml") -> Plan:
+    """Read the plan."""
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    settings = {
+        name: Setting(
+            name=name,
+            config=Path(keys["config"]),
+            rates=tuple(keys["rates"]),
+            start=keys["start"],
+            target=keys["target"],
+            start_range=tuple(keys["start_range"]),
+            hide=keys.get("hide"),
+        )
+        for name, keys in document.pop("settings").items()
+    }
+    lists = {key: tuple(document.pop(key)) for key in ("seeds", "tuning_seeds", "levels")}
+    return Plan(settings=settings, **lists, **document)

@@ -1,0 +1,108 @@
+"""The start models, one for each setting and seed, and how success is spread over prompts when they start.
+
+Where a setting hides the skill, a model that has it goes through a second supervised phase: it is shown format-only
+demonstrations until its success on held-out prompts is below a bound. What is left is a model that could, and does not.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from random import Random
+
+import torch
+
+from rl.checkpoint import whole_folder
+from rl.config import Config
+from rl.evaluate import evaluate
+from rl.metrics import Spent
+from rl.model import load_policy, save_policy
+from rl.samplers.torch_sampler import TorchSampler
+from rl.seeds import derive_seed
+from rl.success import count_successes, verify
+from rl.supervised import BETAS, demonstration_loss, make_start_model
+from rl.tasks.registry import build_task
+from rl.tasks.split import held_out_prompts, training_prompts
+from studies.weightings.plan import Setting
+
+PROMPTS, SAMPLES = 256, 64  # training prompts and responses to each by which the start is measured
+LONGEST = 200  # updates in which the skill must be hidden
+
+
+def make_start(setting: Setting, seed: int, folder: Path) -> None:
+    """Make the start model of a setting and a seed, and measure it; what is there already is kept.
+
+    Raises
+    ------
+    ValueError
+        If its success is not in the setting's range.
+    """
+    torch.set_num_threads(1)
+    config = setting.load(seed=seed)
+    skilled = folder / "skilled" if setting.hide else folder / "model"
+    if not skilled.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        make_start_model(config, skilled)
+    if setting.hide and not (folder / "model").exists():
+        _hide(config, setting.hide, skilled, folder / "model")
+    if not (folder / "start.csv").exists():
+        _measure(config, setting, folder)
+
+
+def _hide(config: Config, hide: dict[str, float], skilled: Path, hidden: Path) -> None:
+    task = build_task(config.task)
+    policy = load_policy(skilled)
+    optimizer = torch.optim.AdamW(
+        policy.model.parameters(), lr=hide["learning_rate"], betas=BETAS, weight_decay=0.0
+    )
+    for step in range(1, LONGEST + 1):
+        rng = Random(derive_seed(config.seed, "hiding", step))
+        prompts = training_prompts(task, count=config.supervised.batch_size, seed=rng.getrandbits(63))
+        shown = [task.demonstrate(prompt, rng, solved=False) for prompt in prompts]
+        loss = demonstration_loss(policy, [prompt.text for prompt in prompts], shown)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if _success(config, policy) < hide["below"]:
+            with whole_folder(hidden) as partial:
+                save_policy(policy, partial)
+            return
+    raise ValueError(f"the skill of {skilled} is still there after {LONGEST} updates")
+
+
+def _success(config: Config, policy) -> float:
+    task = build_task(config.task)
+    return evaluate(
+        TorchSampler(policy),
+        task,
+        held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed),
+        config.evaluation,
+        max_new_tokens=config.rollout.max_new_tokens,
+        step=0,
+        spent=Spent(),
+        seed=derive_seed(config.seed, "start"),
+    ).success
+
+
+def _measure(config: Config, setting: Setting, folder: Path) -> None:
+    """Write ``start.csv``: right responses of `SAMPLES` to each of `PROMPTS` training prompts."""
+    policy = load_policy(folder / "model")
+    success = _success(config, policy)
+    low, high = setting.start_range
+    if not low <= success <= high:
+        raise ValueError(f"start of {setting.name}, seed {config.seed}: success {success:.3f} is not in {low}..{high}")
+    task = build_task(config.task)
+    batch = TorchSampler(policy).sample(
+        training_prompts(task, count=PROMPTS, seed=derive_seed(config.seed, "start prompts")),
+        group_size=SAMPLES,
+        temperature=1.0,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=derive_seed(config.seed, "start responses"),
+    )
+    right = count_successes(verify(batch, task))
+    with (folder / "start.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["difficulty", "right", "samples"])
+        writer.writerows(
+            [group.prompt.difficulty, int(count), SAMPLES] for group, count in zip(batch.groups, right, strict=True)
+        )
