@@ -87,10 +87,6 @@ def _success(config: Config, policy) -> float:
 def _measure(config: Config, setting: Setting, folder: Path) -> None:
     """Write ``start.csv``: right responses of `SAMPLES` to each of `PROMPTS` training prompts."""
     policy = load_policy(folder / "model")
-    success = _success(config, policy)
-    low, high = setting.start_range
-    if not low <= success <= high:
-        raise ValueError(f"start of {setting.name}, seed {config.seed}: success {success:.3f} is not in {low}..{high}")
     task = build_task(config.task)
     batch = TorchSampler(policy).sample(
         training_prompts(task, count=PROMPTS, seed=derive_seed(config.seed, "start prompts")),
@@ -100,6 +96,9 @@ def _measure(config: Config, setting: Setting, folder: Path) -> None:
         seed=derive_seed(config.seed, "start responses"),
     )
     right = count_successes(verify(batch, task))
+    success, (low, high) = float(right.mean()) / SAMPLES, setting.start_range
+    if not low <= success <= high:
+        raise ValueError(f"start of {setting.name}, seed {config.seed}: success {success:.4f} is not in {low}..{high}")
     with (folder / "start.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["difficulty", "right", "samples"])
