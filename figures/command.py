@@ -58,7 +58,10 @@ def figures(
     names: Annotated[list[str] | None, typer.Argument(help=f"Which: {', '.join(NAMES)}.  [default: all]")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the PNG, PDF and CSV files.")] = Path("out/figures"),
     runs: Annotated[
-        Path, typer.Option(help=f"Training runs for {' and '.join(FROM_RUNS)}: TABLE/SEED folders.")
+        Path,
+        typer.Option(
+            help=f"Training runs for {' and '.join(FROM_RUNS)}: TABLE/SEED folders, or a study's results of a setting."
+        ),
     ] = Path("out/demo/runs"),
     captions: Annotated[
         Path | None,

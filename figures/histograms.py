@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, part
-from figures.runs import run_files
-from rl.metrics import read_metrics
+from figures.runs import load_runs
 
 TITLE = "Success histograms through training"
 SLICES = 40  # of a run, over which updates are pooled
@@ -30,10 +29,9 @@ def data(runs: Path) -> pd.DataFrame:
         If a metrics file cannot be understood, or runs of a table differ in group size.
     """
     tables: dict[str, list[np.ndarray]] = {}
-    for table, _, path in run_files(runs):
-        steps = read_metrics(path).steps
-        if steps:
-            tables.setdefault(table, []).append(np.array([step.success_histogram for step in steps]))
+    for run in load_runs(runs):
+        if len(run.histograms):
+            tables.setdefault(run.table, []).append(run.histograms)
     if not tables:
         raise FileNotFoundError(f"no updates in the runs under {runs}")
     frames = []

@@ -1,21 +1,76 @@
-"""Where the runs of a comparison lie: ``RUNS/TABLE/SEED/metrics.jsonl``."""
+"""Where the runs of a comparison lie: folders ``RUNS/TABLE/SEED``, or what a study has collected of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-from rl.metrics import METRICS_FILE
+import numpy as np
+import pandas as pd
+
+from rl.metrics import METRICS_FILE, read_metrics
+
+EVALUATIONS, STEPS = "evaluations.csv.xz", "steps.csv.xz"
+COLUMNS = ["step", "responses", "tokens", "success", "low", "high"]
 
 
-def run_files(runs: Path) -> list[tuple[str, str, Path]]:
-    """Table, seed and metrics file of every run, in order.
+class Run(NamedTuple):
+    """One training run.
+
+    Attributes
+    ----------
+    table, seed
+        Names of its folders.
+    evaluations
+        A row for each held-out evaluation; columns step, responses, tokens, success, low, high.
+    histograms
+        Groups with K correct responses in each update, shape (updates, M+1); no rows before the first update.
+    """
+
+    table: str
+    seed: str
+    evaluations: pd.DataFrame
+    histograms: np.ndarray
+
+
+def load_runs(runs: Path) -> list[Run]:
+    """All runs of a comparison, by table and seed.
 
     Raises
     ------
     FileNotFoundError
         If there is none.
+    ValueError
+        If a file cannot be understood.
     """
-    found = [(path.parts[-3], path.parts[-2], path) for path in sorted(runs.glob(f"*/*/{METRICS_FILE}"))]
-    if not found:
+    if (runs / EVALUATIONS).is_file():
+        return _collected(runs)
+    paths = sorted(runs.glob(f"*/*/{METRICS_FILE}"))
+    if not paths:
         raise FileNotFoundError(f"no runs (TABLE/SEED/{METRICS_FILE}) under {runs}")
-    return found
+    return [_single(path) for path in paths]
+
+
+def _single(path: Path) -> Run:
+    metrics = read_metrics(path)
+    evaluations = pd.DataFrame(
+        [
+            (e.step, e.responses_so_far, e.tokens_so_far, e.success, e.success_low, e.success_high)
+            for e in metrics.evaluations
+        ],
+        columns=COLUMNS,
+    )
+    histograms = np.array([step.success_histogram for step in metrics.steps])
+    return Run(path.parts[-3], path.parts[-2], evaluations, histograms)
+
+
+def _collected(folder: Path) -> list[Run]:
+    steps = pd.read_csv(folder / STEPS)
+    counts = [column for column in steps if str(column).startswith("k")]
+    histograms = {key: of[counts].to_numpy() for key, of in steps.groupby(["method", "seed"])}
+    evaluations = pd.read_csv(folder / EVALUATIONS)
+    compared = evaluations[evaluations["phase"] == "evaluation"]
+    return [
+        Run(key[0], f"seed-{key[1]}", of[COLUMNS].reset_index(drop=True), histograms[key])
+        for key, of in compared.groupby(["method", "seed"])
+    ]

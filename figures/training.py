@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.estimates import crossing, interval
-from figures.runs import run_files
-from rl.metrics import read_metrics
+from figures.runs import load_runs
 
 TITLE = "Training curves of real models"
 LEVELS = (0.3, 0.5, 0.7)
@@ -23,7 +22,7 @@ COSTS = {
 
 
 def data(runs: Path) -> pd.DataFrame:
-    """Columns table, seed, step, responses, tokens, success, low, high of every run in ``runs/TABLE/SEED``.
+    """Columns table, seed, step, responses, tokens, success, low, high of every run; see `figures.runs`.
 
     Raises
     ------
@@ -32,24 +31,9 @@ def data(runs: Path) -> pd.DataFrame:
     ValueError
         If a metrics file cannot be understood.
     """
-    rows = []
-    for table, seed, path in run_files(runs):
-        metrics = read_metrics(path)
-        tokens = np.cumsum([0, *(step.tokens for step in metrics.steps)])
-        rows += [
-            (
-                table,
-                seed,
-                e.step,
-                e.responses_so_far,
-                int(tokens[min(e.step, tokens.size - 1)]),
-                e.success,
-                e.success_low,
-                e.success_high,
-            )
-            for e in metrics.evaluations
-        ]
-    return pd.DataFrame(rows, columns=["table", "seed", "step", "responses", "tokens", "success", "low", "high"])
+    return pd.concat(
+        [run.evaluations.assign(table=run.table, seed=run.seed) for run in load_runs(runs)], ignore_index=True
+    )[["table", "seed", "step", "responses", "tokens", "success", "low", "high"]]
 
 
 def draw(frame: pd.DataFrame) -> Figure:

@@ -1,1 +1,1 @@
-"""Experiments with a protocol that was written before they were run; they use the project and are not installed with it."""
+"""Experiments with a protocol written before they were run; they use the project and are not installed with it."""

@@ -1,6 +1,8 @@
-"""``python -m studies.weightings``: make the start models, tune, train and collect; what is done already is kept.
+"""``python -m studies.weightings``: the whole study, or only its report from the results that are kept.
 
-It may be stopped at any time (Ctrl-C, SIGTERM, SIGKILL) and goes on where it was when called again.
+Without options the start models are made, learning rates tuned, all methods trained, the results collected and the
+tables of docs/results.md computed. What is done already is kept: it may be stopped at any time (Ctrl-C, SIGTERM,
+SIGKILL) and goes on where it was when called again.
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -23,31 +23,38 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-import torch
 
-from rl.metrics import read_metrics
-from rl.run_folder import BEST, CHECKPOINTS, MODEL
-from rl.train import train
+from rl.metrics import METRICS_FILE, read_metrics
 from studies.weightings.collect import collect
 from studies.weightings.plan import Job, Plan, Setting, load_plan
+from studies.weightings.report import PAGE, rewrite
 from studies.weightings.starts import make_start
+from studies.weightings.work import run_job
 from weightopt.table import replace_file
-
-DONE = "done"
 
 
 def main() -> None:
     """Run the study, or the settings that are named."""
     plan = load_plan()
-    parser = argparse.ArgumentParser(prog="python -m studies.weightings", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.weightings", description="Run the study of prompt weightings, or go on with it."
+    )
     parser.add_argument("--output", type=Path, default=Path("out/studies/weightings"), help="folder of the runs")
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each (default: 2)")
     parser.add_argument("--settings", nargs="+", choices=list(plan.settings), default=list(plan.settings))
+    parser.add_argument("--report-only", action="store_true", help="train nothing, compute docs/results.md anew")
     options = parser.parse_args()
+    if not options.report_only:
+        train_all(plan, options)
+    replace_file(PAGE, rewrite(plan, PAGE.read_text(encoding="utf-8")).encode())
+
+
+def train_all(plan: Plan, options: argparse.Namespace) -> None:
+    """Make every run of the settings that are asked for, and collect their results."""
     with ProcessPoolExecutor(options.at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
         for name in options.settings:
             run_setting(plan, plan.settings[name], options.output, pool)
-    collect(plan, options.output)
+            collect(plan, plan.settings[name], options.output)
 
 
 def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExecutor) -> None:
@@ -67,34 +74,11 @@ def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExe
     run(plan.evaluation(setting, rates))
 
 
-def run_job(setting: Setting, job: Job, table: Path, start: Path, output: Path) -> None:
-    """Train, then throw away the models: the study is about the metrics."""
-    folder = output / job.folder
-    if (folder / DONE).exists():
-        return
-    torch.set_num_threads(1)
-    config = setting.load(
-        **{
-            "seed": job.seed,
-            "table": json.dumps(str(table)),
-            "start_model": json.dumps(str(start)),
-            "optimizer.learning_rate": job.rate,
-            "training.steps": job.steps,
-        }
-    )
-    outcome = train(config, folder, resume=folder.exists(), quiet=True)
-    if not outcome.finished:
-        raise KeyboardInterrupt
-    for name in (CHECKPOINTS, BEST, MODEL):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    replace_file(folder / DONE, b"")
-
-
 def choose_rates(plan: Plan, tuning: list[Job], output: Path) -> dict[str, float]:
     """For each method the learning rate with the highest held-out success, averaged over evaluations and seeds."""
     mean: dict[tuple[str, float], list[float]] = {}
     for job in tuning:
-        evaluations = read_metrics(output / job.folder / "metrics.jsonl").evaluations
+        evaluations = read_metrics(output / job.folder / METRICS_FILE).evaluations
         mean.setdefault((job.method, job.rate), []).append(float(np.mean([each.success for each in evaluations])))
     score = {key: float(np.mean(values)) for key, values in mean.items()}
     return {
@@ -108,8 +92,7 @@ def _tables(plan: Plan, setting: Setting, folder: Path) -> dict[str, Path]:
     tables = {method: folder / f"{method}.json" for method in plan.methods}
     for method, path in tables.items():
         if not path.exists():
-            command = [sys.executable, "-m", "weightopt", *plan.command(method, setting), "--output", str(path)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            plan.make_table(method, setting, path)
     return tables
 
 

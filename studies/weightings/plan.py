@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.config import Config, load_config
+from weightopt.table import WeightTable
 
 HERE = Path(__file__).parent
 
@@ -73,12 +77,27 @@ class Plan:
     levels: tuple[float, ...]
     reference: str
     methods: Mapping[str, str]
+    labels: Mapping[str, str]
     settings: Mapping[str, Setting]
 
     def command(self, method: str, setting: Setting) -> list[str]:
         """Arguments of ``weightopt`` that make the table of a method."""
         words = [*shlex.split(self.methods[method]), "--group-size", str(self.group_size)]
-        return words if words[0] == "table" else [*words, "--start", f"{setting.start}", "--target", f"{setting.target}"]
+        return (
+            words if words[0] == "table" else [*words, "--start", f"{setting.start}", "--target", f"{setting.target}"]
+        )
+
+    def table(self, method: str, setting: Setting) -> WeightTable:
+        """The table of a method, made by its command."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "table.json"
+            self.make_table(method, setting, path)
+            return WeightTable.load(path)
+
+    def make_table(self, method: str, setting: Setting, path: Path) -> None:
+        """Write the table of a method."""
+        command = [sys.executable, "-m", "weightopt", *self.command(method, setting), "--output", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def tuning(self, setting: Setting) -> list[Job]:
         """The runs that choose the learning rates."""

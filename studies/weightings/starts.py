@@ -7,6 +7,7 @@ demonstrations until its success on held-out prompts is below a bound. What is l
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
@@ -16,7 +17,7 @@ from rl.checkpoint import whole_folder
 from rl.config import Config
 from rl.evaluate import evaluate
 from rl.metrics import Spent
-from rl.model import load_policy, save_policy
+from rl.model import Policy, load_policy, save_policy
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.success import count_successes, verify
@@ -49,12 +50,10 @@ def make_start(setting: Setting, seed: int, folder: Path) -> None:
         _measure(config, setting, folder)
 
 
-def _hide(config: Config, hide: dict[str, float], skilled: Path, hidden: Path) -> None:
+def _hide(config: Config, hide: Mapping[str, float], skilled: Path, hidden: Path) -> None:
     task = build_task(config.task)
     policy = load_policy(skilled)
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=hide["learning_rate"], betas=BETAS, weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=hide["learning_rate"], betas=BETAS, weight_decay=0.0)
     for step in range(1, LONGEST + 1):
         rng = Random(derive_seed(config.seed, "hiding", step))
         prompts = training_prompts(task, count=config.supervised.batch_size, seed=rng.getrandbits(63))
@@ -70,7 +69,7 @@ def _hide(config: Config, hide: dict[str, float], skilled: Path, hidden: Path) -
     raise ValueError(f"the skill of {skilled} is still there after {LONGEST} updates")
 
 
-def _success(config: Config, policy) -> float:
+def _success(config: Config, policy: Policy) -> float:
     task = build_task(config.task)
     return evaluate(
         TorchSampler(policy),
