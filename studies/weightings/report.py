@@ -6,7 +6,7 @@ A table stands between ``<!-- SETTING NAME -->`` and ``<!-- end -->``; `rewrite`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +117,19 @@ class Results:
         return _named(rows, "mean held-out success at learning rate")
 
 
-def rewrite(plan: Plan, page: str) -> str:
-    """The page with all its tables computed anew."""
+TABLES = ("speed", "level", "predicted", "tuned")
+
+
+def rewrite(plan: Plan, page: str, results: Path = RESULTS, only: Sequence[str] = TABLES) -> str:
+    """The page with its tables, or only some of them, computed anew."""
     found: dict[str, Results] = {}
 
     def table(match: re.Match[str]) -> str:
         head, name, what, tail = match.groups()
+        if what not in only:
+            return match.group()
         if name not in found:
-            found[name] = Results(plan, plan.settings[name])
+            found[name] = Results(plan, plan.settings[name], results)
         frame: pd.DataFrame = getattr(found[name], what)()
         return f"{head}{markdown(frame)}\n{tail}"
 
