@@ -64,6 +64,8 @@ def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExe
     tables = _tables(plan, setting, output / setting.name / "tables")
 
     def run(jobs: list[Job]) -> None:
+        if not jobs:
+            return
         calls = [(setting, job, tables[job.method], starts[job.seed] / "model", output) for job in jobs]
         _all(pool, run_job, calls, f"{setting.name}: {jobs[0].phase}")
 
@@ -72,6 +74,7 @@ def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExe
     rates = choose_rates(plan, tuning, output)
     replace_file(output / setting.name / "rates.json", (json.dumps(rates, indent=2) + "\n").encode())
     run(plan.evaluation(setting, rates))
+    run(plan.explored(setting))
 
 
 def choose_rates(plan: Plan, tuning: list[Job], output: Path) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 ``evaluations.csv.xz`` has a row for each held-out evaluation of every run, ``steps.csv.xz`` one for each update of the
 runs that are compared, ``starts.csv`` how many prompts of a start model had so many right responses, ``rates.csv`` the
-learning rates that were chosen and ``seconds.csv`` what each run took.
+learning rates that were chosen, ``seconds.csv`` what each run took, and ``operators.csv``, where it was asked for,
+success by operator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from studies.weightings.plan import HERE, Plan, Setting
 from weightopt.table import replace_file
 
 RESULTS = HERE / "results"
+OPERATORS_FILE = "operators.csv"
 DONE = "done"  # a file in the folder of a run that is finished
 KEYS = ["phase", "method", "rate", "seed"]
 
@@ -28,6 +30,7 @@ def collect(plan: Plan, setting: Setting, output: Path, results: Path = RESULTS)
     evaluations: list[tuple[Any, ...]] = []
     steps: list[tuple[Any, ...]] = []
     seconds: list[tuple[Any, ...]] = []
+    operators: list[pd.DataFrame] = []
     for key, folder in _runs(output / setting.name):
         metrics = read_metrics(folder / METRICS_FILE)
         evaluations += [
@@ -36,6 +39,9 @@ def collect(plan: Plan, setting: Setting, output: Path, results: Path = RESULTS)
         ]
         timing = read_timing(folder / TIMING_FILE)
         seconds.append((*key, sum(t.sampling + t.verifying + t.learning + t.evaluating for t in timing)))
+        if (folder / OPERATORS_FILE).exists():
+            frame = pd.read_csv(folder / OPERATORS_FILE).assign(**dict(zip(KEYS, key, strict=True)))
+            operators.append(frame[[*KEYS, "operator", "prompts", "success", "never"]])
         if key[0] == "evaluation":
             steps += [
                 (
@@ -56,6 +62,8 @@ def collect(plan: Plan, setting: Setting, output: Path, results: Path = RESULTS)
     _write(folder / "evaluations.csv.xz", evaluations, ["step", "responses", "tokens", "success", "low", "high"])
     _write(folder / "steps.csv.xz", steps, ["step", "responses", "reward", "entropy", "gradient", "finished", *counts])
     _write(folder / "seconds.csv", seconds, ["seconds"])
+    if operators:
+        pd.concat(operators).to_csv(folder / OPERATORS_FILE, index=False, float_format="%.6g")
     _starts(output / setting.name / "starts").to_csv(folder / "starts.csv", index=False)
     rates = json.loads((output / setting.name / "rates.json").read_text(encoding="utf-8"))
     replace_file(folder / "rates.csv", "".join(["method,rate\n", *(f"{m},{r}\n" for m, r in rates.items())]).encode())

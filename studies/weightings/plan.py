@@ -54,7 +54,7 @@ class Job:
     """One training run."""
 
     setting: str
-    phase: str  # "tuning" or "evaluation"
+    phase: str  # "tuning", "evaluation" or "exploration"
     method: str
     rate: float
     seed: int
@@ -79,6 +79,7 @@ class Plan:
     methods: Mapping[str, str]
     labels: Mapping[str, str]
     settings: Mapping[str, Setting]
+    exploration: Mapping[str, Any]
 
     def command(self, method: str, setting: Setting) -> list[str]:
         """Arguments of ``weightopt`` that make the table of a method."""
@@ -116,6 +117,18 @@ class Plan:
             Job(setting=setting.name, phase="evaluation", method=method, rate=rates[method], seed=seed, steps=steps)
             for seed in self.seeds
             for method in self.methods
+        ]
+
+    def explored(self, setting: Setting) -> list[Job]:
+        """The runs that were added when the first results were known; none in most settings."""
+        if setting.name != self.exploration["setting"]:
+            return []
+        steps = setting.load().training.steps
+        return [
+            Job(setting=setting.name, phase="exploration", method=method, rate=rate, seed=seed, steps=steps)
+            for seed in self.seeds
+            for method in self.exploration["methods"]
+            for rate in self.exploration["rates"]
         ]
 
 

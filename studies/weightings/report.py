@@ -15,7 +15,7 @@ import pandas as pd
 
 from figures.captions import markdown
 from studies.weightings import prediction
-from studies.weightings.collect import RESULTS
+from studies.weightings.collect import OPERATORS_FILE, RESULTS
 from studies.weightings.findings import Interval, arrived, difference, measures, ratio, tails
 from studies.weightings.plan import Plan, Setting
 
@@ -46,6 +46,8 @@ class Results:
         self.plan, self.setting = plan, setting
         self.evaluations = evaluations[evaluations["phase"] == "evaluation"]
         self.tuning = evaluations[evaluations["phase"] == "tuning"]
+        self.exploration: Any = evaluations[evaluations["phase"] == "exploration"]
+        self.operators: Any = pd.read_csv(here / OPERATORS_FILE) if (here / OPERATORS_FILE).exists() else None
         self.steps = pd.read_csv(here / "steps.csv.xz")
         self.runs: Any = measures(self.evaluations, plan.levels)
         self.rates: Mapping[str, float] = pd.read_csv(here / "rates.csv").set_index("method")["rate"].to_dict()
@@ -107,6 +109,23 @@ class Results:
         order = [f"{level:.0%}, {what}" for level in levels for what in ("equal E[A²]", "equal KL", "measured")]
         return frame[order].rename_axis("responses over GRPO's")
 
+    def explored(self) -> pd.DataFrame:
+        """The methods that were run at more than one learning rate, and what they can do at the end, by operator."""
+        operators: Any = self.operators.groupby(["method", "rate", "operator"])
+        success, never = operators["success"].mean(), operators["never"].mean()
+        rows: dict[str, dict[str, str]] = {}
+        for (method, rate), of in self.exploration.groupby(["method", "rate"], sort=False):
+            runs: Any = measures(of, self.plan.levels)
+            row = {
+                "mean over the run": f"{100 * runs['area'].mean():.1f} %",
+                "at the end": f"{100 * runs['end'].mean():.1f} %",
+            }
+            for operator in sorted(self.operators["operator"].unique()):
+                key = (method, rate, operator)
+                row[f"`{operator}`"] = f"{100 * success[key]:.0f} % ({100 * never[key]:.0f} % never)"
+            rows[f"{self.plan.labels[method]}, {rate:g}"] = row
+        return _named(rows, "held-out success, learning rate")
+
     def tuned(self) -> pd.DataFrame:
         """Mean held-out success of the tuning runs by learning rate."""
         area: Any = self.tuning.groupby(["method", "rate", "seed"])["success"].mean().groupby(["method", "rate"]).mean()
@@ -117,7 +136,7 @@ class Results:
         return _named(rows, "mean held-out success at learning rate")
 
 
-TABLES = ("speed", "level", "predicted", "tuned")
+TABLES = ("speed", "level", "predicted", "explored", "tuned")
 
 
 def rewrite(plan: Plan, page: str, results: Path = RESULTS, only: Sequence[str] = TABLES) -> str:
