@@ -1,31 +1,85 @@
 """From judged responses to the success count of each group, and to other estimates of a prompt's success."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rl.config import WeightingConfig
 from rl.rollout import Batch
-from rl.tasks.protocol import Task
+from rl.tasks.protocol import Verifier
+from rl.verdict import Judged, Verdict
+from rl.verifier import VerifierPool
+
+# A longer response is wrong, and no verifier is shown it: a token has about four characters, so this is far beyond what
+# models are given.
+LONGEST_RESPONSE = 2**20 - 1
 
 
-def verify(batch: Batch, task: Task[Any]) -> np.ndarray:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """The verdicts on a batch.
+
+    Attributes
+    ----------
+    correct
+        Which responses are correct, shape (P, M), bool. Nothing else is ever rewarded.
+    parsable
+        In which of them an answer could be read, right or wrong, shape (P, M), bool; in a truncated one none is looked
+        for.
+    timed_out, failed
+        Responses that count as wrong because the verifier ran out of time, and because it failed.
+    reason
+        Why the first of those failed; empty if none did.
+    """
+
+    correct: np.ndarray
+    parsable: np.ndarray
+    timed_out: int = 0
+    failed: int = 0
+    reason: str = ""
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Judgement]") -> "Judgement":
+        """The judgement on several batches, one after the other."""
+        return Judgement(
+            correct=np.concatenate([part.correct for part in parts]),
+            parsable=np.concatenate([part.parsable for part in parts]),
+            timed_out=sum(part.timed_out for part in parts),
+            failed=sum(part.failed for part in parts),
+            reason=next((part.reason for part in parts if part.reason), ""),
+        )
+
+
+def judge(batch: Batch, verifier: Verifier[Any] | VerifierPool) -> Judgement:
     """Judge every response, exactly: correct or not, nothing in between.
 
     A response that ran into the length limit is wrong: the policy has not said that it was done.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (P, M), bool.
     """
-    return np.array(
-        [
-            [completion.finished and task.verify(group.prompt, completion.text) for completion in group.completions]
-            for group in batch.groups
-        ],
-        dtype=bool,
+    completions = [(group.prompt, completion) for group in batch.groups for completion in group.completions]
+    answers = [
+        (prompt, completion.text)
+        for prompt, completion in completions
+        if completion.finished and len(completion.text) <= LONGEST_RESPONSE
+    ]
+    if isinstance(verifier, VerifierPool):
+        judged = verifier.judge(answers)
+    else:
+        judged = [Judged(verdict=Verdict.of(verifier.verify(prompt, text))) for prompt, text in answers]
+    following = iter(judged)
+    unread = Judged(verdict=Verdict.UNREADABLE)
+    verdicts = [
+        next(following) if completion.finished and len(completion.text) <= LONGEST_RESPONSE else unread
+        for _, completion in completions
+    ]
+    shape = (len(batch.groups), len(verdicts) // len(batch.groups))
+    return Judgement(
+        correct=np.array([each.verdict is Verdict.RIGHT for each in verdicts]).reshape(shape),
+        parsable=np.array([each.verdict in (Verdict.RIGHT, Verdict.WRONG) for each in verdicts]).reshape(shape),
+        timed_out=sum(each.verdict is Verdict.TIMED_OUT for each in verdicts),
+        failed=sum(each.verdict is Verdict.FAILED for each in verdicts),
+        reason=next((each.reason for each in verdicts if each.verdict is Verdict.FAILED), ""),
     )
 
 

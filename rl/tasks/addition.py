@@ -68,10 +68,10 @@ class Addition:
         longer = max(prompt.problem.terms)
         return str(rng.randint(longer, 2 * longer))
 
-    def verify(self, prompt: Prompt[Sum], response: str) -> bool:
-        """Whether the response is the sum in ASCII digits, without sign, space or leading zero."""
+    def verify(self, prompt: Prompt[Sum], response: str) -> bool | None:
+        """Whether the response is the sum in ASCII digits, without sign, space or leading zero; None if no number."""
         if len(response) > LONGEST_ANSWER or not ANSWER.fullmatch(response):
-            return False
+            return None
         return response == str(prompt.problem.total)
 
 

@@ -85,12 +85,12 @@ class Countdown:
             if built is not None:
                 return built.text
 
-    def verify(self, prompt: Prompt[Numbers], response: str) -> bool:
-        """Whether the response is an expression worth the target that uses each given number at most once."""
+    def verify(self, prompt: Prompt[Numbers], response: str) -> bool | None:
+        """Whether the response is worth the target and uses each given number at most once; None if no expression."""
         try:
             evaluation = arithmetic.evaluate(response)
         except arithmetic.ExpressionError:
-            return False
+            return None
         return evaluation.value == prompt.problem.target and Counter(evaluation.numbers) <= Counter(
             prompt.problem.given
         )

@@ -1,15 +1,99 @@
-"""From the ``[task]`` section of a configuration to the task."""
+"""From the ``[task]`` section of a configuration to the task, and to who judges its responses.
 
+Tasks that need a library are imported when they are asked for.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
-from rl.config import AdditionConfig, CountdownConfig
+from rl.config import (
+    AdditionConfig,
+    CountdownConfig,
+    CountdownTextConfig,
+    ImportedConfig,
+    MathConfig,
+    ReasoningGymConfig,
+    TaskConfig,
+    TextTaskConfig,
+)
+from rl.errors import UsageError
 from rl.tasks.addition import Addition
 from rl.tasks.countdown import Countdown
-from rl.tasks.protocol import Task
+from rl.tasks.countdown_text import CountdownText
+from rl.tasks.protocol import Task, TeachingTask, Verifier
+
+INSTALL = "pip install 'weightopt[tasks]'"
 
 
-def build_task(config: AdditionConfig | CountdownConfig) -> Task[Any]:
-    """The task that a configuration describes."""
+def build_task(config: TaskConfig) -> Task[Any]:
+    """The task that a configuration describes.
+
+    Raises
+    ------
+    UsageError
+        If it needs data or a library that is not there.
+    """
+    match config:
+        case AdditionConfig() | CountdownConfig() | CountdownTextConfig():
+            return _build_own(config)
+        case MathConfig():
+            from rl.tasks.math_file import load_problems
+
+            return load_problems(config)
+        case ReasoningGymConfig():
+            from rl.tasks.puzzles import load_puzzles
+
+            return _needing_extra(lambda: load_puzzles(config), config)
+        case ImportedConfig():
+            from rl.tasks.imported import load_task
+
+            return load_task(config)
+
+
+def judges_in_this_process(config: TaskConfig) -> bool:
+    """Whether the verifier is ours and proven to be bounded; any other runs in `rl.verifier.VerifierPool`."""
+    return isinstance(config, AdditionConfig | CountdownConfig | CountdownTextConfig)
+
+
+def build_verifier(config: TaskConfig) -> Verifier[Any]:
+    """What judges the responses to the task's prompts; raises like `build_task`."""
+    match config:
+        case AdditionConfig() | CountdownConfig() | CountdownTextConfig():
+            return _build_own(config)
+        case MathConfig():
+            from rl.tasks.math_verifier import MathVerifier
+
+            return _needing_extra(lambda: MathVerifier(config.answer), config)
+        case ReasoningGymConfig():
+            from rl.tasks.puzzles import PuzzleVerifier
+
+            return _needing_extra(lambda: PuzzleVerifier(config), config)
+        case ImportedConfig():
+            from rl.tasks.imported import load_task
+
+            return load_task(config)
+
+
+def wants_chat(config: TaskConfig) -> bool:
+    """Whether prompts go into the chat template of the model."""
+    return isinstance(config, TextTaskConfig) and config.chat
+
+
+def build_teaching_task(config: TaskConfig) -> TeachingTask[Any]:
+    """The task that is to teach a new model its format.
+
+    Raises
+    ------
+    UsageError
+        If it cannot, or like `build_task`.
+    """
+    task = build_task(config)
+    if not isinstance(task, TeachingTask):
+        raise UsageError(f"task {config.name!r} cannot teach a new model its format: name a model with start_model")
+    return task
+
+
+def _build_own(config: AdditionConfig | CountdownConfig | CountdownTextConfig) -> Addition | Countdown | CountdownText:
     match config:
         case AdditionConfig():
             return Addition(digits=config.digits)
@@ -21,3 +105,21 @@ def build_task(config: AdditionConfig | CountdownConfig) -> Task[Any]:
                 operators={**config.operators},
                 habits={**config.habits},
             )
+        case CountdownTextConfig():
+            return CountdownText(
+                problems=Countdown(
+                    numbers=config.numbers,
+                    largest_number=config.largest_number,
+                    largest_target=config.largest_target,
+                    operators={**config.operators},
+                ),
+                examples=config.examples,
+                chat=config.chat,
+            )
+
+
+def _needing_extra(build: Callable[[], Any], config: TaskConfig) -> Any:
+    try:
+        return build()
+    except ModuleNotFoundError as error:
+        raise UsageError(f"task {config.name!r} needs {error.name}, which is not installed: {INSTALL}") from error

@@ -1,7 +1,8 @@
 """The two sides of a task: prompts to train on and prompts held out, disjoint by construction.
 
 The side of a problem is read off a hash of its canonical name, so it depends on nothing else: no list is kept, no seed
-moves a problem across, and reordering the numbers of a problem does not either.
+moves a problem across, and reordering the numbers of a problem does not either. A task that is a list of problems
+brings its two sides along.
 """
 
 from hashlib import sha256
@@ -10,7 +11,7 @@ from typing import Any
 
 from rl.errors import UsageError
 from rl.seeds import derive_seed
-from rl.tasks.protocol import Prompt, Task
+from rl.tasks.protocol import ListedTask, Prompt, Task
 
 HELD_OUT_SHARE = 1 / 8
 
@@ -27,6 +28,8 @@ def is_held_out(prompt_id: str) -> bool:
 def training_prompts(task: Task[Any], *, count: int, seed: int) -> tuple[Prompt[Any], ...]:
     """Draw ``count`` independent prompts from the training side; a pure function of its arguments."""
     rng = Random(seed)
+    if isinstance(task, ListedTask):
+        return tuple(rng.choices(task.training, k=count))
     prompts: list[Prompt[Any]] = []
     while len(prompts) < count:
         prompt = task.propose(rng)
@@ -44,6 +47,10 @@ def held_out_prompts(task: Task[Any], *, count: int, seed: int) -> tuple[Prompt[
         If the task does not have that many held-out problems.
     """
     rng = Random(derive_seed(seed, "held-out"))
+    if isinstance(task, ListedTask):
+        if count > len(task.held_out):
+            raise UsageError(f"evaluation.prompts is {count}, but the task has {len(task.held_out)} held-out problems")
+        return tuple(rng.sample(task.held_out, count))
     prompts: dict[str, Prompt[Any]] = {}
     fruitless = 0
     while fruitless < FRUITLESS_PROPOSALS:

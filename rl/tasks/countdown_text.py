@@ -1,0 +1,102 @@
+"""Countdown for models that know language: the problems of `rl.tasks.countdown`, asked in words.
+
+Without examples the prompt is an instruction: think first, then give the expression in ``<answer> </answer>``, as in
+TinyZero (github.com/Jiayi-Pan/TinyZero). With examples it is a list of solved problems whose last line is left open,
+for small models that complete better than they obey; the answer is the first line of the response. In both an answer
+is right if it uses every number exactly once and is worth the target, and nothing is given for the form.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from random import Random
+
+from rl.tasks import arithmetic
+from rl.tasks.countdown import Countdown, Numbers
+from rl.tasks.extraction import extract
+from rl.tasks.protocol import Prompt
+
+# Problems drawn for one example: the first with operators that no example before it has, else the first.
+DRAWS_PER_EXAMPLE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountdownText:
+    """Countdown problems in words, each solvable by an expression that uses all of its numbers.
+
+    Parameters
+    ----------
+    problems
+        Source of the problems.
+    examples
+        Solved problems before the question, with as many numbers as it has; they never are asked. 0: an instruction.
+    chat
+        Whether the prompt will be put into a chat template; if not, the instruction ends where a solution begins.
+    """
+
+    problems: Countdown = field(default_factory=Countdown)
+    examples: int = 0
+    chat: bool = False
+
+    def propose(self, rng: Random) -> Prompt[Numbers]:
+        """Draw one problem that is none of the examples."""
+        while True:
+            prompt = self.problems.propose(rng)
+            if prompt.id not in self._shown:
+                break
+        return Prompt(
+            id=prompt.id, text=self._ask(prompt.problem), difficulty=prompt.difficulty, problem=prompt.problem
+        )
+
+    def verify(self, prompt: Prompt[Numbers], response: str) -> bool | None:
+        """Whether the answer is worth the target and uses each number exactly once; None if no expression is found."""
+        answer = extract("line" if self.examples else "tags", response, longest=arithmetic.LONGEST_EXPRESSION)
+        try:
+            evaluation = arithmetic.evaluate(answer or "")
+        except arithmetic.ExpressionError:
+            return None
+        problem = prompt.problem
+        return evaluation.value == problem.target and Counter(evaluation.numbers) == Counter(problem.given)
+
+    def _ask(self, problem: Numbers) -> str:
+        if self.examples:
+            examples = [example.problem for example in self._solved[len(problem.given)]]
+            return "".join([*(f"{_line(example)} {example.solution}\n" for example in examples), _line(problem)])
+        numbers = ", ".join(map(str, problem.given))
+        task = (
+            f"Find an arithmetic expression that is worth {problem.target} and uses each of the numbers {numbers} "
+            "exactly once. Allowed are +, -, *, / and brackets. Think first, step by step. Then write the expression "
+            "alone between <answer> and </answer>, for example <answer>(1 + 2) / 3</answer>."
+        )
+        return task if self.chat else f"Problem: {task}\nSolution: Let us think step by step.\n"
+
+    @cached_property
+    def _solved(self) -> Mapping[int, tuple[Prompt[Numbers], ...]]:
+        """The examples for each count of numbers: the same in every run, with operators as varied as can be found."""
+        return {
+            count: _choose_examples(replace(self.problems, numbers={count: 1.0}), self.examples)
+            for count in self.problems.numbers
+        }
+
+    @cached_property
+    def _shown(self) -> frozenset[str]:
+        return frozenset(example.id for examples in self._solved.values() for example in examples)
+
+
+def _choose_examples(source: Countdown, count: int) -> tuple[Prompt[Numbers], ...]:
+    rng = Random(0)
+    chosen: list[Prompt[Numbers]] = []
+    for _ in range(count):
+        shown = {_operators(example) for example in chosen}
+        drawn = [source.propose(rng) for _ in range(DRAWS_PER_EXAMPLE)]
+        chosen.append(next((example for example in drawn if _operators(example) not in shown), drawn[0]))
+    return tuple(chosen)
+
+
+def _operators(example: Prompt[Numbers]) -> frozenset[str]:
+    return frozenset(example.problem.solution) & frozenset("+-*/")
+
+
+def _line(problem: Numbers) -> str:
+    return f"Numbers: {', '.join(map(str, problem.given))}. Target: {problem.target}. Expression:"

@@ -1,0 +1,143 @@
+"""Mathematical problems from a file or a hub data set, such as GSM8K and MATH."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rl.config import MathConfig
+from rl.errors import UsageError
+from rl.tasks.extraction import RULES
+from rl.tasks.math_verifier import Reference
+from rl.tasks.problem_list import ProblemList
+from rl.tasks.protocol import Prompt
+
+Row = Mapping[str, Any]
+
+
+def load_problems(config: MathConfig) -> ProblemList:
+    """Read the problems of a configuration.
+
+    Raises
+    ------
+    UsageError
+        If a file cannot be read, a column is absent or a row has no answer in the form it should have, or if no problem
+        is left to train on.
+    """
+    training = _prompts(config.train, config.train_split, config)
+    if config.held_out is None and config.held_out_split is None:
+        problems = ProblemList.divide(training)
+    else:
+        held_out = _prompts(config.held_out or config.train, config.held_out_split or config.train_split, config)
+        problems = ProblemList.of_two_sides(training, held_out)
+    if not problems.training:
+        raise UsageError(f"task.train is {config.train!r}, which leaves no problem to train on")
+    return problems
+
+
+def canonical_name(question: str) -> str:
+    """The name of a problem: 64 bits of a hash of its text, in which blanks, case and variants of letters are one."""
+    plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", question).casefold()).strip()
+    return sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _prompts(source: str, split: str, config: MathConfig) -> list[Prompt[Reference]]:
+    """All problems of a source, in its order."""
+    prompts = []
+    for number, row in enumerate(_rows(source, split, config.subset), start=1):
+        place = f"row {number} of {source!r}"
+        question = _text(row, config.question_column, place)
+        solution = _text(row, config.answer_column, place)
+        answer = (RULES[config.reference](solution) or "").strip()
+        if not answer:
+            raise UsageError(
+                f"{place} has no answer in column {config.answer_column!r} where task.reference = "
+                f"{config.reference!r} looks for it: {solution[-60:]!r}"
+            )
+        difficulty = _text(row, config.difficulty_column, place) if config.difficulty_column else "all"
+        prompts.append(
+            Prompt(
+                id=canonical_name(question),
+                text=config.template.replace("{question}", question),
+                difficulty=difficulty,
+                problem=Reference(answer=answer),
+            )
+        )
+    return prompts
+
+
+def _text(row: Row, column: str, place: str) -> str:
+    """A value of a row as text; ``a.b`` is the value b inside the value a."""
+    value: Any = row
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise UsageError(f"{place} has no column {column!r}; it has {', '.join(map(repr, row))}")
+        value = value[key]
+    if not isinstance(value, str | int | float) or value == "":
+        raise UsageError(f"{place} has {value!r} in column {column!r}: text or a number is needed")
+    return str(value)
+
+
+def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
+    reader = READERS.get(Path(source).suffix)
+    if reader is None:
+        return _hub_rows(source, split, subset)
+    path = Path(source)
+    try:
+        return list(reader(path))
+    except OSError as error:
+        raise UsageError(f"data file {source!r} cannot be read: {error.strerror or error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"data file {str(path)!r} is not UTF-8 text") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UsageError(f"line {number} of {str(path)!r} is not JSON") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"line {number} of {str(path)!r} is not a JSON object")
+        yield row
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise UsageError(f"to read {str(path)!r} pyarrow is needed: pip install 'weightopt[tasks]'") from error
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"data file {str(path)!r} is not a parquet file") from error
+    yield from table.to_pylist()
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_lines,
+    ".parquet": _parquet,
+}
+
+
+def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{name!r} is neither a .jsonl nor a .parquet file; to read it as the name of a data set, the package "
+            "datasets is needed: pip install datasets"
+        ) from error
+    try:
+        return datasets.load_dataset(name, subset, split=split)
+    except Exception as error:  # it raises whatever the network, the hub or the data set leads to
+        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error

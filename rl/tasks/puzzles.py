@@ -1,0 +1,114 @@
+"""Any data set of reasoning-gym, by its name: endless puzzles from a generator, judged by their own scorer.
+
+reasoning-gym (github.com/open-thought/reasoning-gym) gives scores between 0 and 1, some of them a little for a wrong
+answer in the right form; here an answer is right if its score reaches a threshold. Some of its scorers evaluate the
+text of the answer, so they only run in the sealed processes of `rl.verifier.VerifierPool`.
+"""
+
+import json
+from functools import cache
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from rl.config import ReasoningGymConfig
+from rl.errors import UsageError
+from rl.seeds import derive_seed
+from rl.tasks.extraction import Form, extract
+from rl.tasks.problem_list import ProblemList
+from rl.tasks.protocol import GeneratedTask, Prompt
+
+LONGEST_ANSWER = 4096
+
+# Most data sets make their problem i from a generator seeded with their seed plus i, whatever size they were asked
+# for, so numbers out of a large range are as good as seeds; below 2**31 for those that hand them to numpy.
+MOST_PROBLEMS = 2**31 - 1
+
+# A few draw something for each problem when they are made, and have no more than these, or ``parameters.size``.
+USUAL_SIZE = 10_000
+
+
+def load_puzzles(config: ReasoningGymConfig) -> GeneratedTask[dict[str, Any]] | ProblemList:
+    """The puzzles of a configuration: endless, or with ``problems`` a list that is made here and now.
+
+    Raises
+    ------
+    UsageError
+        If reasoning-gym does not know the data set or refuses its parameters.
+    ModuleNotFoundError
+        If it is not installed.
+    """
+    puzzles = Puzzles(config)
+    if config.problems is None:
+        return puzzles
+    rng = Random(derive_seed(config.seed, "puzzles"))
+    problems = ProblemList.divide([puzzles.propose(rng) for _ in range(config.problems)])
+    if not problems.training:
+        raise UsageError(f"task.problems is {config.problems}, which leaves no problem to train on")
+    return problems
+
+
+class Puzzles:
+    """Endless puzzles of one data set; a `rl.tasks.protocol.GeneratedTask`."""
+
+    def __init__(self, config: ReasoningGymConfig) -> None:
+        self._config = config
+        self._dataset = _create(config)
+        self._count = MOST_PROBLEMS
+        try:
+            self._dataset[MOST_PROBLEMS - 1]
+        except IndexError:
+            self._count = len(self._dataset)
+
+    def propose(self, rng: Random) -> Prompt[dict[str, Any]]:
+        """Draw one puzzle."""
+        entry = self._dataset[rng.randrange(self._count)]
+        question = entry["question"]
+        key = self._config.difficulty_key
+        if key is not None and key not in entry["metadata"]:
+            known = ", ".join(map(repr, entry["metadata"]))
+            raise UsageError(f"task.difficulty_key is {key!r}; a puzzle of {self._config.dataset!r} has {known}")
+        return Prompt(
+            id=sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+            text=self._config.template.replace("{question}", question),
+            difficulty=f"{key} {entry['metadata'][key]}" if key else self._config.dataset,
+            problem=entry,
+        )
+
+
+class PuzzleVerifier:
+    """Judges answers by the scorer of their data set."""
+
+    def __init__(self, config: ReasoningGymConfig) -> None:
+        self._dataset = _create(config)
+        self._form: Form = config.answer
+        self._threshold = config.threshold
+
+    def verify(self, prompt: Prompt[dict[str, Any]], response: str) -> bool | None:
+        """Whether the score of the answer reaches the threshold; None if none stands in the form asked for."""
+        answer = extract(self._form, response, longest=LONGEST_ANSWER)
+        if answer is None:
+            return None
+        return float(self._dataset.score_answer(answer, prompt.problem)) >= self._threshold
+
+
+def _create(config: ReasoningGymConfig) -> Any:
+    return _create_cached(config.dataset, json.dumps(config.parameters, sort_keys=True), config.seed)
+
+
+@cache
+def _create_cached(name: str, parameters: str, seed: int) -> Any:
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if name not in DATASETS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, DATASETS, n=3, cutoff=0.0)
+        raise UsageError(f"task.dataset is {name!r}; the nearest that reasoning-gym has are {', '.join(near)}")
+    try:
+        return reasoning_gym.create_dataset(name, **{"size": USUAL_SIZE, **json.loads(parameters)}, seed=seed)
+    except (AssertionError, TypeError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"reasoning-gym refuses task.parameters for {name!r}: {' '.join(str(error).split())}"
+        ) from error
