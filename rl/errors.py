@@ -1,4 +1,4 @@
-"""What can stop a run: a mistake of the user, training that has left the finite numbers, or a disk that is full."""
+"""What can stop a run: a mistake of the user, numbers that are not finite, a stale engine, or a disk that is full."""
 
 
 class UsageError(ValueError):
@@ -7,6 +7,10 @@ class UsageError(ValueError):
 
 class DivergenceError(ArithmeticError):
     """A loss or a gradient is not finite; the message names the step and the last checkpoint is intact."""
+
+
+class SyncError(RuntimeError):
+    """The sampling engine does not compute with the weights that are trained; the last checkpoint is intact."""
 
 
 class StorageError(RuntimeError):

@@ -9,7 +9,9 @@ of a step that dynamic sampling could not fill: that one is a smaller step. What
 `length_factors`, to compare with; the default is none.
 
 Two things are exact savings. A response with advantage 0 has no part in the gradient and is not computed. Equal
-responses to the same prompt have the same gradient and are computed once, with their advantages added.
+responses to the same prompt have the same gradient and are computed once, with their advantages added. With importance
+sampling (`rl.mismatch`) each occurrence i has weights w_it of its own, since an engine may give equal tokens not quite
+equal probabilities; the coefficient of a token is then Σ_i A_i w_it, and the response is still computed once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rl.config import RolloutConfig
+from rl.mismatch import Mismatch, importance_weights
 from rl.rollout import Batch
 
 
@@ -40,6 +43,22 @@ class LogProbs(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Occurrence:
+    """One of the responses that are equal.
+
+    Attributes
+    ----------
+    advantage
+        Its advantage.
+    log_probs
+        The sampler's log-probabilities of its tokens.
+    """
+
+    advantage: float
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """A distinct response to a prompt.
 
@@ -51,11 +70,30 @@ class Row:
         Token ids of the response, end token included.
     coefficient
         Sum of the advantages of all its occurrences.
+    occurrences
+        Those, at least one.
     """
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     coefficient: float
+    occurrences: tuple[Occurrence, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accumulated:
+    """What adding the gradient of a step has shown.
+
+    Attributes
+    ----------
+    loss
+        The loss; on-policy its gradient means something, its value does not.
+    mismatch
+        Between trainer and sampler, over the tokens of all occurrences of the rows.
+    """
+
+    loss: float
+    mismatch: Mismatch
 
 
 def denominator(config: RolloutConfig) -> int:
@@ -84,8 +122,10 @@ def length_factors(batch: Batch, normaliser: Literal["step", "response", "group"
     return np.broadcast_to(1 / lengths.mean(axis=1, keepdims=True), lengths.shape)
 
 
-def rows_of(batch: Batch, advantages: np.ndarray) -> list[Row]:
+def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False) -> list[Row]:
     """Distinct responses with their coefficients; those whose advantages are or add up to 0 are left out.
+
+    With importance weights advantages that add up to 0 need not cancel: ``weighted`` leaves out only those that are 0.
 
     Parameters
     ----------
@@ -95,14 +135,17 @@ def rows_of(batch: Batch, advantages: np.ndarray) -> list[Row]:
         Shape (P, M).
     """
     coefficients: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+    occurrences: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Occurrence]] = {}
     for group, row in zip(batch.groups, advantages.tolist(), strict=True):
         for completion, advantage in zip(group.completions, row, strict=True):
             key = (group.prompt_tokens, completion.tokens)
             coefficients[key] = coefficients.get(key, 0.0) + advantage
+            occurrence = Occurrence(advantage=advantage, log_probs=completion.log_probs)
+            occurrences.setdefault(key, []).append(occurrence)
     return [
-        Row(prompt=prompt, response=response, coefficient=coefficient)
-        for (prompt, response), coefficient in coefficients.items()
-        if coefficient
+        Row(prompt=key[0], response=key[1], coefficient=coefficient, occurrences=tuple(occurrences[key]))
+        for key, coefficient in coefficients.items()
+        if (any(occurrence.advantage for occurrence in occurrences[key]) if weighted else coefficient)
     ]
 
 
@@ -126,8 +169,14 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
 
 
 def accumulate_gradient(
-    policy: LogProbs, rows: Sequence[Row], *, responses: int, temperature: float, tokens_per_micro_batch: int
-) -> float:
+    policy: LogProbs,
+    rows: Sequence[Row],
+    *,
+    responses: int,
+    temperature: float,
+    tokens_per_micro_batch: int,
+    importance_cap: float | None = None,
+) -> Accumulated:
     """Add the gradient of the loss to the parameters of the policy.
 
     Parameters
@@ -142,13 +191,12 @@ def accumulate_gradient(
         Temperature at which the responses were sampled: log π is that of the policy that acted.
     tokens_per_micro_batch
         Bound on the tokens of one forward pass, ≥ 1.
-
-    Returns
-    -------
-    float
-        The loss; on-policy its gradient means something, its value does not.
+    importance_cap
+        ≥ 1: multiply the gradient of each token by min(π/μ, cap), π the policy's and μ the sampler's probability of
+        it. None: do not.
     """
     loss = 0.0
+    mismatch = Mismatch()
     for piece in micro_batches(rows, tokens_per_micro_batch):
         prompts = {row.prompt: None for row in piece}
         index = {prompt: number for number, prompt in enumerate(prompts)}
@@ -158,8 +206,34 @@ def accumulate_gradient(
             [row.response for row in piece],
             temperature=temperature,
         )
-        coefficients = torch.tensor([row.coefficient for row in piece], dtype=log_probs.dtype)
-        part = -(coefficients * log_probs.sum(dim=1)).sum() / responses
+        owner, sampled, written = _occurrences(piece, log_probs)
+        log_ratio = (log_probs.detach()[owner] - sampled) * written
+        mismatch.add(log_ratio[written], cap=importance_cap)
+        if importance_cap is None:
+            coefficients = log_probs.new_tensor([row.coefficient for row in piece])
+            part = -(coefficients * log_probs.sum(dim=1)).sum() / responses
+        else:
+            advantages = log_probs.new_tensor([each.advantage for row in piece for each in row.occurrences])
+            weighted = advantages.unsqueeze(1) * importance_weights(log_ratio, importance_cap)
+            part = -(torch.zeros_like(log_probs).index_add(0, owner, weighted) * log_probs).sum() / responses
         part.backward()
         loss += part.item()
-    return loss
+    return Accumulated(loss=loss, mismatch=mismatch)
+
+
+def _occurrences(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The row of each occurrence, shape (n,), and its sampled log-probabilities and where they are, (n, columns).
+
+    ``like`` has the number of columns, type and device that are wanted; past the end of a response stand zeros.
+    """
+    columns = like.shape[1]
+    owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.occurrences], device=like.device)
+    sampled = like.new_tensor(
+        [
+            [*occurrence.log_probs, *[0.0] * (columns - len(occurrence.log_probs))]
+            for row in rows
+            for occurrence in row.occurrences
+        ]
+    )
+    lengths = torch.tensor([len(row.response) for row in rows], device=like.device)[owner]
+    return owner, sampled, torch.arange(columns, device=like.device) < lengths.unsqueeze(1)

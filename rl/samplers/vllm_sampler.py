@@ -1,0 +1,368 @@
+"""Sampling with vLLM, in this process.
+
+The engine is built from the configuration and the tokenizer alone, with random weights; its only weights are those that
+the hand-over gives it, the first before anything is sampled. Responses follow from the weights and the arguments: every
+request has a seed of its own and what was computed before is forgotten.
+
+Every token is drawn from the whole distribution: there are no keys for top-p, top-k or penalties, and the sampling
+defaults that come with many models are not read, because a log-probability of anything else would not be the policy's.
+"""
+
+import copy
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl.config import SamplerConfig
+from rl.errors import DivergenceError, UsageError
+from rl.model import Policy
+from rl.rollout import Batch, Completion, Group
+from rl.samplers.hand_over import HandOver, LogProbs, make_probe
+from rl.samplers.stop_strings import StopStrings
+from rl.samplers.undisturbed import undisturbed
+from rl.seeds import derive_seed
+from rl.tasks.protocol import Prompt
+
+GIB = 2**30
+TOKENS_AT_ONCE = 4096
+
+DTYPES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16"}
+
+# Nats, for an engine that computes with the same weights: what was measured (docs/training.md), and room above it.
+TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "bf16": 0.5}
+
+
+class VllmSampler:
+    """A `rl.rollout.Sampler` with a vLLM engine of its own.
+
+    Parameters
+    ----------
+    policy
+        The policy that is trained: its tokenizer is used, and its weights when the engine is checked against it.
+    config
+        The engine's settings.
+    stop
+        Stop strings; see `rl.rollout.Sampler`.
+    weights
+        Its weights, for the first hand-over; see `publish`.
+    probe
+        Prompts to check the engine on after every hand-over, at least one.
+    seed
+        Of the tokens that follow them.
+
+    Raises
+    ------
+    UsageError
+        If vLLM cannot run this model, or not in this memory.
+    SyncError
+        If the engine does not compute what the policy does.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: SamplerConfig,
+        *,
+        weights: Mapping[str, Tensor],
+        stop: Sequence[str] = (),
+        probe: Sequence[Prompt[Any]],
+        seed: int,
+    ) -> None:
+        self._policy = policy
+        self._stops = tuple(stop)
+        self._stop = StopStrings(policy, stop)
+        limits = [limit for limit in (config.context, policy.context) if limit is not None]
+        if not limits:
+            raise UsageError("the model knows no limit of its context: set sampler.context")
+        self._context = min(limits)
+        precision = config.precision or policy.settings.precision
+        self._engine = _Engine(policy, config, dtype=DTYPES[precision], context=self._context)
+        try:
+            self._hand_over = HandOver(
+                self._engine,
+                score=self._score,
+                probe=make_probe(
+                    [policy.encode_prompt(prompt.text) for prompt in probe],
+                    vocabulary=policy.model.config.get_text_config().vocab_size,
+                    longest=self._context - 1,
+                    seed=seed,
+                ),
+                tolerance=config.sync_tolerance or max(TOLERANCES[precision], TOLERANCES[policy.settings.precision]),
+            )
+            self.publish(weights)
+        except BaseException:
+            self.close()
+            raise
+
+    def publish(self, weights: Mapping[str, Tensor]) -> None:
+        """Hand the weights of the trained model to the engine and prove that it computes with them.
+
+        Parameters
+        ----------
+        weights
+            All of them under their Hugging Face names, ``lm_head.weight`` as well where it is tied to the embeddings.
+
+        Raises
+        ------
+        SyncError
+            If it does not.
+        """
+        self._engine.wake()
+        self._hand_over.push(weights)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt[Any]],
+        *,
+        group_size: int,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+    ) -> Batch:
+        """Sample ``group_size`` responses to each prompt; see `rl.rollout.Sampler.sample`.
+
+        Response j to prompt i is drawn with a seed that follows from ``seed``, i and j.
+        """
+        prompt_tokens = [self._policy.encode_prompt(prompt.text) for prompt in prompts]
+        longest = max(len(sequence) for sequence in prompt_tokens)
+        if longest + max_new_tokens > self._context:
+            raise UsageError(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit into the engine's context of "
+                f"{self._context}: lower rollout.max_new_tokens, or raise sampler.context where the model can do more"
+            )
+        self._engine.wake()
+        self._hand_over.check()
+        drawn = self._engine.generate(
+            [sequence for sequence in prompt_tokens for _ in range(group_size)],
+            seeds=[derive_seed(seed, i, j) for i in range(len(prompts)) for j in range(group_size)],
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            stop=self._stops,
+        )
+        self._engine.sleep()
+        completions = [self._completion(*response, temperature=temperature) for response in drawn]
+        return Batch(
+            groups=tuple(
+                Group(
+                    prompt=prompt,
+                    prompt_tokens=prompt_tokens[index],
+                    completions=tuple(completions[index * group_size : (index + 1) * group_size]),
+                )
+                for index, prompt in enumerate(prompts)
+            )
+        )
+
+    def close(self) -> None:
+        """Shut the engine down and free its memory."""
+        self._engine.close()
+
+    def _completion(
+        self, tokens: list[int], log_probs: list[float], stopped: bool, *, temperature: float
+    ) -> Completion:
+        if any(log_prob != log_prob or log_prob == -torch.inf for log_prob in log_probs):
+            raise DivergenceError("the logits of the policy are not finite")
+        ended = tokens[-1] == self._policy.end_token
+        text = self._text(tokens[:-1] if ended else tokens)
+        before = self._stop.before(text)
+        if before is not None:
+            # The engine decodes with the prompt at hand, and may see a stop string later than the text shows it.
+            while len(tokens) > 1 and self._stop.before(self._text(tokens[:-1])) is not None:
+                tokens = tokens[:-1]
+            ended = False
+        return Completion(
+            tokens=tuple(tokens),
+            log_probs=tuple(log_probs[: len(tokens)]) if temperature else (0.0,) * len(tokens),
+            text=text if before is None else before,
+            finished=ended or stopped or before is not None,
+        )
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._policy.decode([tokens])[0]
+
+    @torch.no_grad()
+    def _score(self, sequences: Sequence[Sequence[int]]) -> LogProbs:
+        """What `Engine.score` should give, by the trained model."""
+        log_probs = self._policy.token_log_probs(
+            [sequence[:1] for sequence in sequences],
+            range(len(sequences)),
+            [sequence[1:] for sequence in sequences],
+            temperature=1.0,
+        )
+        return [row[: len(sequence) - 1] for row, sequence in zip(log_probs.tolist(), sequences, strict=True)]
+
+
+class _Engine:
+    """vLLM behind the few calls that are made here; a `rl.samplers.hand_over.Engine`.
+
+    Parameters
+    ----------
+    dtype
+        Type of its weights.
+    context
+        Tokens of the longest sequence.
+    """
+
+    def __init__(self, policy: Policy, config: SamplerConfig, *, dtype: str, context: int) -> None:
+        # Read when vLLM is imported: one process, nothing sent to anybody, and no lines across the display of a run.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        with undisturbed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations that are vLLM's own
+            import vllm  # pyright: ignore[reportMissingImports]
+            from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+
+            self._vllm = vllm
+            self._end = policy.end_token
+            self._sleeps = config.sleep
+            self._asleep = False
+            _check_support(policy, config, on_cpu=current_platform.is_cpu())
+            with _folder_without_weights(policy) as folder, _as_usage_error():
+                self._llm = vllm.LLM(
+                    model=folder,
+                    load_format="dummy",
+                    dtype=dtype,
+                    max_model_len=context,
+                    max_num_seqs=config.max_sequences,
+                    kv_cache_memory_bytes=int(config.kv_cache_gib * GIB),
+                    # A prompt read in pieces draws a token after each, and vLLM has to wind the request's generator
+                    # back, which on a CPU it cannot.
+                    enable_chunked_prefill=False,
+                    max_num_batched_tokens=max(context, TOKENS_AT_ONCE),
+                    enforce_eager=current_platform.is_cpu(),  # there compiling would take longer than it saves
+                    logprobs_mode="processed_logprobs",  # at the sampling temperature
+                    generation_config="vllm",  # not that of the model
+                    enable_sleep_mode=config.sleep,
+                    disable_log_stats=True,
+                    seed=0,
+                )
+
+    def load(self, weights: Mapping[str, Tensor], *, version: int) -> None:
+        def note(worker: Any) -> None:
+            worker.weightopt_version = version
+
+        with undisturbed():
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights.items()))})
+            self._llm.collective_rpc(note)
+
+    def versions(self) -> Sequence[int]:
+        def read(worker: Any) -> int:
+            return getattr(worker, "weightopt_version", 0)
+
+        return self._llm.collective_rpc(read)
+
+    def forget(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache")
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> LogProbs:
+        greedy = self._vllm.SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs = self._run(sequences, [greedy] * len(sequences))
+        return [
+            [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], sequence[1:], strict=True)]
+            for output, sequence in zip(outputs, sequences, strict=True)
+        ]
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        temperature: float,
+        max_new_tokens: int,
+        stop: Sequence[str],
+    ) -> list[tuple[list[int], list[float], bool]]:
+        """One response to each: tokens, their log-probabilities, and whether it ended at a stop string."""
+        settings = [
+            self._vllm.SamplingParams(
+                temperature=temperature,
+                max_tokens=max_new_tokens,
+                seed=seed,
+                logprobs=0,  # of the sampled token alone
+                ignore_eos=True,  # the end is the tokenizer's end token, and no other
+                stop_token_ids=[self._end],
+                stop=list(stop),
+                detokenize=bool(stop),
+                skip_special_tokens=False,
+                spaces_between_special_tokens=False,
+            )
+            for seed in seeds
+        ]
+        self.forget()  # or the last bits would depend on what was asked before
+        responses = []
+        for output in self._run(prompts, settings):
+            (response,) = output.outputs
+            tokens = list(response.token_ids)
+            log_probs = [entry[token].logprob for entry, token in zip(response.logprobs, tokens, strict=True)]
+            responses.append((tokens, log_probs, isinstance(response.stop_reason, str)))
+        return responses
+
+    def _run(self, prompts: Sequence[Sequence[int]], settings: Sequence[Any]) -> Sequence[Any]:
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        with undisturbed():
+            return self._llm.generate(requests, list(settings), use_tqdm=False)
+
+    def sleep(self) -> None:
+        """Give the GPU's memory away until `wake`: weights wait in the memory of the host."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
+
+    def wake(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
+    def close(self) -> None:
+        from vllm.distributed.parallel_state import (  # pyright: ignore[reportMissingImports]
+            cleanup_dist_env_and_memory,
+        )
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        cleanup_dist_env_and_memory()
+
+
+def _check_support(policy: Policy, config: SamplerConfig, *, on_cpu: bool) -> None:
+    """Say before the engine is built what would fail in the middle of it, or be ignored."""
+    if not on_cpu:
+        return
+    if config.sleep:
+        raise UsageError("sampler.sleep gives GPU memory away, and vLLM runs on the CPU here: leave it out")
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # pyright: ignore[reportMissingImports]
+
+    shape = policy.model.config.get_text_config()
+    head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if head not in sizes:
+        raise UsageError(
+            f"the model's attention heads have {head} dimensions, and vLLM on a CPU can do "
+            f"{', '.join(str(size) for size in sizes)}: choose model.hidden_size / model.heads among these"
+        )
+
+
+@contextmanager
+def _folder_without_weights(policy: Policy) -> Iterator[str]:
+    """A temporary folder with the policy's configuration and tokenizer."""
+    shape = copy.deepcopy(policy.model.config)
+    shape.architectures = shape.architectures or [type(policy.model).__name__]
+    with tempfile.TemporaryDirectory() as folder:
+        shape.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
+        yield folder
+
+
+@contextmanager
+def _as_usage_error() -> Iterator[None]:
+    """One sentence for a model that vLLM cannot run, or memory that is too small."""
+    try:
+        yield
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {reason}") from error
