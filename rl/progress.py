@@ -1,12 +1,26 @@
-"""What a run shows while it goes: a bar on a terminal, a line per evaluation elsewhere, nothing when quiet."""
+"""What a run shows while it goes: a live display on a terminal, a line per evaluation elsewhere, nothing when quiet."""
 
+import math
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
-from rl.metrics import EvaluationRecord, StepRecord
+from rl.bars import columns, sparkline
+from rl.metrics import METRICS_FILE, EvaluationRecord, StepRecord, TimingRecord, read_metrics
+
+# Steps over which throughput and seconds are averaged, and training reward and the groups by K are shown.
+WINDOW = 20
+# Columns of the labels, of the longest note, and of a chart where there is room.
+LABEL, NOTE, SPARK = 15, 36, 40
+STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
 
 
 class Progress:
@@ -20,41 +34,161 @@ class Progress:
         Of the weight table.
     steps
         Number of steps of the whole run.
+    console
+        Where to, by default the terminal or whatever standard output is.
     """
 
-    def __init__(self, *, quiet: bool, name: str, steps: int) -> None:
-        self._console = Console(quiet=quiet, highlight=False)
+    def __init__(self, *, quiet: bool, name: str, steps: int, console: Console | None = None) -> None:
+        self._console = console or Console(quiet=quiet, highlight=False)
         self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=SPARK),
             MofNCompleteColumn(),
+            TextColumn("[dim]elapsed"),
             TimeElapsedColumn(),
+            TextColumn("[dim]left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[reward]}"),
             console=self._console,
-            transient=True,
-            disable=quiet or not self._console.is_terminal,
+            # Steps may take minutes, and evaluations fall between them.
+            speed_estimate_period=3600,
         )
-        self._task = self._bar.add_task(name, total=steps, reward="")
+        self._task = self._bar.add_task(name, total=steps)
+        self._steps: deque[StepRecord] = deque(maxlen=WINDOW)
+        self._timing: deque[TimingRecord] = deque(maxlen=WINDOW)
+        self._rewards: list[float] = []
+        self._evaluations: list[EvaluationRecord] = []
+        self._supervised: EvaluationRecord | None = None
+        drawn = self._console.is_terminal and not self._console.quiet
+        self._live = Live(get_renderable=self.render, console=self._console, transient=True) if drawn else None
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._live:
+            self._live.stop()
+
+    def catch_up(self, output: Path) -> None:
+        """Take in what the files of a run that goes on hold."""
+        if (output / METRICS_FILE).exists():
+            metrics = read_metrics(output / METRICS_FILE)
+            self._evaluations = list(metrics.evaluations)
+            self._rewards = [record.reward for record in metrics.steps]
+            self._steps.extend(metrics.steps[-WINDOW:])
+        # The clock of the bar starts here, so that the time of a supervised phase is no step's.
+        self._bar.reset(self._task, completed=len(self._rewards))
 
     def supervised(self, record: EvaluationRecord) -> None:
         """Show a measurement of the supervised phase."""
+        self._supervised = record
         self._console.print(f"supervised step {record.step:4d}  {_success(record)}")
 
     def stepped(self, record: StepRecord) -> None:
         """Show an update."""
-        self._bar.update(self._task, completed=record.step, reward=f"reward {record.reward:.2f}")
+        self._steps.append(record)
+        self._rewards.append(record.reward)
+        self._bar.update(self._task, completed=record.step)
+
+    def timed(self, record: TimingRecord) -> None:
+        """Show what an update took."""
+        self._timing.append(record)
 
     def evaluated(self, record: EvaluationRecord) -> None:
         """Show a measurement of the run."""
+        self._evaluations.append(record)
         self._console.print(f"step {record.step:4d}  {record.responses_so_far:8,d} responses  {_success(record)}")
+        if record.warning:
+            self.warn(record.warning)
+
+    def tell(self, sentence: str) -> None:
+        """Show a line, uncut."""
+        self._console.print(Text(sentence), soft_wrap=True)
+
+    def warn(self, sentence: str) -> None:
+        """Show what the user should know and training does not stop for."""
+        self._console.print(Text(f"warning: {sentence}", style="yellow"))
+
+    def render(self) -> RenderableType:
+        """The live display as it is now."""
+        # What is left of a line beside the label and the longest note, so that nothing is cut at 80 characters.
+        width = min(max(self._console.width - LABEL - NOTE, 9), SPARK)
+        # A terminal of another encoding has no blocks: the numbers stay.
+        chart = _blank if not self._console.encoding.lower().startswith("utf") else sparkline
+        lines: list[Text] = []
+        if self._supervised and not self._evaluations:
+            note = f"step {self._supervised.step}: {self._supervised.success:.1%}"
+            lines.append(_line("supervised", "", "", note, width=0))
+        if self._evaluations:
+            history = [record.success for record in self._evaluations]
+            last, best = self._evaluations[-1], max(self._evaluations, key=lambda record: record.success)
+            note = f"{last.success:.1%} [{last.success_low:.1%}, {last.success_high:.1%}]"
+            note += f", best {best.success:.1%}" if best.success > last.success else ""
+            lines.append(_line("held-out", chart(history, width=width), "green", note, width=width))
+        if self._rewards:
+            recent = self._rewards[-WINDOW:]
+            note = f"{math.fsum(recent) / len(recent):.1%} in the last {len(recent)} steps"
+            lines.append(_line("training", chart(self._rewards, width=width), "cyan", note, width=width))
+        if self._steps:
+            lines += _groups_by_successes(self._steps, width=width, blocks=chart is sparkline)
+        if self._timing:
+            lines += self._throughput()
+        return Group(self._bar, *lines)
+
+    def _throughput(self) -> list[Text]:
+        """Rates over the last steps, evaluations left out, and the seconds of a step by stage."""
+        steps = list(self._steps)[-len(self._timing) :]
+        seconds = {stage: sum(getattr(record, stage) for record in self._timing) for stage in STAGES}
+        responses = sum(sum(record.success_histogram) * (len(record.success_histogram) - 1) for record in steps)
+        tokens = sum(record.tokens for record in steps)
+        training = sum(seconds.values()) - seconds["evaluating"]
+        rates = f"{responses / training:,.0f} responses/s, {tokens / training:,.0f} tokens/s" if training > 0 else ""
+        shares = [
+            f"{stage.replace('_', '-')} {_short(value / len(self._timing))}"
+            for stage, value in seconds.items()
+            if value >= 0.005 * sum(seconds.values())  # less is noise, and the line is short
+        ]
+        return [_line("throughput", "", "", rates, width=0), _line("seconds/step", "", "", ", ".join(shares), width=0)]
+
+
+def _groups_by_successes(records: Sequence[StepRecord], *, width: int, blocks: bool) -> list[Text]:
+    """Chart of the groups of some steps by their number K of correct responses, with its axis.
+
+    All-wrong and all-right groups have a column of their own at either end; between them, K that are too many for a
+    column each share one.
+    """
+    size = len(records[0].success_histogram) - 1
+    counts = [sum(record.success_histogram[k] for record in records) for k in range(size + 1)]
+    groups = max(sum(counts), 1)
+    wrong, right = counts[0] / groups, counts[-1] / groups
+    notes = [f"all wrong {wrong:.0%}", f"mixed {1 - wrong - right:.0%}", f"all right {right:.0%}"]
+    label = f"groups, M={size}"
+    if not blocks:
+        return [_line(label, "", "", ", ".join(notes), width=0)]
+    inner = min(size - 1, (width + 1) // 2 - 2)
+    edges = [1 + round(i * (size - 1) / inner) for i in range(inner + 1)]
+    bars = [counts[0], *(sum(counts[a:b]) for a, b in pairwise(edges)), counts[-1]]
+    rows = [" ".join(row) for row in columns(bars, height=3)]
+    axis = "0".ljust(len(rows[0]) - len(str(size))) + f"{size} right"
+    chart = [
+        _line("" if number else label, row, "cyan", note, width=width)
+        for number, (row, note) in enumerate(zip(rows, notes, strict=True))
+    ]
+    return [*chart, _line("", axis, "dim", "", width=width)]
+
+
+def _line(label: str, chart: str, style: str, note: str, *, width: int) -> Text:
+    parts = ((f"{label:<{LABEL}}", "dim"), (f"{chart:<{width}}" + "  " * (width > 0), style), note)
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _blank(values: Sequence[float], *, width: int) -> str:  # noqa: ARG001
+    return ""
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def _success(record: EvaluationRecord) -> str:
