@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from figures.frames import groups, part
 from rl.metrics import METRICS_FILE, read_metrics
 
 EVALUATIONS, STEPS = "evaluations.csv.xz", "steps.csv.xz"
@@ -65,12 +66,12 @@ def _single(path: Path) -> Run:
 
 
 def _collected(folder: Path) -> list[Run]:
-    steps = pd.read_csv(folder / STEPS)
+    steps: Any = pd.read_csv(folder / STEPS)
     counts = [column for column in steps if str(column).startswith("k")]
-    histograms = {key: of[counts].to_numpy() for key, of in steps.groupby(["method", "seed"])}
-    evaluations = pd.read_csv(folder / EVALUATIONS)
-    compared = evaluations[evaluations["phase"] == "evaluation"]
+    histograms = {key: of[counts].to_numpy() for key, of in groups(steps, "method", "seed")}
+    evaluations: Any = pd.read_csv(folder / EVALUATIONS)
+    compared = part(evaluations, phase="evaluation")
     return [
         Run(key[0], f"seed-{key[1]}", of[COLUMNS].reset_index(drop=True), histograms[key])
-        for key, of in compared.groupby(["method", "seed"])
+        for key, of in groups(compared, "method", "seed")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,10 @@ def data(runs: Path) -> pd.DataFrame:
     ValueError
         If a metrics file cannot be understood.
     """
-    return pd.concat(
+    runs_of: Any = pd.concat(
         [run.evaluations.assign(table=run.table, seed=run.seed) for run in load_runs(runs)], ignore_index=True
-    )[["table", "seed", "step", "responses", "tokens", "success", "low", "high"]]
+    )
+    return runs_of[["table", "seed", "step", "responses", "tokens", "success", "low", "high"]]
 
 
 def draw(frame: pd.DataFrame) -> Figure:

@@ -3,7 +3,9 @@
 Random state is not among it, because every draw of a run has a seed of its own (`rl.seeds`), and neither is the place
 in a schedule, which follows from the step (`rl.schedule`). A checkpoint is a folder::
 
-    checkpoints/step-000120/model/                  weights, configuration, tokenizer: opens with transformers
+    checkpoints/step-000120/model/                  weights, configuration, tokenizer: opens with transformers;
+                                                    with LoRA the adapter, the tokenizer, and in base.json the
+                                                    model it belongs to with its checksum: opens with peft
     checkpoints/step-000120/optimizer.safetensors   "exp_avg/<parameter>" and so on
     checkpoints/step-000120/state.json              schema and `RunState`
     best/step-000080/                               the model of the best evaluation, to use and not to go on from
@@ -24,9 +26,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from rl.config import Config
 from rl.errors import UsageError
+from rl.lora import add_adapter, load_adapter, save_adapter
 from rl.metrics import Spent
-from rl.model import Policy, save_policy
+from rl.model import Policy, choose_device, load_policy, save_policy
+from rl.seeds import derive_seed
 
 SCHEMA = "rl.checkpoint/2"
 NAME = re.compile(r"step-(\d{6,})")
@@ -100,13 +105,40 @@ def withdraw(folder: Path) -> None:
         shutil.rmtree(partial)
 
 
+def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
+    """The policy of a run: that of a checkpoint, or the start model, with a new adapter if LoRA is asked for.
+
+    Parameters
+    ----------
+    start
+        Folder of the start model.
+    checkpoint
+        None at the beginning of a run.
+
+    Raises
+    ------
+    UsageError
+        If the model does not fit the configuration, or an adapter does not belong to the start model.
+    """
+    device = choose_device(config.device)
+    if not config.lora.rank:
+        return load_policy(checkpoint / "model" if checkpoint else start, config.policy, device=device)
+    # What is not trained needs no more precision than it is computed in.
+    frozen = torch.bfloat16 if config.policy.precision == "bf16" else torch.float32
+    policy = load_policy(start, config.policy, device=device, dtype=frozen)
+    if checkpoint is None:
+        return add_adapter(policy, config.lora, base=start, seed=derive_seed(config.seed, "adapter"))
+    return load_adapter(policy, checkpoint / "model", base=start)
+
+
 def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
     """Write the checkpoint of ``state.step`` into ``folder``, unless it is there already; returns its path."""
     path = folder / f"step-{state.step:06d}"
     if path.exists():
         return path
     with whole_folder(path) as partial:
-        save_policy(policy, partial / "model")
+        save = save_policy if policy.adapter is None else save_adapter
+        save(policy, partial / "model")
         save_file(_flatten(policy, optimizer), partial / "optimizer.safetensors")
         document = {"schema": SCHEMA, **asdict(state)}
         (partial / "state.json").write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
@@ -173,17 +205,19 @@ def checkpoint_step(path: Path) -> int:
 
 
 def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Give ``optimizer``, made for the parameters of ``policy``, the state saved in a checkpoint."""
-    parameters = dict(policy.model.named_parameters())
+    """Give ``optimizer``, made for the trained parameters of ``policy``, the state saved in a checkpoint."""
+    parameters = policy.trained()
     for key, value in load_file(path / "optimizer.safetensors").items():
         entry, name = key.split("/", maxsplit=1)
-        optimizer.state[parameters[name]][entry] = value
+        # AdamW counts its steps on the CPU.
+        parameter = parameters[name]
+        optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
 
 
 def _flatten(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
         f"{entry}/{name}": value
-        for name, parameter in policy.model.named_parameters()
+        for name, parameter in policy.trained().items()
         for entry, value in optimizer.state[parameter].items()
     }
 

@@ -14,9 +14,10 @@ from rl.config import Config
 from rl.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
 from rl.stopwatch import Stopwatch
-from rl.success import count_successes, verify
-from rl.tasks.protocol import Task
+from rl.success import Judgement, count_successes, judge
+from rl.tasks.protocol import Task, Verifier
 from rl.tasks.split import training_prompts
+from rl.verifier import VerifierPool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,15 +28,20 @@ class Collected:
     ----------
     drawn
         All groups sampled, in the order in which they were.
-    correct
-        Which of their responses are correct, shape (groups drawn, M), bool.
+    judgement
+        What the verifier said of their responses, arrays of shape (groups drawn, M).
     kept
         Which groups to train on: increasing indices, at most ``prompts_per_step``; without dynamic sampling all.
     """
 
     drawn: Batch
-    correct: np.ndarray
+    judgement: Judgement
     kept: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Which of the responses drawn are correct, shape (groups drawn, M), bool."""
+        return self.judgement.correct
 
     @property
     def batch(self) -> Batch:
@@ -48,7 +54,15 @@ class Collected:
         return self.correct[self.kept]
 
 
-def collect(sampler: Sampler, task: Task[Any], config: Config, *, step: int, stopwatch: Stopwatch) -> Collected:
+def collect(
+    sampler: Sampler,
+    task: Task[Any],
+    verifier: Verifier[Any] | VerifierPool,
+    config: Config,
+    *,
+    step: int,
+    stopwatch: Stopwatch,
+) -> Collected:
     """Sample and judge the groups of a step; a pure function of weights, configuration and step.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
@@ -58,7 +72,7 @@ def collect(sampler: Sampler, task: Task[Any], config: Config, *, step: int, sto
     wanted = rollout.prompts_per_step
     limit = wanted * (rollout.over_generation_limit if rollout.dynamic_sampling else 1)
     groups: list[Group] = []
-    judged: list[np.ndarray] = []
+    judged: list[Judgement] = []
     kept: list[int] = []
     draw: tuple[str | int, ...] = (step,)
     while len(kept) < wanted and len(groups) < limit:
@@ -76,13 +90,13 @@ def collect(sampler: Sampler, task: Task[Any], config: Config, *, step: int, sto
                 seed=derive_seed(config.seed, "responses", *draw),
             )
         with stopwatch.stage("verifying"):
-            correct = verify(batch, task)
-            successes = count_successes(correct)
+            judgement = judge(batch, verifier)
+            successes = count_successes(judgement.correct)
             keep = (successes > 0) & (successes < rollout.group_size) if rollout.dynamic_sampling else successes >= 0
             kept += (len(groups) + np.flatnonzero(keep)).tolist()
         groups += batch.groups
-        judged.append(correct)
+        judged.append(judgement)
         draw = (step, "again", len(judged))
     return Collected(
-        drawn=Batch(groups=tuple(groups)), correct=np.concatenate(judged), kept=np.array(kept, dtype=np.intp)
+        drawn=Batch(groups=tuple(groups)), judgement=Judgement.concatenate(judged), kept=np.array(kept, dtype=np.intp)
     )

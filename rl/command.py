@@ -1,4 +1,4 @@
-"""The command ``weightopt train``, also ``python -m rl.train``.
+"""The commands ``weightopt train``, also ``python -m rl.train``, and ``weightopt model``.
 
 Only the standard library and typer are imported here, so that the command line starts fast and can say what is missing
 when the training extra is not installed.
@@ -18,9 +18,13 @@ INSTALL = "pip install 'weightopt[rl]'"
 # The packages of the extra; any other missing import is a defect and shows its traceback.
 EXTRA = frozenset({"pydantic", "safetensors", "tokenizers", "torch", "transformers"})
 
+# Models that come as a Python package, and what they are.
+MODELS = {"smollm2": "SmolLM2-135M-Instruct"}
+
 BAD_USAGE = 2
 DIVERGED = 1
 NOT_STORED = 1
+NOT_IN_SYNC = 1
 INTERRUPTED = 130
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run, TOML; see configs/.")]
@@ -33,7 +37,9 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but th
 
 def train(
     config: ConfigOption,
-    output: Annotated[Path, typer.Option("--output", help="Folder of the run; must be new or empty.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the run; must be new or empty.", show_default=False)
+    ] = None,
     overrides: SetOption = None,
     table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
@@ -42,31 +48,53 @@ def train(
     ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what the run would take and ask; write nothing.")
+    ] = False,
+    answer: Annotated[
+        str | None, typer.Option("--answer", metavar="TEXT", help="With --dry-run: judge TEXT as answer to prompt 1.")
+    ] = None,
 ) -> None:
     """Train a language model by reinforcement learning with the prompt weights of a table."""
+    if answer is not None and not dry_run:
+        _stop("--answer goes with --dry-run", BAD_USAGE)
+    if output is None and not dry_run:
+        _stop("Missing option '--output'.", BAD_USAGE)
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
     try:
         from safetensors import SafetensorError
 
         from rl.config import load_config
-        from rl.errors import DivergenceError, StorageError, UsageError
+        from rl.dry_run import dry_run as look
+        from rl.dry_run import report
+        from rl.errors import DivergenceError, StorageError, SyncError, UsageError
         from rl.train import train as run
         from weightopt.table import TableError
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
     try:
-        outcome = run(load_config(config, changes), output, resume=resume, quiet=quiet or as_json)
+        settings = load_config(config, changes)
+        if dry_run:
+            found = look(settings, answer)
+            typer.echo(json.dumps(asdict(found), allow_nan=False) if as_json else "\n".join(report(found, settings)))
+            return
+        assert output is not None
+        outcome = run(settings, output, resume=resume, quiet=quiet or as_json)
     except (UsageError, TableError, OSError) as error:
         _stop(str(error), BAD_USAGE)
     except DivergenceError as error:
         _stop(str(error), DIVERGED)
+    except SyncError as error:
+        _stop(str(error), NOT_IN_SYNC)
     except StorageError as error:
         _stop(str(error), NOT_STORED)
     except (SafetensorError, json.JSONDecodeError) as error:
         damage = " ".join(str(error).split())
         _stop(
-            f"a file in {output}, or of the start model, is damaged ({damage}); start again in a new folder", BAD_USAGE
+            f"a file in {output or 'the run'}, or of the start model, is damaged ({damage}); "
+            "start again in a new folder",
+            BAD_USAGE,
         )
     except KeyboardInterrupt:
         _stop("interrupted before the step was finished; --resume goes on after the last checkpoint", INTERRUPTED)
@@ -108,6 +136,29 @@ def supervise(
     except KeyboardInterrupt:
         _stop("interrupted; no start model was written", INTERRUPTED)
     typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
+
+
+def model(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(MODELS)}.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the model; must not exist.")],
+) -> None:
+    """Write a language model that comes as a Python package into a folder, to start from: start_model = FOLDER."""
+    if name not in MODELS:
+        _stop(f"model {name!r} is unknown; it must be one of {', '.join(map(repr, MODELS))}", BAD_USAGE)
+    try:
+        from rl.errors import StorageError, UsageError
+        from rl.smollm2 import make_smollm2
+    except ModuleNotFoundError as error:
+        _refuse_without_extra(error)
+    try:
+        parameters = make_smollm2(output)
+    except (UsageError, OSError) as error:
+        _stop(str(error), BAD_USAGE)
+    except StorageError as error:
+        _stop(str(error), NOT_STORED)
+    except KeyboardInterrupt:
+        _stop("interrupted; no model was written", INTERRUPTED)
+    typer.echo(f"{MODELS[name]}, {parameters:,} parameters: {output}")
 
 
 def run_alone(command: Callable[..., None]) -> NoReturn:

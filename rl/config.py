@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rl.errors import UsageError
 
@@ -44,7 +44,135 @@ class CountdownConfig(Section):
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
 
 
-TASK_SECTIONS: Mapping[str, type[Section]] = {"addition": AdditionConfig, "countdown": CountdownConfig}
+class TextTaskConfig(Section):
+    """A task for models that know language. With ``chat`` prompts go into the chat template of the start model."""
+
+    chat: bool = False
+
+
+class CountdownTextConfig(TextTaskConfig):
+    """``[task]`` with ``name = "countdown-text"``; see `rl.tasks.countdown_text.CountdownText`.
+
+    The defaults are TinyZero's three and four numbers. With ``examples`` prompts are solved problems with an open last
+    line, for which ``rollout.stop = ["\\n"]`` saves tokens.
+    """
+
+    name: Literal["countdown-text"]
+    numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)] = {3: 1.0, 4: 1.0}
+    largest_number: Annotated[int, Field(ge=4, le=1000)] = 99
+    largest_target: Annotated[int, Field(ge=10, le=100_000)] = 100
+    operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+    examples: Annotated[int, Field(ge=0, le=16)] = 0
+
+    @model_validator(mode="after")
+    def _one_manner(self) -> "CountdownTextConfig":
+        if self.examples and self.chat:
+            raise ValueError("examples are a text to be continued and chat is a conversation: set one of them")
+        return self
+
+
+Template = Annotated[str, Field(max_length=100_000)]
+AnswerForm = Literal["boxed", "hashes", "tags", "line", "whole"]
+
+
+def _one_question(template: str) -> str:
+    if template.count("{question}") != 1:
+        raise ValueError("it must hold {question} exactly once")
+    return template
+
+
+class MathConfig(TextTaskConfig):
+    """``[task]`` with ``name = "gsm8k"`` or ``"math"``: problems from a file, judged by math-verify.
+
+    ``train`` and ``held_out`` are JSON-lines or parquet files, or names of hub data sets (then with ``subset``,
+    ``train_split`` and ``held_out_split``). Without a source of held-out problems one in eight is held out. Columns and
+    ``reference``, where a solution gives its answer, follow the published files of the name: "hashes" is after
+    ``####``, "boxed" in ``\\boxed{}``, "whole" all of it. ``answer`` is where a response must give it. The text of
+    a prompt is ``template`` with the question in the place of ``{question}``.
+    """
+
+    name: Literal["gsm8k", "math"]
+    train: Annotated[str, Field(min_length=1)]
+    held_out: Annotated[str, Field(min_length=1)] | None = None
+    subset: str | None = None
+    train_split: Annotated[str, Field(min_length=1)] = "train"
+    held_out_split: Annotated[str, Field(min_length=1)] | None = None
+    question_column: Annotated[str, Field(min_length=1)] = "question"
+    answer_column: Annotated[str, Field(min_length=1)] = "answer"
+    difficulty_column: Annotated[str, Field(min_length=1)] | None = None
+    reference: Literal["hashes", "boxed", "whole"] = "hashes"
+    answer: AnswerForm = "boxed"
+    template: Annotated[Template, AfterValidator(_one_question)] = (
+        "{question}\n\nThink step by step, and give the final answer within \\boxed{}.\n"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, document: Any) -> Any:
+        """The columns of MATH are not those of GSM8K."""
+        if isinstance(document, Mapping) and document.get("name") == "math":
+            return {"question_column": "problem", "answer_column": "solution", "reference": "boxed", **document}
+        return document
+
+
+class ReasoningGymConfig(TextTaskConfig):
+    """``[task]`` with ``name = "reasoning-gym"``: the data set ``dataset`` of that library with its ``parameters``.
+
+    An answer is right if its score is at least ``threshold``. With ``problems`` so many are made when the run starts
+    and drawn from ever after, which slow generators need; without, every prompt is new. ``seed`` is the data set's.
+    ``difficulty_key`` names the entry of a puzzle's metadata that is its stratum. ``answer`` and ``template`` are as
+    for ``"math"``.
+    """
+
+    name: Literal["reasoning-gym"]
+    dataset: Annotated[str, Field(min_length=1)]
+    parameters: Mapping[str, Any] = {}
+    problems: Annotated[int, Field(ge=16, le=10_000_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
+    difficulty_key: Annotated[str, Field(min_length=1)] | None = None
+    answer: AnswerForm = "tags"
+    template: Annotated[Template, AfterValidator(_one_question)] = (
+        "{question}\n\nThink step by step, and give the final answer alone between <answer> and </answer>.\n"
+    )
+
+
+class ImportedConfig(TextTaskConfig):
+    """``[task]`` with ``name = "import"``: the task at ``path``, ``"module:attribute"``; see `rl.tasks.imported`.
+
+    If the attribute can be called, it is, with ``parameters``.
+    """
+
+    name: Literal["import"]
+    path: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    parameters: Mapping[str, Any] = {}
+
+
+TaskConfig = AdditionConfig | CountdownConfig | CountdownTextConfig | MathConfig | ReasoningGymConfig | ImportedConfig
+
+TASK_SECTIONS: Mapping[str, type[Section]] = {
+    "addition": AdditionConfig,
+    "countdown": CountdownConfig,
+    "countdown-text": CountdownTextConfig,
+    "gsm8k": MathConfig,
+    "math": MathConfig,
+    "reasoning-gym": ReasoningGymConfig,
+    "import": ImportedConfig,
+}
+
+
+class VerifierConfig(Section):
+    """``[verifier]``: the processes that judge the responses of tasks whose verifier is not ours; see `rl.verifier`.
+
+    There are ``workers`` of them, by default as many as cores, at most 8. An answer may take ``seconds_per_answer`` of
+    computing and ``memory_mib`` of memory beyond what the verifier takes itself. ``sealed`` verifiers can neither write
+    nor start anything; a task of your own whose verifier must can do without.
+    """
+
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    seconds_per_answer: Annotated[float, Field(ge=0.01, le=3600)] = 5.0
+    memory_mib: Annotated[int, Field(ge=16, le=2**20)] = 1024
+    sealed: bool = True
 
 
 class ModelConfig(Section):
@@ -69,6 +197,45 @@ class ModelConfig(Section):
         return self
 
 
+class PolicyConfig(Section):
+    """``[policy]``: how the trained model is held and computed.
+
+    ``precision = "bf16"`` computes in bfloat16 what torch's autocast does, from weights that stay in float32.
+    ``gradient_checkpointing`` computes the layers of a backward pass again instead of keeping what they held.
+    ``logits_at_once`` bounds how many logits (tokens times vocabulary) exist at a time while learning: more are
+    computed piece by piece, and again in the backward pass. ``attention`` is the implementation in transformers:
+    "auto" is "eager" on a CPU, where it is the faster for sequences of a few dozen tokens, and "sdpa" elsewhere.
+    """
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    logits_at_once: Annotated[int, Field(ge=1)] = 2**24
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+
+
+class LoraConfig(Section):
+    """``[lora]``: with ``rank`` above 0 only an adapter of that rank is trained, W + (alpha/rank) B A for each weight.
+
+    ``alpha`` is by default ``2 * rank``. ``targets`` are the names of the layers that get an adapter, e.g.
+    ``["q_proj", "v_proj"]``, or "all-linear": all but the output layer.
+    """
+
+    rank: Annotated[int, Field(ge=0, le=4096)] = 0
+    alpha: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+
+    @property
+    def scale(self) -> float:
+        """The alpha that holds."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+    @model_validator(mode="after")
+    def _keys_of_an_adapter(self) -> "LoraConfig":
+        if not self.rank and (self.alpha is not None or self.targets != "all-linear"):
+            raise ValueError("alpha and targets go with a rank above 0")
+        return self
+
+
 class SupervisedConfig(Section):
     """``[supervised]``: the phase that teaches a new model the format; not read when a start model is given.
 
@@ -89,14 +256,60 @@ class RolloutConfig(Section):
 
     With ``dynamic_sampling`` further prompts are drawn until ``prompts_per_step`` groups hold both right and wrong
     responses, at most ``over_generation_limit`` times as many; only those groups are trained on, all are paid for.
+    A response ends at its end token or as soon as one of the strings ``stop`` stands in it; see `rl.rollout.Sampler`.
     """
 
     prompts_per_step: Annotated[int, Field(ge=1)] = 64
     group_size: Annotated[int, Field(ge=2, le=65536)] = 16
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
     dynamic_sampling: bool = False
     over_generation_limit: Annotated[int, Field(ge=1, le=10_000)] = 8
+
+
+class SamplerConfig(Section):
+    """``[sampler]``: what generates the responses, and what is done about its being another program than the trainer.
+
+    ``"torch"`` is the trainer's own forward pass; ``"vllm"`` is an engine in the same process with weights of its own.
+    Of the engine: ``precision``, by default that of ``[policy]``; ``kv_cache_gib``, the memory for keys and values;
+    ``max_sequences``, how many responses it works on at a time; ``context``, the longest prompt with its response, by
+    default what the model can do; ``sleep``, whether it gives its GPU memory away while the trainer learns. After
+    each hand-over of weights it must agree with the trainer within ``sync_tolerance`` nats, by default 1e-4, or 0.5
+    where one of the two computes in bfloat16. ``importance_sampling`` multiplies the gradient of each token by the
+    ratio of the trainer's to the sampler's probability, at most ``importance_cap``: by default with the engine, where
+    the ratio is not 1.
+    """
+
+    backend: Literal["torch", "vllm"] = "torch"
+    precision: Literal["fp32", "bf16"] | None = None
+    kv_cache_gib: Annotated[float, Field(gt=0, le=4096)] = 1.0
+    max_sequences: Annotated[int, Field(ge=1, le=65536)] = 256
+    context: Annotated[int, Field(ge=8, le=10_000_000)] | None = None
+    sleep: bool = False
+    sync_tolerance: Annotated[float, Field(gt=0, le=100)] | None = None
+    importance_sampling: bool | None = None
+    importance_cap: Annotated[float, Field(ge=1, le=1e6)] = 2.0
+
+    @property
+    def cap(self) -> float | None:
+        """Cap of the importance weights, None without importance sampling."""
+        wanted = self.backend == "vllm" if self.importance_sampling is None else self.importance_sampling
+        return self.importance_cap if wanted else None
+
+    @model_validator(mode="after")
+    def _keys_of_the_engine(self) -> "SamplerConfig":
+        ours = {"backend", "importance_sampling", "importance_cap"}
+        others = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in ours and getattr(self, name) != field.default
+        ]
+        if self.backend == "torch" and others:
+            raise ValueError(f"{others[0]} goes with backend = 'vllm'")
+        if self.cap is None and self.importance_cap != type(self).model_fields["importance_cap"].default:
+            raise ValueError("importance_cap goes with importance_sampling = true or backend = 'vllm'")
+        return self
 
 
 class LaterTable(Section):
@@ -205,28 +418,55 @@ class EvaluationConfig(Section):
         return self
 
 
+class TrackingConfig(Section):
+    """``[tracking]``: where the run's numbers are shown besides its own files; see `rl.trackers`.
+
+    ``trackers`` are any of "tensorboard", "trackio" and "wandb", by default none. They know the run as ``run``, by
+    default the name of its folder, of ``project``. ``wandb_mode = "online"`` uploads as it goes.
+    """
+
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "weightopt"
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+    wandb_mode: Literal["offline", "online"] = "offline"
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("it names a tracker twice")
+        return value
+
+
 class Config(Section):
     """A whole run.
 
     ``table`` is the file of a weight table, a curve or one for groups of ``rollout.group_size``; ``later_tables`` take
-    its place one after the other, each from a step on. ``start_model`` is a folder to start from; without one a new
-    model is made from ``[model]`` and ``[supervised]`` first. ``threads`` is the number of CPU threads: results are
-    repeatable bit for bit only at the same number.
+    its place one after the other, each from a step on. ``start_model`` is a folder to start from, or ``owner/name`` of
+    a model on the Hugging Face hub where there is no such folder; without one a new model is made from ``[model]`` and
+    ``[supervised]`` first. ``threads`` is the number of CPU threads: results are repeatable bit for bit only at the
+    same number. ``device`` is where the model is: "auto" is the GPU if there is one.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     table: Path | None = None
     later_tables: tuple[LaterTable, ...] = ()
     start_model: Path | None = None
-    task: Annotated[AdditionConfig | CountdownConfig, Field(discriminator="name")]
+    task: Annotated[TaskConfig, Field(discriminator="name")]
+    verifier: VerifierConfig = VerifierConfig()
     model: ModelConfig = ModelConfig()
+    policy: PolicyConfig = PolicyConfig()
+    lora: LoraConfig = LoraConfig()
     supervised: SupervisedConfig = SupervisedConfig()
     rollout: RolloutConfig = RolloutConfig()
+    sampler: SamplerConfig = SamplerConfig()
     weighting: WeightingConfig = WeightingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("later_tables")
     @classmethod
@@ -242,6 +482,12 @@ class Config(Section):
                 f"weighting.all_wrong = {self.weighting.all_wrong!r} would never act with rollout.dynamic_sampling, "
                 "which drops all-wrong groups"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_takes_the_temperature(self) -> "Config":
+        if self.sampler.backend == "vllm" and 0 < self.evaluation.temperature < 0.01:
+            raise ValueError("evaluation.temperature must be 0 or at least 0.01 with sampler.backend = 'vllm'")
         return self
 
     def to_json(self) -> dict[str, Any]:

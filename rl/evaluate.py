@@ -11,17 +11,21 @@ import numpy as np
 
 from rl.config import EvaluationConfig
 from rl.metrics import EvaluationRecord, Spent
-from rl.rollout import Sampler
+from rl.rollout import Batch, Sampler
 from rl.seeds import derive_seed
-from rl.success import verify
-from rl.tasks.protocol import Prompt, Task
+from rl.success import Judgement, judge
+from rl.tasks.protocol import Prompt, Verifier
+from rl.verifier import VerifierPool
 
 RESAMPLES = 1000
+
+# Characters of a response or a prompt that a warning quotes.
+SHOWN = 200
 
 
 def evaluate(
     sampler: Sampler,
-    task: Task[Any],
+    verifier: Verifier[Any] | VerifierPool,
     prompts: Sequence[Prompt[Any]],
     config: EvaluationConfig,
     *,
@@ -45,16 +49,17 @@ def evaluate(
         Mean success, and its 95 % percentile-bootstrap interval over prompts.
     """
 
-    def judged(samples: int, temperature: float) -> np.ndarray:
+    def sampled(samples: int, temperature: float) -> tuple[Batch, Judgement]:
         batch = sampler.sample(
             prompts, group_size=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
         )
-        return verify(batch, task)
+        return batch, judge(batch, verifier)
 
     def with_interval(values: np.ndarray) -> tuple[float, float, float]:
         return float(values.mean()), *bootstrap_interval(values, seed=derive_seed(config.seed, "bootstrap"))
 
-    correct = judged(config.samples, config.temperature)
+    batch, judgement = sampled(config.samples, config.temperature)
+    correct = judgement.correct
     per_prompt = correct.mean(axis=1)
     success, low, high = with_interval(per_prompt)
     right = correct.sum(axis=1)
@@ -74,8 +79,31 @@ def evaluate(
         samples=config.samples,
         temperature=config.temperature,
         pass_at={str(k): with_interval(pass_at(k, right, config.samples)) for k in config.pass_at},
-        greedy=with_interval(judged(1, 0.0).mean(axis=1)) if config.greedy else None,
+        greedy=with_interval(sampled(1, 0.0)[1].correct.mean(axis=1)) if config.greedy else None,
+        finished=batch.share_finished(),
+        parsable=float(judgement.parsable.mean()),
+        warning=doubt(batch, judgement) if step == 0 else None,
     )
+
+
+def doubt(batch: Batch, judgement: Judgement) -> str | None:
+    """What is wrong, with an example, if in more than half of the responses no answer could be read; else None."""
+    if judgement.parsable.mean() >= 0.5:
+        return None
+    flat = [(group.prompt, completion) for group in batch.groups for completion in group.completions]
+    prompt, example = next(each for each, read in zip(flat, judgement.parsable.flat, strict=True) if not read)
+    truncated = 1 - batch.share_finished()
+    failures = f"; the verifier failed on {judgement.failed}, at first: {judgement.reason}" if judgement.failed else ""
+    return (
+        f"in {1 - judgement.parsable.mean():.0%} of the responses no answer can be read ({truncated:.0%} were cut at "
+        f"the length limit, on {judgement.timed_out} the verifier ran out of time{failures}); for example "
+        f"{_shown(example.text)} after {_shown(prompt.text)}"
+    )
+
+
+def _shown(text: str) -> str:
+    """The end of a text on one line, in quotes, without characters that a terminal would act on."""
+    return repr(text if len(text) <= SHOWN else "…" + text[-SHOWN:])
 
 
 def pass_at(k: int, right: np.ndarray, samples: int) -> np.ndarray:

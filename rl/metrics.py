@@ -82,6 +82,18 @@ class StepRecord:
         Mean of -log p over the sampled tokens, nats: a sample estimate of the policy's entropy per token.
     finished
         Share of responses that ended before the length limit.
+    log_ratio_mean, log_ratio_max
+        Of d, the trainer's minus the sampler's log-probability of a sampled token, nats: mean, and largest absolute
+        value. These four are over the tokens of the responses the gradient was computed from; None without any.
+    sampler_kl
+        Mean of exp(d) - 1 - d, an estimate of KL(sampler ‖ trainer) per token, nats.
+    importance_truncated
+        Share of tokens whose importance weight was cut to the cap; 0 without importance sampling.
+    parsable
+        Share of responses in which an answer could be read, right or wrong: the score of the form, never a reward. A
+        response that was cut counts as none.
+    timed_out, failed
+        Responses that count as wrong because the verifier ran out of time, and because it failed.
     """
 
     step: int
@@ -105,6 +117,13 @@ class StepRecord:
     all_wrong_factor: float | None = None
     learning_rate: float | None = None
     clip_factor: float | None = None
+    log_ratio_mean: float | None = None
+    log_ratio_max: float | None = None
+    sampler_kl: float | None = None
+    importance_truncated: float | None = None
+    parsable: float | None = None
+    timed_out: int | None = None
+    failed: int | None = None
     histogram_by_difficulty: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -128,6 +147,11 @@ class EvaluationRecord:
         For each k asked for, as text, the unbiased estimate of pass@k and its 95 % bootstrap interval over prompts.
     greedy
         Share of prompts whose most probable response is correct, and its interval; None if not asked for.
+    finished, parsable
+        Share of responses that ended before the length limit, and of those in which an answer could be read.
+    warning
+        Of the measurement before the first step, if in more than half of the responses no answer could be read: what
+        is wrong with them, and an example. None otherwise.
     """
 
     step: int
@@ -143,11 +167,17 @@ class EvaluationRecord:
     tokens_so_far: int | None = None
     pass_at: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     greedy: tuple[float, float, float] | None = None
+    finished: float | None = None
+    parsable: float | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingRecord:
-    """Wall-clock seconds of one step: drawing prompts and sampling, verifying and weighing, learning, evaluating.
+    """Wall-clock seconds of one step, by stage.
+
+    They are: drawing prompts and sampling; verifying and weighing; learning; handing the weights to the sampler, with
+    its proof; evaluating.
 
     They are not in ``metrics.jsonl`` since no two runs share them, and not cumulative: a run that was interrupted adds
     up those of the steps that count.
@@ -158,11 +188,12 @@ class TimingRecord:
     verifying: float
     learning: float
     evaluating: float
+    hand_over: float = 0.0
 
     @classmethod
     def from_seconds(cls, step: int, seconds: Mapping[str, float]) -> "TimingRecord":
         """From the seconds spent in each stage; a stage that is absent took none."""
-        stages = ("sampling", "verifying", "learning", "evaluating")
+        stages = ("sampling", "verifying", "learning", "hand_over", "evaluating")
         return cls(step=step, **{stage: round(seconds.get(stage, 0.0), 4) for stage in stages})
 
 

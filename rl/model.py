@@ -4,8 +4,11 @@ A folder written by `save_policy` opens with ``AutoModelForCausalLM.from_pretrai
 ``AutoTokenizer.from_pretrained``; `load_policy` reads any such folder, whoever wrote it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,18 +18,15 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from rl.config import ModelConfig
+from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
+from rl.lora import Adapter, merged_weights
+from rl.output_layer import OutputLayer, chosen_log_probs
+from rl.prefix import Prefix, pad_left, said
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
 disable_progress_bar()
@@ -35,7 +35,8 @@ PAD = "<pad>"
 END = "<end>"
 
 # Plain matrix products: for sequences of a few dozen tokens 10 % faster on a CPU than the fused kernel.
-ATTENTION = "eager"
+ATTENTION_ON_CPU = "eager"
+ATTENTION_ELSEWHERE = "sdpa"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +48,52 @@ class Policy:
     model
         Any decoder of transformers with rotary or learned positions that are given explicitly.
     tokenizer
-        Has an end token and a padding token.
+        Has an end token; a padding token is not needed.
+    settings
+        How the model is computed.
+    adapter
+        With LoRA what the layers of ``model`` then hold; else None.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
+    settings: PolicyConfig = field(default_factory=PolicyConfig)
+    adapter: Adapter | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where its inputs have to be."""
+        return self.model.device
 
     @property
     def end_token(self) -> int:
         """Id of the token that ends a response."""
-        return self.tokenizer.get_vocab()[str(self.tokenizer.eos_token)]
+        return int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))  # type: ignore[arg-type]
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt with its response; None if the model knows no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @cached_property
+    def output_layer(self) -> OutputLayer:
+        """The model's output layer."""
+        return OutputLayer(self.model)
+
+    @cached_property
+    def _first_token(self) -> tuple[int, ...]:
+        """The token that the tokenizer puts before a text, if there is one."""
+        first = self.tokenizer.encode("")[:1]
+        return tuple(first) if first == [self.tokenizer.bos_token_id] else ()
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt or of the text of a response, without special tokens."""
+        """Token ids of a text, without special tokens but those that it names."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt: with the token that the tokenizer begins a text with, unless the text names it."""
+        tokens, first = self.encode(text), self._first_token
+        return tokens if tokens[: len(first)] == first else (*first, *tokens)
 
     def decode(self, responses: list[list[int]]) -> list[str]:
         """Texts of responses; a special token shows under its name, so that no verifier overlooks it."""
@@ -73,6 +106,32 @@ class Policy:
         except Exception:  # tokenizers raises the base class for a character it has no token for
             return False
 
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name: all, or with LoRA those of the adapter."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def published_weights(self) -> Mapping[str, Tensor]:
+        """All weights of the model as it computes now, under their Hugging Face names, for a sampler to take over.
+
+        The output layer is among them also where it is tied to the embedding. An adapter is merged in, in float32: a
+        sampler that rounds them to bfloat16 loses updates below half a percent of a weight.
+        """
+        if self.adapter is None:
+            return self.model.state_dict()
+        return merged_weights(self.model)
+
+    def without_adapter(self) -> "Policy":
+        """A copy whose model is one of transformers and nothing else, an adapter merged in, in float32."""
+        if self.adapter is None:
+            return replace(self, model=copy.deepcopy(self.model))
+        return replace(self, model=copy.deepcopy(self.adapter.wrapped).float().merge_and_unload(), adapter=None)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision to compute in, for the length of a ``with`` block."""
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
     def token_log_probs(
         self,
         prompts: Sequence[Sequence[int]],
@@ -83,7 +142,8 @@ class Policy:
     ) -> Tensor:
         """Log-probability of every token of some responses, with gradient.
 
-        Each prompt is computed once, however many responses it has.
+        Each prompt is computed once, however many responses it has, unless gradients are checkpointed: what is computed
+        again must not write into a cache a second time.
 
         Parameters
         ----------
@@ -101,75 +161,70 @@ class Policy:
         torch.Tensor
             Shape (R, longest response), zero after the end of a response.
         """
-        prefix = Prefix.read(self.model, prompts)
-        prefix.select(torch.tensor(owner))
         longest = max(len(response) for response in responses)
-        tokens = torch.tensor([[*response, *[0] * (longest - len(response))] for response in responses])
-        written = torch.tensor([[1.0] * len(response) + [0.0] * (longest - len(response)) for response in responses])
-        logits = prefix.logits.unsqueeze(1)
-        if longest > 1:
-            # Padding stands on the right, so no token of a response can see it.
-            logits = torch.cat([logits, prefix.extend(tokens[:, :-1])], dim=1)
-        log_probs = torch.log_softmax(logits / temperature, dim=-1)
-        return log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) * written
+        tokens = torch.tensor(
+            [[*response, *[0] * (longest - len(response))] for response in responses], device=self.device
+        )
+        written = torch.tensor(
+            [[1.0] * len(response) + [0.0] * (longest - len(response)) for response in responses], device=self.device
+        )
+        at_once = self.settings.logits_at_once
+        vocabulary = self.model.config.get_text_config().vocab_size
+        piecewise = tokens.numel() * vocabulary > at_once and self.output_layer.separable
+        model = self.output_layer.decoder if piecewise else self.model
+        with self.autocast():
+            if self.settings.gradient_checkpointing:
+                before = _read_again(model, [prompts[index] for index in owner], responses, longest)
+            else:
+                before = _read_once(model, prompts, owner, tokens)
+            if not piecewise:
+                return chosen_log_probs(before, tokens, temperature) * written
+            wanted = written.bool()
+            log_probs = self.output_layer.log_probs(
+                before[wanted], tokens[wanted], temperature=temperature, at_once=at_once
+            )
+        return log_probs.new_zeros(tokens.shape).masked_scatter(wanted, log_probs)
 
 
-class Prefix:
-    """Sequences that the model has read, kept as a key/value cache that grows and whose rows can be picked.
+def _read_once(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], owner: Sequence[int], tokens: Tensor
+) -> Tensor:
+    """What the model says before each of ``tokens``, shape (R, longest, features); a prompt is read once."""
+    prefix = Prefix.read(model, prompts)
+    prefix.select(torch.tensor(owner, device=tokens.device))
+    before = prefix.last.unsqueeze(1)
+    if tokens.shape[1] == 1:
+        return before
+    # Padding stands on the right, so no token of a response can see it.
+    return torch.cat([before, prefix.extend(tokens[:, :-1])], dim=1)
 
-    Attributes
-    ----------
-    logits
-        Shape (rows, vocabulary), for the token that follows each sequence.
-    """
 
-    def __init__(self, model: PreTrainedModel, cache: DynamicCache, logits: Tensor, seen: Tensor, position: Tensor):
-        self._model = model
-        self._cache = cache
-        self._seen = seen  # (rows, length), 1 where the cache holds a token and 0 where it holds padding
-        self._position = position  # (rows, 1), of the last token read, counted without padding
-        self.logits = logits
+def _read_again(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], longest: int
+) -> Tensor:
+    """The same with a prompt to each response and without a cache, gradients checkpointed layer by layer."""
+    # Prompts are padded on the left and responses on the right: the tokens to be told stand in the same columns.
+    prompt_tokens, prompt_seen = pad_left(prompts, device=model.device)
+    rows = [[*response[:-1], *[0] * (longest - len(response))] for response in responses]
+    tokens = torch.cat([prompt_tokens, prompt_tokens.new_tensor(rows).reshape(len(rows), longest - 1)], dim=1)
+    seen = torch.cat([prompt_seen, prompt_seen.new_ones(len(rows), longest - 1)], dim=1)
+    positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
+    with _layers_checkpointed(model):
+        output = model(input_ids=tokens, attention_mask=seen, position_ids=positions, use_cache=False)
+    return said(output)[:, prompt_tokens.shape[1] - 1 :]
 
-    @classmethod
-    def read(cls, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> "Prefix":
-        """Read P sequences of length ≥ 1, padded on the left so that all of them end in the same column."""
-        longest = max(len(sequence) for sequence in sequences)
-        tokens = torch.tensor([[*[0] * (longest - len(sequence)), *sequence] for sequence in sequences])
-        seen = torch.tensor([[0] * (longest - len(sequence)) + [1] * len(sequence) for sequence in sequences])
-        positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config)
-        logits = model(
-            input_ids=tokens,
-            attention_mask=seen,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return cls(model, cache, logits, seen, positions[:, -1:])
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; a row may be named many times, or not at all."""
-        self._cache.batch_select_indices(rows)
-        self._seen = self._seen[rows]
-        self._position = self._position[rows]
-        self.logits = self.logits[rows]
-
-    def extend(self, tokens: Tensor) -> Tensor:
-        """Read more tokens, shape (rows, n), and return the logits after each, shape (rows, n, vocabulary)."""
-        count = tokens.shape[1]
-        self._seen = torch.cat([self._seen, self._seen.new_ones(tokens.shape)], dim=1)
-        positions = self._position + torch.arange(1, count + 1)
-        logits = self._model(
-            input_ids=tokens,
-            attention_mask=self._seen,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).logits
-        self._position = positions[:, -1:]
-        self.logits = logits[:, -1]
-        return logits
+@contextmanager
+def _layers_checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Let the layers forget what they hold; they do so only while they think they are trained, and dropout must not."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
@@ -204,29 +259,51 @@ def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(llama, attn_implementation=ATTENTION)
+        model = AutoModelForCausalLM.from_config(llama, attn_implementation=ATTENTION_ON_CPU)
     return Policy(model=model.eval(), tokenizer=tokenizer)
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer into ``folder``."""
-    policy.model.save_pretrained(folder)
+    """Write weights (safetensors), configuration and tokenizer into ``folder``; an adapter is merged in."""
+    plain = policy if policy.adapter is None else policy.without_adapter()
+    plain.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
 
 
-def load_policy(folder: Path) -> Policy:
+def load_policy(
+    folder: Path,
+    settings: PolicyConfig | None = None,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
     """Read a policy from a local folder.
+
+    Parameters
+    ----------
+    settings
+        How the model is to be computed; by default `PolicyConfig()`.
+    device
+        Where it is to be; by default the CPU.
+    dtype
+        Of the weights in memory.
 
     Raises
     ------
     UsageError
-        If the folder does not hold a causal language model in safetensors with a tokenizer that has an end token.
+        If the folder does not hold a causal language model in safetensors with a tokenizer that has an end token, or
+        the model cannot be computed as ``settings`` ask.
     """
+    settings = settings or PolicyConfig()
+    device = device or torch.device("cpu")
     if not (folder / "config.json").is_file():
         raise UsageError(f"model {str(folder)!r} is not a folder with a config.json and model.safetensors")
+    attention = settings.attention
+    if attention == "auto":
+        attention = ATTENTION_ON_CPU if device.type == "cpu" else ATTENTION_ELSEWHERE
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=ATTENTION
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation=attention
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except SafetensorError:
@@ -236,4 +313,39 @@ def load_policy(folder: Path) -> Policy:
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if tokenizer.eos_token is None:
         raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
-    return Policy(model=model.eval(), tokenizer=tokenizer)
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(model, folder)
+    model.eval().to(device)  # type: ignore[arg-type]
+    return Policy(model=model, tokenizer=tokenizer, settings=settings)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that the configuration names; "auto" is the first GPU if there is one.
+
+    Raises
+    ------
+    UsageError
+        If it is a GPU that this machine does not have.
+    """
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"config key 'device' is {name!r}, and torch finds {count} GPUs here: use 'auto' or 'cpu'")
+    return device
+
+
+def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:
+    """Switch it on, or say why this model cannot."""
+    text = model.config.get_text_config().to_dict()
+    dropout = sorted(name for name, value in text.items() if "drop" in name and isinstance(value, float) and value > 0)
+    if dropout:
+        raise UsageError(
+            f"policy.gradient_checkpointing: model {str(folder)!r} has dropout ({dropout[0]}), which differs "
+            "between a computation and its repetition: set it to 0 in its config.json"
+        )
+    if not any(isinstance(module, GradientCheckpointingLayer) for module in model.modules()):
+        raise UsageError(f"policy.gradient_checkpointing: model {str(folder)!r} has no layers that support it")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # for the other kind of checkpoint; the hook would spoil frozen embeddings

@@ -27,9 +27,10 @@ class Completion:
         Natural logarithm of the probability with which each token was drawn, same length as ``tokens``, ≤ 0; at
         temperature T the probability is that of the logits divided by T, at temperature 0 it is 1.
     text
-        The response without its end token; any other special token in it shows under its name.
+        The response without its end token, or what stands before the stop string that ended it; any other special
+        token in it shows under its name.
     finished
-        Whether the policy ended the response itself, rather than the length limit.
+        Whether the policy ended the response, by its end token or by a stop string, rather than the length limit.
     """
 
     tokens: tuple[int, ...]
@@ -92,6 +93,12 @@ class Sampler(Protocol):
     """Something that samples responses from a copy of the policy.
 
     The copy is brought up to date by `publish` only, whether it lives in this process or in another one.
+
+    A sampler is made with the stop strings of the run (``rollout.stop``, none by default). A response ends at the first
+    token after which one of them stands in its decoded text, wherever in a token the stop string begins or ends. Up to
+    and including that token the tokens are the response: they are what the policy drew, so they are trained on and
+    their log-probabilities are recorded. Its text is cut before the earliest stop string, and it counts as finished. An
+    end token ends a response as ever.
     """
 
     def publish(self, weights: "Mapping[str, Tensor]") -> None:

@@ -7,24 +7,27 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rl.checkpoint import withdraw
-from rl.config import Config, differences
+from rl.config import Config, TrackingConfig, differences
 from rl.errors import UsageError
 from rl.metrics import RECORD_FILES
+from rl.start_model import start_folder, weights_checksum
 from rl.versions import versions
 from weightopt.table import replace_file
 
 SCHEMA = "rl.run/2"
 ABOUT = "run.json"
-START, MODEL, CHECKPOINTS, BEST = "start", "model", "checkpoints", "best"
-FOLDERS = (START, MODEL, CHECKPOINTS, BEST)
+START, MODEL, CHECKPOINTS, BEST, TRACKING = "start", "model", "checkpoints", "best", "tracking"
+FOLDERS = (START, MODEL, CHECKPOINTS, BEST, TRACKING)
 
 # What may be another value when a run goes on, since no number that has been written depends on it.
-CHANGEABLE = ("config.training.keep_checkpoints",)
+CHANGEABLE = (
+    "config.training.keep_checkpoints",
+    *(f"config.tracking.{key}" for key in TrackingConfig.model_fields),
+)
 STEPS = "config.training.steps"
 
 
@@ -40,8 +43,8 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
     tables
         What `rl.schedule.TableSchedule.describe` says.
     resume
-        Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps`` and
-        another ``training.keep_checkpoints``.
+        Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps``,
+        another ``training.keep_checkpoints`` and other ``[tracking]``.
 
     Raises
     ------
@@ -53,8 +56,8 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
         "schema": SCHEMA,
         "config": config.to_json(),
         **tables,
-        "start_model": None if config.start_model is None else _checksum(config.start_model),
-        "versions": versions(),
+        "start_model": None if config.start_model is None else weights_checksum(start_folder(config.start_model)),
+        "versions": versions(vllm=config.sampler.backend == "vllm", lora=config.lora.rank > 0),
     }
     try:
         existed = output.is_dir()
@@ -125,11 +128,3 @@ def _clear(output: Path, *, folder_too: bool) -> None:
         (output / name).unlink(missing_ok=True)
     if folder_too and not any(output.iterdir()):
         output.rmdir()
-
-
-def _checksum(folder: Path) -> str:
-    """sha256 of the weights of a start model, as ``"sha256:<hex>"``; raises `UsageError` if there are none."""
-    try:
-        return f"sha256:{sha256((folder / 'model.safetensors').read_bytes()).hexdigest()}"
-    except OSError as error:
-        raise UsageError(f"start_model {str(folder)!r} has no readable model.safetensors: {error.strerror}") from error

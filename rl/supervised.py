@@ -26,11 +26,12 @@ from rl.config import Config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.evaluate import evaluate
 from rl.metrics import EvaluationRecord, Spent
-from rl.model import Policy, new_policy, save_policy
+from rl.model import Policy, choose_device, new_policy, save_policy
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
-from rl.tasks.registry import build_task
+from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
+from rl.verifier import open_verifier
 from rl.versions import versions
 
 # The betas of GPT-3 and its many followers: a phase of a hundred steps is too short for a memory of a thousand.
@@ -74,20 +75,21 @@ def make_start_model(
     if taken:
         raise UsageError(f"output {str(folder)!r} exists: name another folder for the start model")
     torch.set_num_threads(config.threads)
-    task = build_task(config.task)
+    task = build_teaching_task(config.task)
     policy = new_policy(config.model, task.alphabet, seed=derive_seed(config.seed, "model"))
+    policy.model.to(choose_device(config.device))  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         policy.model.parameters(), lr=config.supervised.learning_rate, betas=BETAS, weight_decay=0.0
     )
-    sampler = TorchSampler(policy)
+    sampler = TorchSampler(policy, stop=config.rollout.stop)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     at_temperature_1 = config.evaluation.model_copy(update={"temperature": 1.0, "pass_at": (), "greedy": False})
 
     def measure(step: int) -> EvaluationRecord:
-        sampler.publish(policy.model.state_dict())
+        sampler.publish(policy.published_weights())
         return evaluate(
             sampler,
-            task,
+            verifier,
             held_out,
             at_temperature_1,
             max_new_tokens=config.rollout.max_new_tokens,
@@ -109,13 +111,14 @@ def make_start_model(
         loss.backward()
         optimizer.step()
 
-    record = measure(0)
-    while record.step < config.supervised.steps and record.success < config.supervised.stop_at:
-        until = min(record.step + config.supervised.check_every, config.supervised.steps)
-        for step in range(record.step + 1, until + 1):
-            learn(step)
-        record = measure(until)
-        report(record)
+    with open_verifier(config) as verifier:
+        record = measure(0)
+        while record.step < config.supervised.steps and record.success < config.supervised.stop_at:
+            until = min(record.step + config.supervised.check_every, config.supervised.steps)
+            for step in range(record.step + 1, until + 1):
+                learn(step)
+            record = measure(until)
+            report(record)
     made = {"config": config.to_json(), "steps": record.step, "success": record.success, "versions": versions()}
     try:
         with whole_folder(folder) as partial:

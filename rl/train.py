@@ -9,7 +9,8 @@ estimates, rules for all-wrong groups, dynamic sampling, normalisers, schedules 
 
 Left out of the usual recipe, because each would change the weighting that is being compared, or is not needed here:
 
-* ratio clipping and several updates a batch: the step is on-policy, so the ratio is 1 and its clip never acts;
+* ratio clipping and several updates a batch: the step is on-policy, so the ratio is 1 and its clip never acts (with an
+  engine for a sampler it is nearly 1, and truncated importance sampling corrects the rest: rl/mismatch.py);
 * a penalty on the distance to the start model, and an entropy bonus: both add a gradient that is not the weighting's;
 * division by group or by batch standard deviation: that is another weighting; ask for its table;
 * shaped rewards and length penalties: a response is correct or it is not.
@@ -25,7 +26,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from rl.checkpoint import (
     kept_steps,
     latest_checkpoint,
     load_optimizer_state,
+    open_policy,
     prune,
     read_state,
     save_checkpoint,
@@ -49,7 +51,7 @@ from rl.checkpoint import (
 from rl.collect import collect
 from rl.config import Config, OptimizerConfig
 from rl.dump import append_rollouts, dumping
-from rl.errors import DivergenceError, StorageError, UsageError
+from rl.errors import DivergenceError, StorageError, SyncError, UsageError
 from rl.evaluate import evaluate
 from rl.loss import accumulate_gradient, denominator, length_factors, rows_of
 from rl.metrics import (
@@ -64,19 +66,24 @@ from rl.metrics import (
     read_metrics,
     truncate_records,
 )
-from rl.model import Policy, load_policy, save_policy
+from rl.mismatch import Mismatch
+from rl.model import Policy, save_policy
 from rl.progress import Progress
 from rl.rollout import Batch
 from rl.run_folder import BEST, CHECKPOINTS, MODEL, START, run_folder
-from rl.samplers.torch_sampler import TorchSampler
+from rl.samplers.registry import check_backend, open_sampler
 from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
 from rl.seeds import derive_seed
+from rl.start_model import start_folder
 from rl.stopwatch import Stopwatch
 from rl.success import Visits, count_successes, histogram_by_difficulty, success_histogram
 from rl.supervised import make_start_model
-from rl.tasks.protocol import Task
-from rl.tasks.registry import build_task
+from rl.tasks.chat import chat_writer, in_chat
+from rl.tasks.protocol import Task, TeachingTask
+from rl.tasks.registry import build_task, build_teaching_task, wants_chat
 from rl.tasks.split import held_out_prompts
+from rl.trackers.registry import check_trackers, open_trackers
+from rl.verifier import open_verifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,30 +128,43 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         If the run cannot start as asked; nothing has been overwritten.
     DivergenceError
         If a loss, a gradient or a weight is not finite; the last checkpoint is intact.
+    SyncError
+        If the sampler does not compute with the weights that are trained; the last checkpoint is intact.
     StorageError
         If something cannot be written once the run is going; the last checkpoint is intact.
     """
+    check_backend(config)
+    check_trackers(config.tracking)
     torch.set_num_threads(config.threads)
-    task = build_task(config.task)
+    task = build_task(config.task) if config.start_model else build_teaching_task(config.task)
     tables = TableSchedule.load(config)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     with (
+        open_verifier(config) as verifier,
         run_folder(output, config, tables.describe(), resume=resume),
         Progress(quiet=quiet, name=tables.name, steps=config.training.steps) as progress,
+        open_trackers(config, output, tell=progress.tell, warn=progress.warn) as trackers,
+        ExitStack() as stack,
     ):
         # The start model, unless one is given or an interrupted run has made it.
         if config.start_model is None and not (output / START).exists():
             make_start_model(config, output / START, report=progress.supervised)
         policy, optimizer, state = _restore(output, config)
-        _check_alphabet(policy, task)
+        progress.catch_up(output)
+        trackers.catch_up(output)
+        check_alphabet(policy, task)
+        if wants_chat(config.task):
+            write = chat_writer(policy.tokenizer)
+            task, held_out = in_chat(task, write), tuple(map(write, held_out))
         visits = Visits(config.weighting, state.visits)
-        sampler = TorchSampler(policy)
+        with _naming(state.step):
+            sampler = stack.enter_context(open_sampler(config, policy, policy.published_weights(), probe=held_out))
 
         def measure() -> EvaluationRecord:
             with _naming(state.step):
                 record = evaluate(
                     sampler,
-                    task,
+                    verifier,
                     held_out,
                     config.evaluation,
                     max_new_tokens=config.rollout.max_new_tokens,
@@ -153,6 +173,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     seed=derive_seed(config.seed, "evaluation", state.step),
                 )
             append_record(output / METRICS_FILE, record)
+            trackers.log(record)
             progress.evaluated(record)
             return record
 
@@ -166,7 +187,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                 table = tables.at(step)
                 with _naming(step):
                     # Sample and score, with dynamic sampling until the batch is full.
-                    collected = collect(sampler, task, config, step=step, stopwatch=stopwatch)
+                    collected = collect(sampler, task, verifier, config, step=step, stopwatch=stopwatch)
                     drawn, batch = collected.drawn, collected.batch
                     # Weigh.
                     with stopwatch.stage("verifying"):
@@ -183,7 +204,8 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     # Learn, publish weights.
                     with stopwatch.stage("learning"), dumping(output, collected, advantages, step=step):
                         update = learn(policy, optimizer, batch, advantages, config, step)
-                        sampler.publish(policy.model.state_dict())
+                    with stopwatch.stage("hand_over"):
+                        sampler.publish(policy.published_weights())
                 # Log.
                 successes = count_successes(collected.correct)
                 if config.weighting.estimate == "beta":
@@ -211,8 +233,15 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     gradient_norm=update.gradient_norm,
                     clipped=update.clipped,
                     clip_factor=update.clip_factor,
+                    log_ratio_mean=update.mismatch.mean,
+                    log_ratio_max=update.mismatch.max_abs,
+                    sampler_kl=update.mismatch.kl,
+                    importance_truncated=update.mismatch.share_truncated,
                     entropy=drawn.mean_negative_log_prob(),
                     finished=drawn.share_finished(),
+                    parsable=float(collected.judgement.parsable.mean()),
+                    timed_out=collected.judgement.timed_out,
+                    failed=collected.judgement.failed,
                 )
                 with _storing(step):
                     append_rollouts(
@@ -224,13 +253,17 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                         seed=config.seed,
                     )
                     append_record(output / METRICS_FILE, record)
+                    trackers.log(record)
                     progress.stepped(record)
                     with stopwatch.stage("evaluating"):
                         if step % config.training.evaluate_every == 0:
                             state = _keep_best(output, config, policy, state, measure())
                         elif step == config.training.steps:
                             measure()  # of the model that is kept as model/ anyway
-                    append_record(output / TIMING_FILE, TimingRecord.from_seconds(step, stopwatch.seconds))
+                    timing = TimingRecord.from_seconds(step, stopwatch.seconds)
+                    append_record(output / TIMING_FILE, timing)
+                    trackers.log(timing)
+                    progress.timed(timing)
                     if step == config.training.steps or step % config.training.checkpoint_every == 0:
                         _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()))
             finished = state.step == config.training.steps
@@ -252,7 +285,8 @@ def _restore(output: Path, config: Config) -> tuple[Policy, torch.optim.Optimize
     """
     checkpoint = latest_checkpoint(output / CHECKPOINTS)
     state = read_state(checkpoint) if checkpoint else RunState()
-    policy = load_policy(checkpoint / "model" if checkpoint else config.start_model or output / START)
+    start = output / START if config.start_model is None else start_folder(config.start_model)
+    policy = open_policy(config, start, checkpoint)
     optimizer = new_optimizer(policy, config.optimizer)
     if checkpoint:
         load_optimizer_state(checkpoint, policy, optimizer)
@@ -296,18 +330,18 @@ def _tidy(output: Path, config: Config, state: RunState) -> None:
     prune(output / BEST, lambda step: step == state.best_step)
 
 
-def _check_alphabet(policy: Policy, task: Task[Any]) -> None:
-    """Refuse a start model whose tokenizer cannot write the characters of the task."""
-    if not policy.can_write(task.alphabet):
+def check_alphabet(policy: Policy, task: Task[Any]) -> None:
+    """Refuse a start model whose tokenizer cannot write the characters of a task that is written in few."""
+    if isinstance(task, TeachingTask) and not policy.can_write(task.alphabet):
         raise UsageError(
             f"the tokenizer of the start model cannot write all of {task.alphabet!r}, the task's characters"
         )
 
 
 def new_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over all parameters of the policy."""
+    """AdamW over the parameters of the policy that are trained."""
     return torch.optim.AdamW(
-        policy.model.parameters(),
+        policy.trained().values(),
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.epsilon,
@@ -329,12 +363,15 @@ class Update:
         Before clipping.
     clip_factor
         What the gradient was multiplied by; 1 if it was not clipped.
+    mismatch
+        Between the trainer's probabilities and the sampler's, over the responses computed.
     """
 
     rows: int
     learning_rate: float
     gradient_norm: float
     clip_factor: float
+    mismatch: Mismatch
 
     @property
     def clipped(self) -> bool:
@@ -360,25 +397,29 @@ def learn(
         If the loss or the gradient is not finite, and then nothing is updated, or if a weight is not finite after the
         update.
     """
-    parameters = list(policy.model.parameters())
+    parameters = list(policy.trained().values())
     for parameter in parameters:
         # Not None: a step without any signal has a gradient of zero, and the optimizer's memory fades over it.
         parameter.grad = torch.zeros_like(parameter)
     factors = length_factors(batch, config.weighting.normaliser)
-    rows = rows_of(batch, advantages if factors is None else advantages * factors)
-    loss = accumulate_gradient(
+    cap = config.sampler.cap
+    rows = rows_of(batch, advantages if factors is None else advantages * factors, weighted=cap is not None)
+    accumulated = accumulate_gradient(
         policy,
         rows,
         responses=denominator(config.rollout),
         temperature=config.rollout.temperature,
         tokens_per_micro_batch=config.optimizer.tokens_per_micro_batch,
+        importance_cap=cap,
     )
     bound = config.optimizer.max_grad_norm or math.inf
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, bound))
     if not math.isfinite(norm):
         raise DivergenceError(f"the gradient is not finite (norm {norm})")
-    if not math.isfinite(loss):
-        raise DivergenceError(f"the loss is not finite ({loss})")
+    if not math.isfinite(accumulated.loss):
+        raise DivergenceError(f"the loss is not finite ({accumulated.loss})")
+    if not math.isfinite(accumulated.mismatch.kl_sum):
+        raise DivergenceError("the sampler's and the trainer's log-probabilities are too far apart to compare")
     rate = learning_rate(config.optimizer, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -386,17 +427,21 @@ def learn(
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise DivergenceError("a weight is not finite after the update")
     return Update(
-        rows=len(rows), learning_rate=rate, gradient_norm=norm, clip_factor=bound / norm if norm > bound else 1.0
+        rows=len(rows),
+        learning_rate=rate,
+        gradient_norm=norm,
+        clip_factor=bound / norm if norm > bound else 1.0,
+        mismatch=accumulated.mismatch,
     )
 
 
 @contextmanager
 def _naming(step: int) -> Iterator[None]:
-    """Name the step in which training diverged."""
+    """Name the step in which training diverged, or lost its sampler."""
     try:
         yield
-    except DivergenceError as error:
-        raise DivergenceError(f"step {step}: {error}; the last checkpoint is intact") from error
+    except (DivergenceError, SyncError) as error:
+        raise type(error)(f"step {step}: {error}; the last checkpoint is intact") from error
 
 
 @contextmanager

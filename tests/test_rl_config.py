@@ -1,10 +1,23 @@
 """Configurations: every file in the repository loads, and a mistake is answered with one helpful sentence."""
 
+import json
+import tomllib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from rl.config import Config, LaterTable, WeightingConfig, differences, load_config, parse_config
+from rl.config import (
+    Config,
+    CountdownTextConfig,
+    LaterTable,
+    TrackingConfig,
+    WeightingConfig,
+    differences,
+    load_config,
+    parse_config,
+)
 from rl.errors import UsageError
 from rl.tasks.registry import build_task
 from rl.tasks.split import held_out_prompts
@@ -13,18 +26,76 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 TASK = {"name": "addition", "digits": {"1": 1.0}}
 
+# A row of the data that a config names, as it is published; {} is the number of the row.
+ROWS = {
+    "gsm8k-from-scratch": {"question": "Ann has {} eggs. How many?", "answer": "She has {}.\n#### {}"},
+    "math-post-sft": {
+        "problem": "What is ${}$?",
+        "level": "Level 3",
+        "type": "Algebra",
+        "solution": "It is $\\boxed{{}}$.",
+    },
+    "dapo-math-post-sft": {"prompt": "What is ${}$?", "solution": "{}", "data_source": "math_dapo"},
+}
+
+
+def with_data(path: Path, folder: Path) -> Config:
+    """The config, with a small file in the place of every file of data it names."""
+    rows = ROWS.get(path.stem)
+    if rows is None:
+        return load_config(path)
+    changes = []
+    for number, key in enumerate(("train", "held_out")):
+        name = tomllib.loads(path.read_text(encoding="utf-8"))["task"].get(key)
+        if name is None:
+            continue
+        filled = [
+            {column: text.replace("{}", str(i)) for column, text in rows.items()}
+            for i in range(10_000 * number, 10_000 * number + 5000)
+        ]
+        file = folder / f"{key}{Path(name).suffix}"
+        if file.suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(filled), file)
+        else:
+            file.write_text("".join(json.dumps(row) + "\n" for row in filled))
+        changes.append(f"task.{key}={file}")
+    return load_config(path, changes)
+
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_and_has_its_held_out_prompts(path: Path) -> None:
-    config = load_config(path)
+def test_every_config_loads_and_has_its_held_out_prompts(path: Path, tmp_path: Path) -> None:
+    config = with_data(path, tmp_path)
     task = build_task(config.task)
     prompts = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     longest = max(len(prompt.text) for prompt in prompts)
-    assert longest + config.rollout.max_new_tokens <= config.model.context
+    if config.start_model is None:  # a token of a new model is a character
+        assert longest + config.rollout.max_new_tokens <= config.model.context
 
 
 def test_there_are_configs() -> None:
-    assert {path.stem for path in CONFIGS} >= {"char-addition", "char-countdown", "demo"}
+    assert {path.stem for path in CONFIGS} >= {"char-addition", "char-countdown", "demo", "tinyzero-countdown", *ROWS}
+
+
+def test_the_experiments_are_those_that_are_known() -> None:
+    """What is known of the paper's runs; the rest of these files is ours, and says so."""
+    tinyzero, gsm8k = (
+        load_config(ROOT / "configs" / f"{name}.toml") for name in ("tinyzero-countdown", "gsm8k-from-scratch")
+    )
+    assert str(tinyzero.start_model) == "Qwen/Qwen2.5-3B"
+    assert (tinyzero.rollout.group_size, tinyzero.rollout.prompts_per_step) == (16, 256)
+    assert tinyzero.optimizer.learning_rate == 1e-6
+    assert isinstance(tinyzero.task, CountdownTextConfig)
+    assert set(tinyzero.task.numbers) == {3, 4}
+    assert str(gsm8k.start_model) == "meta-llama/Llama-3.1-8B"
+    assert (gsm8k.rollout.group_size, gsm8k.rollout.prompts_per_step) == (16, 128)
+    assert (gsm8k.weighting.all_wrong, gsm8k.weighting.all_wrong_after) == ("hold", 50)
+
+
+def test_no_room_is_too_small_for_a_longest_response() -> None:
+    for path in CONFIGS:
+        config = load_config(path)
+        if config.sampler.context is not None:
+            assert config.rollout.max_new_tokens < config.sampler.context
 
 
 def test_a_config_survives_json() -> None:
@@ -172,7 +243,7 @@ def test_the_options_are_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     names = [*WeightingConfig.model_fields, *LaterTable.model_fields, "dynamic_sampling", "over_generation_limit"]
     names += ["warmup_steps", "cosine_until", "final_share", "max_grad_norm", "pass_at", "greedy", "keep_best"]
-    names += ["keep_checkpoints", "rollout_share"]
+    names += ["keep_checkpoints", "rollout_share", *TrackingConfig.model_fields]
     assert [name for name in names if name not in text] == []
 
 

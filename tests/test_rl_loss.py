@@ -19,9 +19,9 @@ from torch import Tensor
 
 from rl.advantage import look_up_advantages, weigh, weight_function
 from rl.config import RolloutConfig, WeightingConfig
-from rl.loss import Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
+from rl.loss import Occurrence, Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
 from rl.rollout import Batch, Completion, Group
-from rl.success import Visits, count_successes, verify
+from rl.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
 from theory.weightings import REGISTRY
 from weightopt.build import group_solved_table, named_table, solved_table
@@ -203,7 +203,7 @@ def gradient_of(
         weights,
         None if config.estimate == "group" else weight_function(weights),
         batch,
-        verify(batch, TinyTask()),
+        judge(batch, TinyTask()).correct,
         visits or Visits(config),
         all_wrong_factor=all_wrong_factor,
     )
@@ -249,7 +249,7 @@ def test_the_gradient_is_the_plain_sum_over_all_responses() -> None:
     policy = TabularPolicy(prompts=2, seed=0)
     batch = random_batch(1)
     weights = TABLES["linear-r"]
-    correct = verify(batch, TinyTask())
+    correct = judge(batch, TinyTask()).correct
     advantages = look_up_advantages(weights, count_successes(correct), correct)
     plain = torch.zeros((), dtype=torch.float64)
     for group, row in zip(batch.groups, advantages, strict=True):
@@ -275,16 +275,17 @@ def test_a_step_without_signal_has_no_rows() -> None:
         completions=(completion((END,)),) * GROUP_SIZE,
     )
     batch = Batch(groups=(group,))
-    correct = verify(batch, TinyTask())
+    correct = judge(batch, TinyTask()).correct
     assert rows_of(batch, look_up_advantages(TABLES["grpo"], count_successes(correct), correct)) == []
     (row,) = rows_of(batch, look_up_advantages(TABLES["linear-r"], count_successes(correct), correct))
-    assert row == Row(prompt=(0,), response=(END,), coefficient=-3.0)
+    occurrence = Occurrence(advantage=-1.0, log_probs=(0.0,))
+    assert row == Row(prompt=(0,), response=(END,), coefficient=-3.0, occurrences=(occurrence,) * 3)
 
 
 def test_micro_batches_keep_to_their_budget() -> None:
     rng = np.random.default_rng(0)
     rows = [
-        Row(prompt=(0,) * int(p), response=tuple(range(int(r))), coefficient=1.0)
+        Row(prompt=(0,) * int(p), response=tuple(range(int(r))), coefficient=1.0, occurrences=())
         for p, r in rng.integers(1, 20, size=(200, 2))
     ]
     pieces = list(micro_batches(rows, 64))

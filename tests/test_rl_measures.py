@@ -25,7 +25,7 @@ from rl.metrics import (
 )
 from rl.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.success import count_successes, success_histogram, verify
+from rl.success import count_successes, judge, success_histogram
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from weightopt.table import WeightTable, group_table
@@ -69,7 +69,7 @@ def batch(right: int) -> Batch:
 
 @pytest.mark.parametrize("right", range(5))
 def test_successes_are_counted(right: int) -> None:
-    correct = verify(batch(right), TASK)
+    correct = judge(batch(right), TASK).correct
     assert correct.shape == (20, 4)
     assert correct.dtype == bool
     successes = count_successes(correct)
@@ -81,7 +81,7 @@ def test_a_response_that_was_cut_is_wrong() -> None:
     prompt = PROMPTS[0]
     text = TASK.demonstrate(prompt, Random(0), solved=True)
     cut = Group(prompt=prompt, prompt_tokens=(0,), completions=(completion(text), completion(text, finished=False)))
-    assert verify(Batch(groups=(cut,)), TASK).tolist() == [[True, False]]
+    assert judge(Batch(groups=(cut,)), TASK).correct.tolist() == [[True, False]]
 
 
 def test_batches_know_their_size() -> None:

@@ -230,7 +230,7 @@ def test_advantages_that_no_weight_stands_for_are_refused() -> None:
 
 def collected(rho: float, *, step: int = 1, **rollout: Any) -> tuple[Collected, Chance]:
     sampler = Chance(rho)
-    return collect(sampler, TASK, config(rollout=rollout), step=step, stopwatch=Stopwatch()), sampler
+    return collect(sampler, TASK, TASK, config(rollout=rollout), step=step, stopwatch=Stopwatch()), sampler
 
 
 def test_without_dynamic_sampling_one_draw_is_the_step() -> None:

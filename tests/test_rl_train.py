@@ -27,7 +27,7 @@ from rl.errors import DivergenceError, StorageError, UsageError
 from rl.metrics import read_metrics, read_timing
 from rl.model import load_policy, new_policy
 from rl.supervised import make_start_model
-from rl.tasks.registry import build_task
+from rl.tasks.registry import build_teaching_task
 from rl.train import train
 from weightopt.table import TableError, group_table
 
@@ -401,7 +401,7 @@ def test_what_a_run_leaves(config: Config, whole: Path) -> None:
     assert parse_config(run["config"]) == config
     assert run["table"]["name"] == "linear-r"
     assert run["versions"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
-    task = build_task(config.task)
+    task = build_teaching_task(config.task)
     assert load_policy(whole / "model").encode(task.alphabet)
 
 
@@ -855,7 +855,7 @@ def test_weights_that_are_not_finite_stop_the_run(
 def fresh_start(config: Config, folder: Path, **_: object) -> None:
     """A start model without a supervised phase."""
     with whole_folder(folder) as partial:
-        rl.train.save_policy(new_policy(config.model, build_task(config.task).alphabet, seed=0), partial)
+        rl.train.save_policy(new_policy(config.model, build_teaching_task(config.task).alphabet, seed=0), partial)
 
 
 def test_a_table_for_other_groups_is_refused(table: Path, tmp_path: Path) -> None:

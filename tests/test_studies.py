@@ -12,7 +12,7 @@ import pytest
 
 from studies.weightings import findings, prediction, report
 from studies.weightings.collect import collect
-from studies.weightings.plan import load_plan
+from studies.weightings.plan import HERE, load_plan
 from studies.weightings.starts import make_start
 from studies.weightings.work import run_job
 from theory.finite_group import binomial
@@ -66,6 +66,15 @@ def test_every_run_has_a_folder_of_its_own_and_tuning_never_sees_the_seeds_that_
         jobs = PLAN.tuning(setting) + PLAN.evaluation(setting, rates)
         assert len({job.folder for job in jobs}) == len(jobs)
         assert {job.seed for job in PLAN.evaluation(setting, rates)} == set(PLAN.seeds)
+
+
+def test_the_study_for_a_gpu_is_the_same_but_for_its_setting() -> None:
+    other = load_plan(HERE / "smollm2.toml")
+    assert list(other.settings) == ["smollm2-countdown"]
+    assert replace(other, settings=PLAN.settings) == PLAN
+    assert str(other.settings["smollm2-countdown"].load().start_model) in (HERE / "smollm2.toml").read_text("utf-8")
+    page = "<!-- countdown-scratch speed -->\nof the other plan\n<!-- end -->\n"
+    assert report.rewrite(other, page) == page
 
 
 def _run(method: str, seed: int, success: list[float]) -> pd.DataFrame:

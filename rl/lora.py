@@ -1,0 +1,143 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685), through peft.
+
+The adapter's layers are put into the model itself, so that it is used as before; `rl.model.Policy.published_weights`
+says what it computes in the names of a model without one.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rl.config import LoraConfig
+from rl.errors import UsageError
+from rl.start_model import weights_checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rl.model import Policy
+
+INSTALL = "pip install 'weightopt[lora]'"
+NAME = "default"  # peft's, of the only adapter
+BASE = "base.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What has been put into a model.
+
+    Attributes
+    ----------
+    wrapped
+        The `peft.PeftModel` around the model.
+    base
+        Folder of the model it belongs to.
+    base_weights
+        Checksum of that model's weights.
+    """
+
+    wrapped: Any
+    base: Path
+    base_weights: str
+
+
+def add_adapter(policy: "Policy", config: LoraConfig, *, base: Path, seed: int) -> "Policy":
+    """Freeze the model of a policy, and give it a new adapter that changes nothing yet; its model becomes the adapted.
+
+    ``base`` is the folder that the model was read from. Torch's global generator is left as it was found.
+
+    Raises
+    ------
+    UsageError
+        If peft is not installed, or the model has no layers of the names in ``config.targets``.
+    """
+    peft = _peft()
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.scale, lora_dropout=0.0, target_modules=targets
+    )
+    with _refusing(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapped = peft.get_peft_model(policy.model, settings)
+    return _adapted(policy, Adapter(wrapped=wrapped, base=base, base_weights=weights_checksum(base)))
+
+
+def save_adapter(policy: "Policy", folder: Path) -> None:
+    """Write the adapter of a policy, which has one, the name of the model it belongs to, and the tokenizer."""
+    adapter = policy.adapter
+    assert adapter is not None
+    adapter.wrapped.save_pretrained(folder, save_embedding_layers=False)
+    policy.tokenizer.save_pretrained(folder)
+    base = {"model": str(adapter.base), "weights": adapter.base_weights}
+    (folder / BASE).write_text(json.dumps(base) + "\n", encoding="utf-8")
+
+
+def load_adapter(policy: "Policy", folder: Path, *, base: Path) -> "Policy":
+    """Put the adapter that `save_adapter` has written into ``folder`` into the model read from ``base``.
+
+    Raises
+    ------
+    UsageError
+        If it belongs to another model.
+    """
+    weights = weights_checksum(base)
+    try:
+        known = json.loads((folder / BASE).read_text(encoding="utf-8"))["weights"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"adapter {str(folder)!r} has no {BASE} that names its model") from error
+    if known != weights:
+        raise UsageError(
+            f"adapter {str(folder)!r} belongs to a model with weights {known}; {str(base)!r} has {weights}"
+        )
+    with _refusing():
+        wrapped = _peft().PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
+    return _adapted(policy, Adapter(wrapped=wrapped, base=base, base_weights=weights))
+
+
+@torch.no_grad()
+def merged_weights(model: PreTrainedModel) -> Mapping[str, Tensor]:
+    """Weights of an adapted model as if it had no adapter: float32, under their Hugging Face names."""
+    from peft.tuners.lora import LoraLayer
+
+    deltas = {
+        f"{name}.base_layer.weight": layer.get_delta_weight(NAME)  # type: ignore[operator]
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    merged = {}
+    for name, weight in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        value = weight.float() if weight.is_floating_point() else weight
+        merged[name.replace(".base_layer.", ".")] = value + deltas[name].float() if name in deltas else value
+    return merged
+
+
+def _adapted(policy: "Policy", adapter: Adapter) -> "Policy":
+    return replace(policy, model=adapter.wrapped.base_model.model.eval(), adapter=adapter)
+
+
+@contextmanager
+def _refusing() -> "Iterator[None]":
+    """Turn what peft says about layers that are not there into our own kind of error."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"section [lora] does not fit the start model: {' '.join(str(error).split())}") from error
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        if error.name not in ("peft", "accelerate"):
+            raise
+        raise UsageError(f"lora.rank above 0 needs {error.name}, which is not installed: {INSTALL}") from error
+    return peft

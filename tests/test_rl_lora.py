@@ -1,0 +1,212 @@
+"""Low-rank adapters: only they are trained and stored, and what is published and saved is the merged model."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from rl import lora
+from rl.checkpoint import latest_checkpoint, open_policy
+from rl.config import Config, ModelConfig, parse_config
+from rl.errors import UsageError
+from rl.model import Policy, new_policy, save_policy
+from rl.tasks.registry import build_task
+from rl.train import train
+from weightopt.table import group_table
+
+GROUP_SIZE = 4
+TOKENS = torch.tensor([[3, 4, 5, 6]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A start model with an untied output layer, biases and all, that is not close to anything."""
+    folder = tmp_path_factory.mktemp("start") / "start"
+    shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=32)
+    alphabet = build_task(document({})["task"]).alphabet  # type: ignore[union-attr]
+    tokenizer = new_policy(shape, alphabet, seed=0).tokenizer
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<end>"),
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    save_policy(Policy(model=model, tokenizer=tokenizer), folder)
+    return folder
+
+
+def document(lora_section: Mapping[str, Any]) -> dict[str, Any]:
+    from rl.config import AdditionConfig
+
+    return {
+        "task": AdditionConfig(name="addition", digits={1: 1}),
+        "lora": lora_section,
+        "rollout": {"prompts_per_step": 4, "group_size": GROUP_SIZE, "max_new_tokens": 4},
+        "optimizer": {"learning_rate": 1e-2},
+        "training": {"steps": 4, "evaluate_every": 2, "checkpoint_every": 2},
+        "evaluation": {"prompts": 4, "samples": 2},
+    }
+
+
+def settings(start: Path, **changes: Any) -> Config:
+    filled = {**document({"rank": 3, "alpha": 5.0}), "task": {"name": "addition", "digits": {"1": 1}}, **changes}
+    table = start.parent / "table.json"
+    if not table.exists():
+        group_table(
+            lambda rho: 1 / rho,
+            GROUP_SIZE,
+            name="linear-r",
+            label="Linear-R",
+            all_wrong_advantage=-1.0,
+            all_right_advantage=0.0,
+        ).save(table)
+    return parse_config({**filled, "table": str(table), "start_model": str(start)})
+
+
+def shaken(policy: Policy) -> Policy:
+    """The same with an adapter that changes the model."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in policy.trained().values():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return policy
+
+
+def logits(policy: Policy) -> torch.Tensor:
+    with torch.no_grad():
+        return policy.model(TOKENS).logits
+
+
+def test_a_new_adapter_changes_nothing_and_only_it_is_trained(start: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    policy = open_policy(settings(start), start, None)
+    assert torch.equal(torch.rand(3), expected)
+    plain = open_policy(settings(start, lora={}), start, None)
+    assert torch.equal(logits(policy), logits(plain))
+    assert set(policy.trained()) == {name for name, _ in policy.model.named_parameters() if ".lora_" in name}
+    # All linear layers but the output layer: 7 in each of 2 blocks, two factors each.
+    assert len(policy.trained()) == 28
+    again = open_policy(settings(start), start, None)
+    other = open_policy(settings(start, seed=1), start, None)
+    names = [name for name in policy.trained() if ".lora_A" in name]
+    assert all(torch.equal(policy.trained()[name], again.trained()[name]) for name in names)
+    assert not any(torch.equal(policy.trained()[name], other.trained()[name]) for name in names)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_published_and_saved_weights_compute_what_the_adapted_model_does(
+    start: Path, tmp_path: Path, precision: str
+) -> None:
+    policy = shaken(open_policy(settings(start, policy={"precision": precision}), start, None))
+    plain = open_policy(settings(start, lora={}), start, None)
+    assert (logits(plain) - logits(policy)).abs().max() > 0.1
+    frozen = {parameter.dtype for parameter in policy.model.parameters() if not parameter.requires_grad}
+    assert frozen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert {parameter.dtype for parameter in policy.trained().values()} == {torch.float32}
+    published = policy.published_weights()
+    assert set(published) == set(plain.model.state_dict())
+    assert {weight.dtype for weight in published.values()} == {torch.float32}
+    plain.model.load_state_dict(published)
+    # float32 rounding in another order; with bfloat16 the adapted model's own three digits
+    tolerance = 1e-5 if precision == "fp32" else 0.1
+    torch.testing.assert_close(logits(plain), logits(policy).float(), rtol=0, atol=tolerance)
+    # By another road: what peft merges, written by `save_policy`.
+    save_policy(policy, tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", local_files_only=True, dtype=torch.float32)
+    assert not any("lora" in name for name in merged.state_dict())
+    for name, weight in merged.state_dict().items():
+        torch.testing.assert_close(weight, published[name], rtol=0, atol=1e-6)
+    # The trained policy is as it was.
+    assert policy.adapter is not None
+    assert len(policy.trained()) == 28
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("timing.jsonl", "run.json")
+    }
+
+
+def test_a_run_is_resumed_exactly_and_stores_adapters_only(start: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = settings(start)
+    train(config, whole, quiet=True)
+    shorter = settings(start, training={"steps": 2, "evaluate_every": 2, "checkpoint_every": 2})
+    train(shorter, parts, quiet=True)
+    train(config, parts, quiet=True, resume=True)
+    assert files(whole) == files(parts)
+    latest = latest_checkpoint(whole / "checkpoints")
+    assert latest is not None
+    assert not (latest / "model" / "model.safetensors").exists()
+    weights = load_file(latest / "model" / "adapter_model.safetensors")
+    assert len(weights) == 28
+    assert all("lora" in name for name in weights)
+    moved = [float(weight.abs().max()) for name, weight in weights.items() if "lora_B" in name]
+    assert min(moved) > 1e-4
+    assert len(load_file(latest / "optimizer.safetensors")) == 3 * 28
+    base = json.loads((latest / "model" / "base.json").read_text())
+    assert base["model"] == str(start)
+    # The end is a model like any other, with the adapter of the last checkpoint in it.
+    final = AutoModelForCausalLM.from_pretrained(whole / "model", local_files_only=True)
+    policy = open_policy(config, start, latest)
+    torch.testing.assert_close(final(TOKENS).logits, logits(policy), rtol=0, atol=1e-5)
+
+
+def test_an_adapter_of_another_model_is_refused(start: Path, tmp_path: Path) -> None:
+    config = settings(start)
+    policy = open_policy(config, start, None)
+    checkpoint = tmp_path / "step-000001"
+    lora.save_adapter(policy, checkpoint / "model")
+    open_policy(config, start, checkpoint)
+    other = tmp_path / "other"
+    changed = open_policy(settings(start, lora={}), start, None)
+    save_policy(shaken(changed), other)
+    with pytest.raises(UsageError, match=r"belongs to a model with weights sha256:\w+; '.*other' has sha256:"):
+        open_policy(config, other, checkpoint)
+    (checkpoint / "model" / "base.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"has no base\.json that names its model"):
+        open_policy(config, start, checkpoint)
+
+
+def test_layers_that_are_not_there_are_one_sentence(start: Path) -> None:
+    config = settings(start, lora={"rank": 2, "targets": ["q_project"]})
+    with pytest.raises(UsageError, match=r"^section \[lora\] does not fit the start model: .*q_project"):
+        open_policy(config, start, None)
+    some = open_policy(settings(start, lora={"rank": 2, "targets": ["q_proj", "v_proj"]}), start, None)
+    assert len(some.trained()) == 2 * 2 * 2
+    with pytest.raises(UsageError, match="alpha and targets go with a rank above 0"):
+        settings(start, lora={"alpha": 3})
+
+
+def test_a_missing_package_is_one_sentence(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(UsageError, match=r"needs peft, which is not installed: pip install 'weightopt\[lora\]'"):
+        open_policy(settings(start), start, None)

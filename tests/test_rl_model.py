@@ -1,0 +1,359 @@
+"""Models of other people: log-probabilities piece by piece, in less memory, in bfloat16, as transformers has them."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    NanoChatConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from rl.config import ModelConfig, PolicyConfig
+from rl.errors import UsageError
+from rl.model import Policy, choose_device, load_policy, new_policy, save_policy
+from rl.samplers.torch_sampler import TorchSampler
+from rl.start_model import start_folder, weights_checksum
+from rl.tasks.protocol import Prompt
+
+VOCABULARY = 40
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.5,  # next-token distributions far from uniform
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+FAMILIES: dict[str, PretrainedConfig] = {
+    "tied llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "untied llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "qwen2 with biases": Qwen2Config(**SIZES),
+    "gemma2 caps its logits": Gemma2Config(
+        **SIZES, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=None
+    ),
+    "granite divides them": GraniteConfig(**SIZES, logits_scaling=5.0),
+    "cohere multiplies them": CohereConfig(**SIZES, logit_scale=0.3),
+    "gpt2 has learned positions": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=1
+    ),
+}
+PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11]]
+OWNER = [0, 0, 1, 2, 2]
+RESPONSES = [[12, 13, 1], [14], [15, 16, 17, 18, 1], [19, 20], [1]]
+COEFFICIENTS = torch.tensor([0.5, -1.0, 2.0, 1.0, -0.3], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(family: str, *, dtype: torch.dtype = torch.float64, **settings: Any) -> Policy:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        config = copy.deepcopy(FAMILIES[family])
+        # "eager" computes its softmax in float32, whatever it is given.
+        attention = "sdpa" if dtype == torch.float64 else "eager"
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    tokenizer = new_policy(ModelConfig(layers=1, hidden_size=16, heads=2), "ab", seed=0).tokenizer
+    return Policy(model=model.eval(), tokenizer=tokenizer, settings=PolicyConfig(**settings))
+
+
+def values_and_gradients(policy: Policy, temperature: float = 0.7) -> tuple[Tensor, dict[str, Tensor]]:
+    policy.model.zero_grad()
+    log_probs = policy.token_log_probs(PROMPTS, OWNER, RESPONSES, temperature=temperature)
+    (COEFFICIENTS.to(log_probs.dtype) * log_probs.sum(dim=1)).sum().backward()
+    return log_probs.detach(), {
+        name: parameter.grad.clone() for name, parameter in policy.trained().items() if parameter.grad is not None
+    }
+
+
+def plain(policy: Policy, temperature: float = 0.7) -> tuple[Tensor, dict[str, Tensor]]:
+    """Transformers alone: one sequence at a time, no padding, no cache, the whole log-softmax."""
+    policy.model.zero_grad()
+    result = torch.zeros(len(RESPONSES), max(len(response) for response in RESPONSES), dtype=torch.float64)
+    for row, (owner, response) in enumerate(zip(OWNER, RESPONSES, strict=True)):
+        prompt = PROMPTS[owner]
+        logits = policy.model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits
+        every = torch.log_softmax(logits[0, len(prompt) - 1 : -1] / temperature, dim=-1)
+        chosen = every[torch.arange(len(response)), torch.tensor(response)]
+        (COEFFICIENTS[row] * chosen.sum()).backward()
+        result[row, : len(response)] = chosen.detach()
+    return result, {name: each.grad.clone() for name, each in policy.trained().items() if each.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("at_once", [1, 2 * VOCABULARY + 3, 2**24], ids=["token by token", "two tokens", "whole"])
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "computed again"])
+def test_every_road_gives_the_values_and_gradients_of_transformers(
+    family: str, at_once: int, checkpointed: bool
+) -> None:
+    policy = make(family, logits_at_once=at_once, gradient_checkpointing=checkpointed)
+    if checkpointed:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.model.disable_input_require_grads()
+    assert policy.output_layer.separable
+    values, gradients = values_and_gradients(policy)
+    expected, expected_gradients = plain(policy)
+    # float64, sums of some hundred terms of order 1
+    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-10)
+    assert gradients.keys() == expected_gradients.keys()
+    # Norms without a mean are computed in float32, whatever they are given; the others are not.
+    precision = 1e-12 if family.startswith("gpt2") else 1e-6
+    for name, gradient in gradients.items():
+        scale = float(expected_gradients[name].abs().max())
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=0, atol=precision * scale)
+
+
+def test_piece_by_piece_is_exact_in_float32_too() -> None:
+    whole, gradients = values_and_gradients(make("tied llama", dtype=torch.float32))
+    pieces, others = values_and_gradients(make("tied llama", dtype=torch.float32, logits_at_once=3 * VOCABULARY))
+    torch.testing.assert_close(pieces, whole, rtol=1e-6, atol=1e-6)
+    for name, gradient in gradients.items():
+        # float32 gradients of weights of 0.5: entries of order 1 to 10, a dozen of them added up in another order
+        torch.testing.assert_close(others[name], gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max()))
+
+
+def largest_tensor(policy: Policy) -> int:
+    """Largest number of elements that an operation gives in a step of learning."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                self.largest = max(self.largest, result.numel())
+            return result
+
+    policy.output_layer  # noqa: B018 - the probe is made once, and not of the step's size
+    with Watch() as watch:
+        values_and_gradients(policy)
+    return watch.largest
+
+
+def test_the_logits_are_never_whole() -> None:
+    wide = LlamaConfig(**{**SIZES, "vocab_size": 5000})
+    FAMILIES["wide"] = wide
+    try:
+        weights = 5000 * SIZES["hidden_size"]
+        whole = len(RESPONSES) * 5 * 5000  # padding included
+        assert largest_tensor(make("wide")) == whole > weights
+        assert largest_tensor(make("wide", logits_at_once=2 * 5000)) == weights
+        again = make("wide", logits_at_once=2 * 5000, gradient_checkpointing=True)
+        again.model.gradient_checkpointing_enable({"use_reentrant": False})
+        assert largest_tensor(again) == weights
+    finally:
+        del FAMILIES["wide"]
+
+
+def test_what_a_model_does_to_its_logits_is_never_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that does something to its logits that is not known here is computed whole, and right."""
+    policy = make("untied llama", logits_at_once=1)
+    honest = type(policy.model).forward
+
+    def twisted(self: Any, *arguments: Any, **others: Any) -> Any:
+        output = honest(self, *arguments, **others)
+        output.logits = output.logits * 0.5
+        return output
+
+    monkeypatch.setattr(type(policy.model), "forward", twisted)
+    assert not policy.output_layer.separable
+    values, _ = values_and_gradients(policy)
+    torch.testing.assert_close(values, plain(policy)[0], rtol=1e-10, atol=1e-10)
+    FAMILIES["nanochat"] = NanoChatConfig(**SIZES, final_logit_softcapping=2.0)
+    try:
+        assert make("nanochat").output_layer.separable
+    finally:
+        del FAMILIES["nanochat"]
+
+
+def test_checkpointed_layers_keep_less() -> None:
+    def kept(policy: Policy) -> int:
+        sizes: list[int] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda value: sizes.append(value.numel()) or value, lambda x: x
+        )
+        with hooks:
+            policy.token_log_probs(PROMPTS, OWNER, RESPONSES)
+        return sum(sizes)
+
+    again = make("tied llama", gradient_checkpointing=True)
+    again.model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert kept(again) < kept(make("tied llama")) / 2
+    assert not any(module.training for module in again.model.modules())
+
+
+def test_bf16_computes_in_bfloat16_from_weights_in_float32() -> None:
+    exact = make("tied llama", dtype=torch.float32)
+    values, _ = values_and_gradients(exact)
+    policy = make("tied llama", dtype=torch.float32, precision="bf16")
+    rough, gradients = values_and_gradients(policy)
+    assert rough.dtype == torch.float32
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+    difference = (rough - values).abs().max()
+    # Three digits, and log-probabilities of order 10.
+    assert 1e-4 < difference < 0.5
+    piecewise, _ = values_and_gradients(
+        make("tied llama", dtype=torch.float32, precision="bf16", logits_at_once=2 * VOCABULARY)
+    )
+    # The same products; how many rows one has may decide about the last bit of a bfloat16.
+    torch.testing.assert_close(piecewise, rough, rtol=0, atol=0.1)
+
+
+def test_the_torch_sampler_computes_in_the_same_precision() -> None:
+    config = ModelConfig(layers=2, hidden_size=32, intermediate_size=48, heads=2, context=32, initializer_range=0.3)
+    fresh = new_policy(config, "ab", seed=3)
+    policy = Policy(model=fresh.model, tokenizer=fresh.tokenizer, settings=PolicyConfig(precision="bf16"))
+    prompts = [Prompt(id=text, text=text, difficulty="", problem=None) for text in ("a", "abba")]
+    batch = TorchSampler(policy).sample(prompts, group_size=8, temperature=1.0, max_new_tokens=8, seed=0)
+    completions = [completion for group in batch.groups for completion in group.completions]
+    prompt_tokens = [group.prompt_tokens for group in batch.groups]
+    owner = [index for index, group in enumerate(batch.groups) for _ in group.completions]
+    tokens = [completion.tokens for completion in completions]
+    with torch.no_grad():
+        same = policy.token_log_probs(prompt_tokens, owner, tokens)
+        exact = fresh.token_log_probs(prompt_tokens, owner, tokens)
+    sampled = torch.zeros_like(same)
+    for row, completion in enumerate(completions):
+        sampled[row, : len(completion.log_probs)] = torch.tensor(completion.log_probs)
+    rounding = (sampled - exact).abs().mean()
+    assert rounding > 1e-4
+    assert (sampled - same).abs().mean() < rounding / 2
+
+
+def save(policy: Policy, folder: Path) -> Path:
+    save_policy(Policy(model=policy.model, tokenizer=policy.tokenizer), folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["tied llama", "untied llama", "gemma2 caps its logits"])
+def test_a_saved_model_opens_with_transformers_with_tokenizer_and_chat_template(family: str, tmp_path: Path) -> None:
+    policy = make(family, dtype=torch.float32)
+    policy.tokenizer.chat_template = "{% for message in messages %}a{{ message.content }}b{% endfor %}"
+    save(policy, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
+    tokens = torch.tensor([[3, 4, 5, 6]])
+    torch.testing.assert_close(model(tokens).logits, policy.model(tokens).logits, rtol=1e-5, atol=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    chat = [{"role": "user", "content": "ba"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "abab"
+    published = policy.published_weights()
+    assert "lm_head.weight" in published
+    other = make(family, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(1.5)
+    other.model.load_state_dict(published)
+    assert torch.equal(other.model(tokens).logits, policy.model(tokens).logits)
+
+
+def test_a_tokenizer_that_begins_texts_with_a_token_does_so_with_prompts_only() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    policy = make("tied llama")
+    assert policy.encode_prompt("ab") == policy.encode("ab")
+    first = policy.tokenizer.convert_tokens_to_ids("<end>")
+    policy.tokenizer.bos_token = "<end>"
+    policy.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<end> $A", pair="<end> $A $B", special_tokens=[("<end>", first)]
+    )
+    policy = Policy(model=policy.model, tokenizer=policy.tokenizer)
+    assert policy.encode_prompt("ab") == (first, *policy.encode("ab"))
+    assert policy.encode_prompt("<end>ab") == (first, *policy.encode("ab"))
+    assert first not in policy.encode("ab")
+
+
+def test_a_tokenizer_without_padding_token_will_do(tmp_path: Path) -> None:
+    policy = make("untied llama", dtype=torch.float32)
+    policy.tokenizer.pad_token = None
+    again = load_policy(save(policy, tmp_path))
+    assert again.tokenizer.pad_token is None
+    assert torch.equal(*(each.token_log_probs(PROMPTS, OWNER, RESPONSES) for each in (policy, again)))
+
+
+def test_gradient_checkpointing_is_refused_where_it_would_be_wrong(tmp_path: Path) -> None:
+    folder = save(make("gpt2 has learned positions", dtype=torch.float32), tmp_path)
+    load_policy(folder)
+    with pytest.raises(UsageError, match="has dropout"):
+        load_policy(folder, PolicyConfig(gradient_checkpointing=True))
+    document = json.loads((folder / "config.json").read_text())
+    document |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "summary_first_dropout": 0.0}
+    (folder / "config.json").write_text(json.dumps(document))
+    policy = load_policy(folder, PolicyConfig(gradient_checkpointing=True))
+    torch.testing.assert_close(
+        policy.token_log_probs(PROMPTS, OWNER, RESPONSES),
+        load_policy(folder).token_log_probs(PROMPTS, OWNER, RESPONSES),
+    )
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(UsageError, match=r"'device' is 'cuda:1', and torch finds 0 GPUs"):
+        choose_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda:0")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UsageError, match="'cuda:2'"):
+        choose_device("cuda:2")
+
+
+def test_a_hub_name_is_asked_for_only_where_there_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def offline(name: str, **_: Any) -> str:
+        asked.append(name)
+        raise OSError("no network\nand no cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    for name in ("owner/here", "absent", "./owner/absent", "/owner/absent", "a/b/c", "../owner/absent"):
+        if name != "./owner/absent":  # which a path does not tell from owner/absent
+            assert start_folder(Path(name)) == Path(name)
+    assert not asked
+    with pytest.raises(UsageError, match=r"'owner/absent' is no folder here.*\(no network and no cache\)"):
+        start_folder(Path("owner/absent"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / name))
+    assert start_folder(Path("owner/absent")) == tmp_path / "owner" / "absent"
+
+
+def test_weights_in_parts_have_one_checksum(tmp_path: Path) -> None:
+    policy = make("untied llama", dtype=torch.float32)
+    policy.model.save_pretrained(tmp_path, max_shard_size=4000)
+    policy.tokenizer.save_pretrained(tmp_path)
+    parts = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(parts) > 1
+    before = weights_checksum(tmp_path)
+    again = load_policy(tmp_path)
+    torch.testing.assert_close(again.model(torch.tensor([[3, 4]])).logits, policy.model(torch.tensor([[3, 4]])).logits)
+    parts[0].write_bytes(parts[0].read_bytes()[:-1] + b"\x00\x01")
+    assert weights_checksum(tmp_path) != before
+    with pytest.raises(UsageError, match=r"has no readable model\.safetensors"):
+        weights_checksum(tmp_path / "absent")
