@@ -26,24 +26,28 @@ import numpy as np
 
 from rl.metrics import METRICS_FILE, read_metrics
 from studies.weightings.collect import collect
-from studies.weightings.plan import Job, Plan, Setting, load_plan
+from studies.weightings.plan import HERE, Job, Plan, Setting, load_plan
 from studies.weightings.report import PAGE, rewrite
-from studies.weightings.starts import make_start
+from studies.weightings.starts import make_start, start_model
 from studies.weightings.work import run_job
 from weightopt.table import replace_file
 
 
 def main() -> None:
     """Run the study, or the settings that are named."""
-    plan = load_plan()
     parser = argparse.ArgumentParser(
         prog="python -m studies.weightings", description="Run the study of prompt weightings, or go on with it."
     )
+    parser.add_argument("--plan", type=Path, default=HERE / "study.toml", help="what to run (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/studies/weightings"), help="folder of the runs")
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each (default: 2)")
-    parser.add_argument("--settings", nargs="+", choices=list(plan.settings), default=list(plan.settings))
+    parser.add_argument("--settings", nargs="+", help="of the plan (default: all)")
     parser.add_argument("--report-only", action="store_true", help="train nothing, compute docs/results.md anew")
     options = parser.parse_args()
+    plan = load_plan(options.plan)
+    for name in options.settings or ():
+        if name not in plan.settings:
+            parser.error(f"--settings {name}: not a setting of {options.plan}; choose from {', '.join(plan.settings)}")
     if not options.report_only:
         train_all(plan, options)
     replace_file(PAGE, rewrite(plan, PAGE.read_text(encoding="utf-8")).encode())
@@ -52,7 +56,7 @@ def main() -> None:
 def train_all(plan: Plan, options: argparse.Namespace) -> None:
     """Make every run of the settings that are asked for, and collect their results."""
     with ProcessPoolExecutor(options.at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for name in options.settings:
+        for name in options.settings or plan.settings:
             run_setting(plan, plan.settings[name], options.output, pool)
             collect(plan, plan.settings[name], options.output)
 
@@ -66,7 +70,7 @@ def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExe
     def run(jobs: list[Job]) -> None:
         if not jobs:
             return
-        calls = [(setting, job, tables[job.method], starts[job.seed] / "model", output) for job in jobs]
+        calls = [(setting, job, tables[job.method], start_model(setting, starts[job.seed]), output) for job in jobs]
         _all(pool, run_job, calls, f"{setting.name}: {jobs[0].phase}")
 
     tuning = plan.tuning(setting)

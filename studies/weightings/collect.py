@@ -40,7 +40,7 @@ def collect(plan: Plan, setting: Setting, output: Path, results: Path = RESULTS)
         timing = read_timing(folder / TIMING_FILE)
         seconds.append((*key, sum(t.sampling + t.verifying + t.learning + t.evaluating for t in timing)))
         if (folder / OPERATORS_FILE).exists():
-            frame = pd.read_csv(folder / OPERATORS_FILE).assign(**dict(zip(KEYS, key, strict=True)))
+            frame: Any = pd.read_csv(folder / OPERATORS_FILE).assign(**dict(zip(KEYS, key, strict=True)))
             operators.append(frame[[*KEYS, "operator", "prompts", "success", "never"]])
         if key[0] == "evaluation":
             steps += [

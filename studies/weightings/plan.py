@@ -133,8 +133,10 @@ class Plan:
 
 
 def load_plan(path: Path = HERE / "study.toml") -> Plan:
-    """Read the plan."""
+    """Read a plan; one with a key ``like`` has everything it does not name itself from that other one."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "like" in document:
+        document = tomllib.loads((path.parent / document.pop("like")).read_text(encoding="utf-8")) | document
     settings = {
         name: Setting(
             name=name,

@@ -145,7 +145,7 @@ def rewrite(plan: Plan, page: str, results: Path = RESULTS, only: Sequence[str] 
 
     def table(match: re.Match[str]) -> str:
         head, name, what, tail = match.groups()
-        if what not in only:
+        if what not in only or name not in plan.settings:
             return match.group()
         if name not in found:
             found[name] = Results(plan, plan.settings[name], results)

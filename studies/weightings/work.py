@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from rl.config import Config
 from rl.model import load_policy
 from rl.run_folder import BEST, CHECKPOINTS, MODEL
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
-from rl.success import count_successes, verify
-from rl.tasks.registry import build_task
+from rl.success import count_successes, judge
+from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts
 from rl.train import train
 from studies.weightings.collect import DONE, OPERATORS_FILE
@@ -31,7 +30,6 @@ def run_job(setting: Setting, job: Job, table: Path, start: Path, output: Path) 
     folder = output / job.folder
     if (folder / DONE).exists():
         return
-    torch.set_num_threads(1)
     config = setting.load(
         **{
             "seed": job.seed,
@@ -59,7 +57,7 @@ def success_by_operator(config: Config, model: Path) -> pd.DataFrame:
     DataFrame
         Columns operator, prompts, success (mean), never (share of prompts without a right response).
     """
-    task = build_task(config.task)
+    task = build_teaching_task(config.task)
     batch = TorchSampler(load_policy(model)).sample(
         held_out_prompts(task, count=PROMPTS, seed=derive_seed(config.seed, "operators")),
         group_size=SAMPLES,
@@ -70,7 +68,7 @@ def success_by_operator(config: Config, model: Path) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "operator": [next(c for c in group.prompt.problem.solution if c in "+-*/") for group in batch.groups],
-            "right": count_successes(verify(batch, task)) / SAMPLES,
+            "right": count_successes(judge(batch, task).correct) / SAMPLES,
         }
     )
     by: Any = frame.groupby("operator")["right"]
