@@ -74,6 +74,11 @@ def save_adapter(policy: "Policy", folder: Path) -> None:
     adapter = policy.adapter
     assert adapter is not None
     adapter.wrapped.save_pretrained(folder, save_embedding_layers=False)
+    # peft keeps the names of the layers as a set, whose order is another in every process.
+    about = folder / "adapter_config.json"
+    settings = json.loads(about.read_text(encoding="utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])
+    about.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     policy.tokenizer.save_pretrained(folder)
     base = {"model": str(adapter.base), "weights": adapter.base_weights}
     (folder / BASE).write_text(json.dumps(base) + "\n", encoding="utf-8")

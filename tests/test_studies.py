@@ -176,8 +176,8 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
         PLAN,
         seeds=(0,),
         tuning_seeds=(7,),
-        methods={name: PLAN.methods[name] for name in ("grpo", "effective")},
-        labels={name: PLAN.labels[name] for name in ("grpo", "effective")},
+        methods={name: PLAN.methods[name] for name in ("grpo", "solved-effective")},
+        labels={name: PLAN.labels[name] for name in ("grpo", "solved-effective")},
         settings={setting.name: setting},
     )
     output, results = tmp_path / "runs", tmp_path / "results"
@@ -193,7 +193,7 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
     before = (output / jobs[-1].folder / "metrics.jsonl").read_bytes()
     run_job(setting, jobs[-1], tmp_path / "grpo.json", starts / "seed-0" / "model", output)  # done: nothing happens
     assert (output / jobs[-1].folder / "metrics.jsonl").read_bytes() == before
-    (output / setting.name / "rates.json").write_text('{"grpo": 0.001, "effective": 0.001}', encoding="utf-8")
+    (output / setting.name / "rates.json").write_text('{"grpo": 0.001, "solved-effective": 0.001}', encoding="utf-8")
     collect(plan, setting, output, results)
     page = f"before\n<!-- {setting.name} level -->\nold\n<!-- end -->\nafter\n"
     written = report.rewrite(plan, page, results)

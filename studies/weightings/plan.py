@@ -126,9 +126,8 @@ class Plan:
         steps = setting.load().training.steps
         return [
             Job(setting=setting.name, phase="exploration", method=method, rate=rate, seed=seed, steps=steps)
-            for seed in self.seeds
-            for method in self.exploration["methods"]
-            for rate in self.exploration["rates"]
+            for seed in self.exploration["seeds"]
+            for method, rate in self.exploration["runs"]
         ]
 
 
