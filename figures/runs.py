@@ -54,9 +54,18 @@ def load_runs(runs: Path) -> list[Run]:
 
 def _single(path: Path) -> Run:
     metrics = read_metrics(path)
+    # Runs of before tokens_so_far was recorded have the tokens of each step.
+    tokens = np.cumsum([0, *(step.tokens for step in metrics.steps)])
     evaluations = pd.DataFrame(
         [
-            (e.step, e.responses_so_far, e.tokens_so_far, e.success, e.success_low, e.success_high)
+            (
+                e.step,
+                e.responses_so_far,
+                int(tokens[min(e.step, tokens.size - 1)]),
+                e.success,
+                e.success_low,
+                e.success_high,
+            )
             for e in metrics.evaluations
         ],
         columns=COLUMNS,

@@ -15,6 +15,7 @@ from figures.runs import load_runs
 
 TITLE = "Training curves of real models"
 LEVELS = (0.3, 0.5, 0.7)
+CROWD = 4  # tables, from which on only means are drawn
 COSTS = {
     "responses": (1e3, "responses sampled, thousands"),
     "tokens": (1e6, "tokens sampled, millions"),
@@ -39,7 +40,7 @@ def data(runs: Path) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Mean over seeds, a band over their range, and every seed as a thin line; a panel each cost."""
+    """Mean over seeds and, for few tables, their range as a band and every seed as a thin line; a panel each cost."""
     figure = style.page(style.WIDTH, 2.9)
     panels = figure.subplots(1, len(COSTS), sharey=True)
     tints = style.colours(list(dict.fromkeys(frame["table"])))
@@ -56,9 +57,10 @@ def draw(frame: pd.DataFrame) -> Figure:
                 / unit
             )
             mean, x = success.mean(axis=1), paid.mean(axis=1)
-            axes.fill_between(x, success.min(axis=1), success.max(axis=1), color=tint, alpha=0.18, linewidth=0)
-            for seed in success:
-                axes.plot(paid[seed], success[seed], color=tint, linewidth=0.5, alpha=0.6)
+            if len(tints) < CROWD:
+                axes.fill_between(x, success.min(axis=1), success.max(axis=1), color=tint, alpha=0.18, linewidth=0)
+                for seed in success:
+                    axes.plot(paid[seed], success[seed], color=tint, linewidth=0.5, alpha=0.6)
             axes.plot(x, mean, color=tint, linewidth=1.8, label=f"{style.label(name)}, {success.shape[1]} seeds")
             if not success.empty:
                 ends[name] = float(x.iloc[-1]), float(mean.iloc[-1])
@@ -78,10 +80,11 @@ def caption(frame: pd.DataFrame) -> str:
         f"{style.label(str(table))} {_interval(of['success'].to_numpy(), '{:.1%}')} ({len(of)} seeds)"
         for table, of in last.groupby("table")
     ]
+    spread = ", seeds (thin) and their range (band)" if frame["table"].nunique() < CROWD else ""
     return (
-        f"Held-out success of language models trained from weight tables: mean over seeds (thick), seeds (thin) and "
-        f"their range (band), against three clocks: responses and tokens sampled, and updates. At the end, with 95 % "
-        f"t-interval over seeds: {'; '.join(ends)}."
+        f"Held-out success of language models trained from weight tables: mean over seeds{spread}, against three "
+        f"clocks: responses and tokens sampled, and updates. At the end, with 95 % t-interval over seeds: "
+        f"{'; '.join(ends)}."
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from figures.runs import load_runs
 from studies.weightings import findings, prediction, report
 from studies.weightings.collect import collect
 from studies.weightings.plan import HERE, load_plan
@@ -206,3 +207,14 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
 def test_the_page_of_results_is_what_the_kept_results_give() -> None:
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.rewrite(PLAN, page, only=("speed", "level", "tuned")) == page
+
+
+@pytest.mark.parametrize("name", PLAN.settings)
+def test_figures_can_read_what_is_kept(name: str) -> None:
+    runs = load_runs(report.RESULTS / name)
+    assert [(run.table, run.seed) for run in runs] == sorted((m, f"seed-{s}") for m in PLAN.methods for s in PLAN.seeds)
+    steps = PLAN.settings[name].load().training.steps
+    for run in runs:
+        assert run.evaluations["step"].iloc[-1] == steps
+        assert run.histograms.shape == (steps, PLAN.group_size + 1)
+        assert (run.histograms.sum(axis=1) == 16).all()
