@@ -15,7 +15,8 @@ Generated, do not edit:
     weightopt figures --captions docs/figures.md --runs studies/weightings/results/countdown-scratch
 
 `weightopt figures NAME --output FOLDER` draws one: PNG, PDF and the plotted numbers as CSV, byte-identical when
-repeated. Every number below is computed from those. The trained models of the last two are those of [results](results.md).
+repeated. Every number below is computed from those. The trained models of the last two figures are those of
+[results](results.md).
 """
 
 
