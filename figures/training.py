@@ -80,7 +80,7 @@ def caption(frame: pd.DataFrame) -> str:
         f"{style.label(str(table))} {_interval(of['success'].to_numpy(), '{:.1%}')} ({len(of)} seeds)"
         for table, of in last.groupby("table")
     ]
-    spread = ", seeds (thin) and their range (band)" if frame["table"].nunique() < CROWD else ""
+    spread = ", seeds (thin) and their range (band)" if len(set(frame["table"])) < CROWD else ""
     return (
         f"Held-out success of language models trained from weight tables: mean over seeds{spread}, against three "
         f"clocks: responses and tokens sampled, and updates. At the end, with 95 % t-interval over seeds: "

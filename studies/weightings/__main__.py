@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -44,7 +45,10 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", help="of the plan (default: all)")
     parser.add_argument("--report-only", action="store_true", help="train nothing, compute docs/results.md anew")
     options = parser.parse_args()
-    plan = load_plan(options.plan)
+    try:
+        plan = load_plan(options.plan)
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        parser.error(f"--plan {options.plan}: not a plan such as {HERE.name}/study.toml ({error})")
     for name in options.settings or ():
         if name not in plan.settings:
             parser.error(f"--settings {name}: not a setting of {options.plan}; choose from {', '.join(plan.settings)}")
