@@ -302,7 +302,10 @@ def test_a_killed_process_has_sent_no_step_in_part(
     assert json.loads((tmp_path / "run" / "tracking" / "state.json").read_text())["sent"] == {"wandb": 1}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None,
+    reason="needs the optional extra wandb; the recording double above holds in its place",
+)
 def test_wandb_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: Any) -> None:
     killed_and_resumed(tracked(document, "wandb"), tmp_path / "run", monkeypatch, step=4)
     assert_untouched(tmp_path / "run", plain)
@@ -312,7 +315,10 @@ def test_wandb_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Path,
     assert all(b"success/reward" in part.read_bytes() for part in parts)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("trackio") is None,
+    reason="needs the optional extra trackio; the recording double above holds in its place",
+)
 def test_trackio_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     killed_and_resumed(tracked(document, "trackio"), tmp_path / "run", monkeypatch, step=4)

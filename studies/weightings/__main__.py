@@ -48,7 +48,7 @@ def main() -> None:
     try:
         plan = load_plan(options.plan)
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
-        parser.error(f"--plan {options.plan}: not a plan such as {HERE.name}/study.toml ({error})")
+        parser.error(f"--plan {options.plan}: not a plan such as studies/weightings/study.toml ({error})")
     for name in options.settings or ():
         if name not in plan.settings:
             parser.error(f"--settings {name}: not a setting of {options.plan}; choose from {', '.join(plan.settings)}")
