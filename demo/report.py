@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 
 from figures.style import label
-from rl.metrics import TIMING_FILE, read_timing
+from rl.records.metrics import TIMING_FILE, read_timing
 from weightopt.table import WeightTable, replace_file
 
 LEVELS = (0.3, 0.5, 0.7)

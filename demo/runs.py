@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rl.metrics import METRICS_FILE, read_metrics
+from rl.records.metrics import METRICS_FILE, read_metrics
 
 POLL_SECONDS = 0.5
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from figures.frames import groups, part
-from rl.metrics import METRICS_FILE, read_metrics
+from rl.records.metrics import METRICS_FILE, read_metrics
 
 EVALUATIONS, STEPS = "evaluations.csv.xz", "steps.csv.xz"
 COLUMNS = ["step", "responses", "tokens", "success", "low", "high"]

@@ -15,11 +15,9 @@ checkpoints are removed once a newer one is safe.
 """
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -28,10 +26,11 @@ from safetensors.torch import load_file, save_file
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.lora import add_adapter, load_adapter, save_adapter
-from rl.metrics import Spent
-from rl.model import Policy, choose_device, load_policy, save_policy
+from rl.models.lora import add_adapter, load_adapter, save_adapter
+from rl.models.policy import Policy, choose_device, load_policy, save_policy
+from rl.records.metrics import Spent
 from rl.seeds import derive_seed
+from rl.storage import whole_folder, withdraw
 
 SCHEMA = "rl.checkpoint/2"
 NAME = re.compile(r"step-(\d{6,})")
@@ -59,50 +58,6 @@ class RunState:
     best_step: int | None = None
     best_success: float | None = None
     visits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder that appears under its name only when it is complete and on disk.
-
-    Yields a folder of another name beside it. If filling it fails, it is removed and nothing has changed.
-
-    Raises
-    ------
-    FileExistsError
-        If ``folder`` exists.
-    """
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists")
-    partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)  # left behind by a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            _flush(path)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _flush(folder.parent)
-
-
-def try_to_write(folder: Path) -> None:
-    """Raise `OSError` if `whole_folder` could not begin to fill ``folder``; nothing is left behind."""
-    partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    partial.rmdir()
-
-
-def withdraw(folder: Path) -> None:
-    """Remove what `whole_folder` has made, if it is there: in one step, so that the name never stands for a part."""
-    partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    if folder.exists():
-        folder.rename(partial)
-        shutil.rmtree(partial)
 
 
 def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
@@ -220,15 +175,3 @@ def _flatten(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torc
         for name, parameter in policy.trained().items()
         for entry, value in optimizer.state[parameter].items()
     }
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from rl.stopwatch import Stopwatch
 from rl.success import Judgement, count_successes, judge
 from rl.tasks.protocol import Task, Verifier
 from rl.tasks.split import training_prompts
-from rl.verifier import VerifierPool
+from rl.verification.pool import VerifierPool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

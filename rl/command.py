@@ -118,8 +118,8 @@ def supervise(
     """Make a start model: a new model that knows the format of a task and little else."""
     try:
         from rl.config import load_config
+        from rl.display.progress import Progress
         from rl.errors import DivergenceError, StorageError, UsageError
-        from rl.progress import Progress
         from rl.supervised import make_start_model
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
@@ -147,7 +147,7 @@ def model(
         _stop(f"model {name!r} is unknown; it must be one of {', '.join(map(repr, MODELS))}", BAD_USAGE)
     try:
         from rl.errors import StorageError, UsageError
-        from rl.smollm2 import make_smollm2
+        from rl.models.smollm2 import make_smollm2
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
     try:

@@ -162,7 +162,7 @@ TASK_SECTIONS: Mapping[str, type[Section]] = {
 
 
 class VerifierConfig(Section):
-    """``[verifier]``: the processes that judge the responses of tasks whose verifier is not ours; see `rl.verifier`.
+    """``[verifier]``: the processes that judge responses where the verifier is not ours; see `rl.verification.pool`.
 
     There are ``workers`` of them, by default as many as cores, at most 8. An answer may take ``seconds_per_answer`` of
     computing and ``memory_mib`` of memory beyond what the verifier takes itself. ``sealed`` verifiers can neither write

@@ -16,20 +16,20 @@ from rl.checkpoint import open_policy
 from rl.config import Config
 from rl.errors import UsageError
 from rl.loss import Row, micro_batches, rows_of
-from rl.model import Policy, choose_device, new_policy
+from rl.models.policy import Policy, choose_device, new_policy
+from rl.models.start import start_folder
 from rl.rollout import Batch, Completion, Group
 from rl.samplers.registry import check_backend
 from rl.samplers.torch_sampler import TorchSampler
 from rl.schedule import TableSchedule
 from rl.seeds import derive_seed
-from rl.start_model import start_folder
 from rl.success import Judgement, judge
 from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.protocol import Prompt, Task
 from rl.tasks.registry import build_task, build_teaching_task, wants_chat
 from rl.tasks.split import held_out_prompts, training_prompts
 from rl.train import check_alphabet, new_optimizer
-from rl.verifier import open_verifier
+from rl.verification.pool import open_verifier
 
 MEASURED_GROUPS = 4
 SHOWN_PROMPTS = 3

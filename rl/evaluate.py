@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from rl.config import EvaluationConfig
-from rl.metrics import EvaluationRecord, Spent
+from rl.records.metrics import EvaluationRecord, Spent
 from rl.rollout import Batch, Sampler
 from rl.seeds import derive_seed
 from rl.success import Judgement, judge
 from rl.tasks.protocol import Prompt, Verifier
-from rl.verifier import VerifierPool
+from rl.verification.pool import VerifierPool
 
 RESAMPLES = 1000
 

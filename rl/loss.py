@@ -28,7 +28,7 @@ from rl.rollout import Batch
 
 
 class LogProbs(Protocol):
-    """Something differentiable that knows the log-probabilities of tokens; see `rl.model.Policy.token_log_probs`."""
+    """Something differentiable that knows the log-probabilities of tokens; see `rl.models.policy`."""
 
     def token_log_probs(
         self,

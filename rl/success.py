@@ -9,8 +9,8 @@ import numpy as np
 from rl.config import WeightingConfig
 from rl.rollout import Batch
 from rl.tasks.protocol import Verifier
-from rl.verdict import Judged, Verdict
-from rl.verifier import VerifierPool
+from rl.verification.pool import VerifierPool
+from rl.verification.verdict import Judged, Verdict
 
 # A longer response is wrong, and no verifier is shown it: a token has about four characters, so this is far beyond what
 # models are given.

@@ -21,18 +21,18 @@ from random import Random
 import torch
 from safetensors import SafetensorError
 
-from rl.checkpoint import try_to_write, whole_folder
 from rl.config import Config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.evaluate import evaluate
-from rl.metrics import EvaluationRecord, Spent
-from rl.model import Policy, choose_device, new_policy, save_policy
+from rl.models.policy import Policy, choose_device, new_policy, save_policy
+from rl.records.metrics import EvaluationRecord, Spent
+from rl.records.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
+from rl.storage import try_to_write, whole_folder
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
-from rl.verifier import open_verifier
-from rl.versions import versions
+from rl.verification.pool import open_verifier
 
 # The betas of GPT-3 and its many followers: a phase of a hundred steps is too short for a memory of a thousand.
 BETAS = (0.9, 0.95)

@@ -46,15 +46,18 @@ from rl.checkpoint import (
     read_state,
     save_checkpoint,
     save_model,
-    whole_folder,
 )
 from rl.collect import collect
 from rl.config import Config, OptimizerConfig
-from rl.dump import append_rollouts, dumping
+from rl.display.progress import Progress
 from rl.errors import DivergenceError, StorageError, SyncError, UsageError
 from rl.evaluate import evaluate
 from rl.loss import accumulate_gradient, denominator, length_factors, rows_of
-from rl.metrics import (
+from rl.mismatch import Mismatch
+from rl.models.policy import Policy, save_policy
+from rl.models.start import start_folder
+from rl.records.dump import append_rollouts, dumping
+from rl.records.metrics import (
     METRICS_FILE,
     RECORD_FILES,
     ROLLOUTS_FILE,
@@ -66,16 +69,13 @@ from rl.metrics import (
     read_metrics,
     truncate_records,
 )
-from rl.mismatch import Mismatch
-from rl.model import Policy, save_policy
-from rl.progress import Progress
+from rl.records.run_folder import BEST, CHECKPOINTS, MODEL, START, run_folder
 from rl.rollout import Batch
-from rl.run_folder import BEST, CHECKPOINTS, MODEL, START, run_folder
 from rl.samplers.registry import check_backend, open_sampler
 from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
 from rl.seeds import derive_seed
-from rl.start_model import start_folder
 from rl.stopwatch import Stopwatch
+from rl.storage import whole_folder
 from rl.success import Visits, count_successes, histogram_by_difficulty, success_histogram
 from rl.supervised import make_start_model
 from rl.tasks.chat import chat_writer, in_chat
@@ -83,7 +83,7 @@ from rl.tasks.protocol import Task, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, wants_chat
 from rl.tasks.split import held_out_prompts
 from rl.trackers.registry import check_trackers, open_trackers
-from rl.verifier import open_verifier
+from rl.verification.pool import open_verifier
 
 
 @dataclass(frozen=True, kw_only=True)

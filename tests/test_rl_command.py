@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import rl.train
 from rl import command
 from rl.errors import DivergenceError, StorageError
-from rl.metrics import EvaluationRecord
+from rl.records.metrics import EvaluationRecord
 from rl.train import Outcome
 from weightopt.table import group_table
 
@@ -191,7 +191,8 @@ def test_another_missing_package_is_a_defect_and_shows_itself() -> None:
 
 
 def test_what_loads_without_torch() -> None:
-    light = "rl.command, rl.config, rl.metrics, rl.rollout, rl.success, rl.advantage, rl.evaluate, rl.tasks.registry"
+    light = "rl.command, rl.config, rl.records.metrics, rl.rollout, rl.success, rl.advantage, rl.evaluate"
+    light += ", rl.tasks.registry"
     result = python("-c", f"import sys, {light}; print(*(sys.modules.keys() & {{'torch', 'transformers', 'scipy'}}))")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "\n"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from rl import command
 from rl.config import ModelConfig, parse_config
 from rl.dry_run import dry_run, report
-from rl.model import new_policy, save_policy
+from rl.models.policy import new_policy, save_policy
 from rl.seeds import derive_seed
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import training_prompts

@@ -19,7 +19,7 @@ from rl import command
 from rl.checkpoint import latest_checkpoint, read_state
 from rl.config import Config, ModelConfig, load_config, parse_config
 from rl.errors import SyncError, UsageError
-from rl.model import Policy, new_policy
+from rl.models.policy import Policy, new_policy
 from rl.rollout import Batch
 from rl.samplers.hand_over import HandOver, LogProbs, compare, make_probe
 from rl.samplers.torch_sampler import TorchSampler

@@ -19,7 +19,7 @@ from rl.success import Judgement, judge
 from rl.tasks.math_verifier import Reference
 from rl.tasks.protocol import GeneratedTask, Prompt
 from rl.tasks.registry import build_task
-from rl.verifier import VerifierPool, open_verifier
+from rl.verification.pool import VerifierPool, open_verifier
 
 COUNT = 10_000
 MEGABYTE = 10**6

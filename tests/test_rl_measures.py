@@ -13,7 +13,7 @@ from rl.advantage import look_up_advantages
 from rl.config import EvaluationConfig
 from rl.errors import UsageError
 from rl.evaluate import bootstrap_interval, evaluate
-from rl.metrics import (
+from rl.records.metrics import (
     EvaluationRecord,
     Spent,
     StepRecord,

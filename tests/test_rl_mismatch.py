@@ -16,7 +16,7 @@ from rl.advantage import look_up_advantages
 from rl.config import ModelConfig
 from rl.loss import Accumulated, accumulate_gradient, rows_of
 from rl.mismatch import Mismatch, importance_weights
-from rl.model import new_policy
+from rl.models.policy import new_policy
 from rl.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt

@@ -24,9 +24,9 @@ from transformers import (
 
 from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
-from rl.model import Policy, choose_device, load_policy, new_policy, save_policy
+from rl.models.policy import Policy, choose_device, load_policy, new_policy, save_policy
+from rl.models.start import start_folder, weights_checksum
 from rl.samplers.torch_sampler import TorchSampler
-from rl.start_model import start_folder, weights_checksum
 from rl.tasks.protocol import Prompt
 
 VOCABULARY = 40

@@ -16,10 +16,10 @@ from rl.advantage import centred_advantages, look_up_advantages, weigh, weight_f
 from rl.checkpoint import kept_steps
 from rl.collect import Collected, collect
 from rl.config import Config, EvaluationConfig, OptimizerConfig, WeightingConfig, parse_config
-from rl.dump import append_rollouts, dumping
 from rl.errors import DivergenceError, UsageError
 from rl.evaluate import evaluate, pass_at
-from rl.metrics import Spent
+from rl.records.dump import append_rollouts, dumping
+from rl.records.metrics import Spent
 from rl.rollout import Batch, Completion, Group
 from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
 from rl.seeds import derive_seed

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rl.bars import columns, sparkline
-from rl.metrics import EvaluationRecord, StepRecord, TimingRecord, append_record
-from rl.progress import Progress
+from rl.display.bars import columns, sparkline
+from rl.display.progress import Progress
+from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, append_record
 
 M = 4
 

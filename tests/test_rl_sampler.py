@@ -13,7 +13,7 @@ from scipy import stats
 
 from rl.config import ModelConfig
 from rl.errors import DivergenceError, UsageError
-from rl.model import Policy, load_policy, new_policy, save_policy
+from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.rollout import Batch
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt

@@ -10,9 +10,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from rl import command, smollm2
+from rl import command
 from rl.errors import StorageError, UsageError
-from rl.model import load_policy
+from rl.models import smollm2
+from rl.models.policy import load_policy
 
 gguf = pytest.importorskip("gguf")
 

@@ -26,7 +26,7 @@ from rl.tasks.countdown_text import CountdownText
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, build_verifier, wants_chat
 from rl.tasks.split import held_out_prompts, is_held_out, training_prompts
-from rl.verifier import VerifierPool, open_verifier
+from rl.verification.pool import VerifierPool, open_verifier
 
 
 def config(**task: Any) -> Config:

@@ -9,8 +9,8 @@ import pytest
 from rl.config import ModelConfig, parse_config
 from rl.errors import UsageError
 from rl.evaluate import doubt
-from rl.metrics import read_metrics
-from rl.model import new_policy, save_policy
+from rl.models.policy import new_policy, save_policy
+from rl.records.metrics import read_metrics
 from rl.rollout import Batch, Completion, Group
 from rl.success import Judgement, judge
 from rl.tasks.addition import Addition

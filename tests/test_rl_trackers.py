@@ -15,7 +15,7 @@ import torch
 import rl.train
 from rl.config import Config, parse_config
 from rl.errors import UsageError
-from rl.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
+from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
 from rl.supervised import make_start_model
 from rl.trackers.backends import BACKENDS, TensorBoardTracker
 from rl.trackers.registry import check_trackers

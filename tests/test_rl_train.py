@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 
 import rl.checkpoint
 import rl.train
-from rl.checkpoint import latest_checkpoint, read_state, whole_folder
+from rl.checkpoint import latest_checkpoint, read_state
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, StorageError, UsageError
-from rl.metrics import read_metrics, read_timing
-from rl.model import load_policy, new_policy
+from rl.models.policy import load_policy, new_policy
+from rl.records.metrics import read_metrics, read_timing
+from rl.storage import whole_folder
 from rl.supervised import make_start_model
 from rl.tasks.registry import build_teaching_task
 from rl.train import train

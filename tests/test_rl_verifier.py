@@ -18,8 +18,8 @@ from rl.rollout import Batch, Completion, Group
 from rl.success import LONGEST_RESPONSE, Judgement, judge
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
-from rl.verdict import Judged, Verdict
-from rl.verifier import VerifierPool, open_verifier
+from rl.verification.pool import VerifierPool, open_verifier
+from rl.verification.verdict import Judged, Verdict
 
 OWN = '''
 """A user's task whose verifier does what the response says."""
@@ -204,7 +204,7 @@ def test_nothing_outlives_the_run(own: Path) -> None:
 import sys
 from rl.config import parse_config
 from rl.tasks.protocol import Prompt
-from rl.verifier import VerifierPool
+from rl.verification.pool import VerifierPool
 task = {"name": "import", "path": "own_task:Obedient"}
 c = parse_config({"task": task, "verifier": {"workers": 2, "seconds_per_answer": 1.0, "sealed": False}})
 pool = VerifierPool(c.task, c.verifier).__enter__()

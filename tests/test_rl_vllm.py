@@ -18,8 +18,8 @@ from rl import command
 from rl.checkpoint import latest_checkpoint, read_state
 from rl.config import ModelConfig, SamplerConfig, load_config
 from rl.errors import SyncError, UsageError
-from rl.metrics import read_metrics, read_timing
-from rl.model import Policy, load_policy, new_policy, save_policy
+from rl.models.policy import Policy, load_policy, new_policy, save_policy
+from rl.records.metrics import read_metrics, read_timing
 from rl.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.vllm_sampler import TOKENS_AT_ONCE, VllmSampler

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.model import Policy
+from rl.models.policy import Policy
 from rl.rollout import Sampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rl.model import Policy
+from rl.models.policy import Policy
 
 
 class StopStrings:

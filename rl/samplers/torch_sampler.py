@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rl.errors import DivergenceError, UsageError
-from rl.model import Policy
-from rl.output_layer import log_probs_at
-from rl.prefix import Prefix
+from rl.models.output_layer import log_probs_at
+from rl.models.policy import Policy
+from rl.models.prefix import Prefix
 from rl.rollout import Batch, Completion, Group
 from rl.samplers.stop_strings import StopStrings
 from rl.tasks.protocol import Prompt

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rl.config import SamplerConfig
 from rl.errors import DivergenceError, UsageError
-from rl.model import Policy
+from rl.models.policy import Policy
 from rl.rollout import Batch, Completion, Group
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
 from rl.samplers.stop_strings import StopStrings

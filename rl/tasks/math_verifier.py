@@ -1,8 +1,8 @@
 """Whether a mathematical answer equals the reference, judged by math-verify.
 
 math-verify (github.com/huggingface/Math-Verify) reads LaTeX into sympy and compares there, which can take any time: its
-own limits need the main thread, so they are off and the verifier runs in `rl.verifier.VerifierPool`. It is shown the
-answer alone, not the whole response, so that no number in passing can count as the answer.
+own limits need the main thread, so they are off and the verifier runs in `rl.verification.pool`. It is shown the answer
+alone, not the whole response, so that no number in passing can count as the answer.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 reasoning-gym (github.com/open-thought/reasoning-gym) gives scores between 0 and 1, some of them a little for a wrong
 answer in the right form; here an answer is right if its score reaches a threshold. Some of its scorers evaluate the
-text of the answer, so they only run in the sealed processes of `rl.verifier.VerifierPool`.
+text of the answer, so they only run in the sealed processes of `rl.verification.pool.VerifierPool`.
 """
 
 import json

@@ -51,7 +51,7 @@ def build_task(config: TaskConfig) -> Task[Any]:
 
 
 def judges_in_this_process(config: TaskConfig) -> bool:
-    """Whether the verifier is ours and proven to be bounded; any other runs in `rl.verifier.VerifierPool`."""
+    """Whether the verifier is ours and proven to be bounded; any other runs in `rl.verification.pool.VerifierPool`."""
     return isinstance(config, AdditionConfig | CountdownConfig | CountdownTextConfig)
 
 

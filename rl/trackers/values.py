@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rl.metrics import EvaluationRecord, StepRecord, TimingRecord
+from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord
 
 Record = StepRecord | EvaluationRecord | TimingRecord
 

@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 
-from rl.metrics import METRICS_FILE, read_metrics
+from rl.records.metrics import METRICS_FILE, read_metrics
 from studies.weightings.collect import collect
 from studies.weightings.plan import HERE, Job, Plan, Setting, load_plan
 from studies.weightings.report import PAGE, rewrite

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from rl.metrics import METRICS_FILE, TIMING_FILE, read_metrics, read_timing
+from rl.records.metrics import METRICS_FILE, TIMING_FILE, read_metrics, read_timing
 from studies.weightings.plan import HERE, Plan, Setting
 from weightopt.table import replace_file
 

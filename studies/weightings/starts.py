@@ -15,20 +15,21 @@ from typing import Any
 
 import torch
 
-from rl.checkpoint import open_policy, whole_folder
+from rl.checkpoint import open_policy
 from rl.config import Config
 from rl.evaluate import evaluate
-from rl.metrics import Spent
-from rl.model import Policy, load_policy, save_policy
+from rl.models.policy import Policy, load_policy, save_policy
+from rl.models.start import start_folder
+from rl.records.metrics import Spent
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
-from rl.start_model import start_folder
+from rl.storage import whole_folder
 from rl.success import count_successes, judge
 from rl.supervised import BETAS, demonstration_loss, make_start_model
 from rl.tasks.protocol import TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
-from rl.verifier import open_verifier
+from rl.verification.pool import open_verifier
 from studies.weightings.plan import Setting
 
 PROMPTS, SAMPLES = 256, 64  # training prompts and responses to each by which the start is measured

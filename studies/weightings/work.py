@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from rl.config import Config
-from rl.model import load_policy
-from rl.run_folder import BEST, CHECKPOINTS, MODEL
+from rl.models.policy import load_policy
+from rl.records.run_folder import BEST, CHECKPOINTS, MODEL
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.success import count_successes, judge

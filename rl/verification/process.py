@@ -1,4 +1,4 @@
-"""The other end of `rl.verifier`: a process that judges one answer after the other, each in a child of its own.
+"""The other end of `rl.verification.pool`: a process that judges answer after answer, each in a child of its own.
 
 The process builds the verifier once and then forks for every answer. So each answer meets the verifier as it was built,
 whatever came before; a child that runs out of time, memory or stack takes nothing with it, and the next is there in
@@ -6,7 +6,7 @@ milliseconds. The kernel's own timers end a child, also in the middle of a produ
 process that asked is gone.
 
 A message is a length (8 bytes, little-endian) and a pickle; it comes from our own process. What goes back may have been
-touched by the text of a model and is never unpickled: a byte, the value of a `rl.verdict.Verdict`, and text.
+touched by the text of a model and is never unpickled: a byte, the value of a `Verdict`, and text.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 
 from rl.config import VerifierConfig, parse_config
 from rl.errors import UsageError
-from rl.sealed import seal
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
-from rl.verdict import Verdict
+from rl.verification.sealed import seal
+from rl.verification.verdict import Verdict
 
 # At most so many bytes go back at once: a pipe takes and gives up to 4096 in one piece.
 LONGEST_REPLY = 1024

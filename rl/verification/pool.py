@@ -23,8 +23,8 @@ from rl.config import Config, Section, VerifierConfig
 from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier, judges_in_this_process
-from rl.verdict import Judged, Verdict
-from rl.verifier_process import PATIENCE
+from rl.verification.process import PATIENCE
+from rl.verification.verdict import Judged, Verdict
 
 # Seconds for a process to import its libraries and build the verifier, on a machine that is busy.
 START_LIMIT = 300
@@ -32,7 +32,7 @@ START_LIMIT = 300
 # Seconds that a process may be late, by the clock, with the reply to an answer that the kernel has ended.
 GRACE = 5
 
-STARTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rl.verifier_process import main; main()"
+STARTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rl.verification.process import main; main()"
 
 
 @contextmanager

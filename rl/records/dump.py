@@ -16,7 +16,7 @@ import numpy as np
 
 from rl.collect import Collected
 from rl.errors import DivergenceError
-from rl.metrics import append_lines
+from rl.records.metrics import append_lines
 from rl.seeds import derive_seed
 from weightopt.table import replace_file
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rl.checkpoint import withdraw
 from rl.config import Config, TrackingConfig, differences
 from rl.errors import UsageError
-from rl.metrics import RECORD_FILES
-from rl.start_model import start_folder, weights_checksum
-from rl.versions import versions
+from rl.models.start import start_folder, weights_checksum
+from rl.records.metrics import RECORD_FILES
+from rl.records.versions import versions
+from rl.storage import withdraw
 from weightopt.table import replace_file
 
 SCHEMA = "rl.run/2"

@@ -24,9 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
-from rl.lora import Adapter, merged_weights
-from rl.output_layer import OutputLayer, chosen_log_probs
-from rl.prefix import Prefix, pad_left, said
+from rl.models.lora import Adapter, merged_weights
+from rl.models.output_layer import OutputLayer, chosen_log_probs
+from rl.models.prefix import Prefix, pad_left, said
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
 disable_progress_bar()

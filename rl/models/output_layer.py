@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from rl.prefix import said
+from rl.models.prefix import said
 
 
 class OutputLayer:

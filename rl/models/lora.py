@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685), through peft.
 
-The adapter's layers are put into the model itself, so that it is used as before; `rl.model.Policy.published_weights`
-says what it computes in the names of a model without one.
+The adapter's layers are put into the model itself, so that it is used as before; `Policy.published_weights` says what
+it computes in the names of a model without one.
 """
 
 import json
@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 
 from rl.config import LoraConfig
 from rl.errors import UsageError
-from rl.start_model import weights_checksum
+from rl.models.start import weights_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rl.model import Policy
+    from rl.models.policy import Policy
 
 INSTALL = "pip install 'weightopt[lora]'"
 NAME = "default"  # peft's, of the only adapter

@@ -1,0 +1,1 @@
+"""Language models: read, computed, adapted, saved."""

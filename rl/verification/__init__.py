@@ -1,0 +1,1 @@
+"""Judging answers: in this process, or in children that can be killed."""
