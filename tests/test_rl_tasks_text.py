@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 from collections import Counter
 from fractions import Fraction
@@ -115,17 +116,21 @@ def test_examples_are_solved_and_never_asked() -> None:
         prompt = task.propose(rng)
         *examples, question = prompt.text.splitlines()
         assert len(examples) == 3
-        assert question.endswith("Expression:")
+        numbers, target = ", ".join(str(number) for number in prompt.problem.given), prompt.problem.target
+        assert question == f"Make {target} from {numbers}: {target} ="
         shown.setdefault(len(prompt.problem.given), set()).add(tuple(examples))
         for line in examples:
-            numbers, target, solution = (part.split(":")[1].strip() for part in line.split(". "))
+            match = re.fullmatch(r"Make (\d+) from ([\d, ]+): (\d+) = (\S+)", line)
+            assert match
+            target, numbers, again, solution = match.groups()
+            assert again == target
             asked = sorted(int(number) for number in numbers.split(","))
             # A road of its own to the value: Python's, which is safe on what we wrote.
             assert eval(solution.replace("/", "//") if "/" in solution else solution) == int(target)
             assert sorted(int(n) for n in "".join(c if c.isdigit() else " " for c in solution).split()) == asked
             assert (asked, int(target)) != (sorted(prompt.problem.given), prompt.problem.target)
     assert {count: len(sets) for count, sets in shown.items()} == {2: 1, 3: 1}
-    operators = [frozenset(line.rpartition(":")[2]) & frozenset("+-*/") for line in next(iter(shown[2]))]
+    operators = [frozenset(line) & frozenset("+-*/") for line in next(iter(shown[2]))]
     assert len(set(operators)) == 3
 
 
@@ -141,7 +146,7 @@ def test_countdown_answers_use_each_number_exactly_once() -> None:
             for operator, value in values.items():
                 expression = f"{a}{operator}{b}"
                 assert task.verify(prompt, f"think <answer>{expression}</answer>") == (uses and value == target)
-                assert few_shot.verify(prompt, f" {expression}\nNumbers: 1") == (uses and value == target)
+                assert few_shot.verify(prompt, f" {expression}\nMake 1 from 1") == (uses and value == target)
         assert task.verify(prompt, f"<answer>{first}</answer>") is False
         for unreadable in ("", "2+2", f"<answer>{first}+{second}={target}</answer>", "<answer>two</answer>"):
             assert task.verify(prompt, unreadable) is None

@@ -71,7 +71,7 @@ def test_few_shot_countdown_with_a_stop_string(
     assert last.warning is None
     shown = " ".join(capsys.readouterr().out.split())
     assert f"warning: in {1 - first.parsable:.0%} of the responses no answer can be read" in shown
-    assert "Expression:'" in shown
+    assert " ='" in shown
     (step,) = metrics.steps
     assert step.parsable is not None
     assert step.reward <= step.parsable <= step.finished

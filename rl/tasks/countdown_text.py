@@ -99,4 +99,5 @@ def _operators(example: Prompt[Numbers]) -> frozenset[str]:
 
 
 def _line(problem: Numbers) -> str:
-    return f"Numbers: {', '.join(map(str, problem.given))}. Target: {problem.target}. Expression:"
+    # The target again, and an equals sign: of five wordings this one made SmolLM2-135M solve most (docs/log.md).
+    return f"Make {problem.target} from {', '.join(map(str, problem.given))}: {problem.target} ="
