@@ -529,6 +529,10 @@ def parse_config(document: Mapping[str, Any]) -> Config:
         raise UsageError(_explain(error, document)) from error
 
 
+# What other trainers call the settings that cut or bend the distribution of tokens.
+TRUNCATIONS = frozenset({"top_p", "top_k", "min_p", "typical_p", "repetition_penalty"})
+
+
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Where two dictionaries of JSON values differ: dotted key and both values (None where absent), sorted by key."""
     left, right = dict(_leaves(first)), dict(_leaves(second))
@@ -573,6 +577,11 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
     kind = first["type"]
     if kind == "extra_forbidden":
         *sections, last = location
+        if last in TRUNCATIONS:
+            return (
+                f"config key {key!r} is refused: tokens are drawn from the whole distribution, since the "
+                "log-probabilities of a truncated one are not the policy's; 'rollout.temperature' is accounted for"
+            )
         known = _known_keys(sections, document)
         near = get_close_matches(last, known, n=1, cutoff=0.0)
         hint = ".".join([*sections, *near])

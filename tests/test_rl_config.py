@@ -137,6 +137,10 @@ def test_overrides(tmp_path: Path) -> None:
             {"task": TASK, "rollout": {"group_sise": 1}},
             r"'rollout.group_sise' is unknown; the nearest is 'rollout.group_",
         ),
+        (
+            {"task": TASK, "rollout": {"top_p": 0.9}},
+            r"'rollout.top_p' is refused: tokens are drawn from the whole dist",
+        ),
         ({"task": {**TASK, "digit": 1}}, r"'task.digit' is unknown; the nearest is 'task.digits'"),
         ({"task": {"name": "chess"}}, r"'task.name' is 'chess'; it must be one of 'addition', 'countdown'"),
         ({"task": {}}, r"'task.name' is None; it must be one of"),
