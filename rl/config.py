@@ -4,12 +4,13 @@ A key that is not known here is an error that names the nearest key there is. Th
 measured (see the files in ``configs/``); a record written beside a run, by `Config.to_json`, holds every value used.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,6 +19,33 @@ from rl.errors import UsageError
 Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
 Operator = Literal["+", "-", "*", "/"]
 ANY_OPERATOR: Mapping[Operator, float] = dict.fromkeys(get_args(Operator), 1.0)
+
+
+# Of projects and runs, as all trackers take them.
+NAME = (r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "1 to 64 of A-Z, a-z, 0-9, _, . and -, the first a letter or a digit")
+
+
+def _of_form(pattern: str, words: str) -> AfterValidator:
+    """What refuses a text that does not match, and says in words what would."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"it must be {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+Named = TypeVar("Named", str, Path)
+
+
+def _can_be_opened(name: Named) -> Named:
+    if "\0" in str(name):
+        raise ValueError("it has an embedded null byte, which no file name has")
+    return name
+
+
+File = Annotated[Path, AfterValidator(_can_be_opened)]
 
 
 class Section(BaseModel):
@@ -72,6 +100,7 @@ class CountdownTextConfig(TextTaskConfig):
 
 
 Template = Annotated[str, Field(max_length=100_000)]
+Source = Annotated[str, Field(min_length=1), AfterValidator(_can_be_opened)]
 AnswerForm = Literal["boxed", "hashes", "tags", "line", "whole"]
 
 
@@ -92,8 +121,8 @@ class MathConfig(TextTaskConfig):
     """
 
     name: Literal["gsm8k", "math"]
-    train: Annotated[str, Field(min_length=1)]
-    held_out: Annotated[str, Field(min_length=1)] | None = None
+    train: Source
+    held_out: Source | None = None
     subset: str | None = None
     train_split: Annotated[str, Field(min_length=1)] = "train"
     held_out_split: Annotated[str, Field(min_length=1)] | None = None
@@ -144,7 +173,7 @@ class ImportedConfig(TextTaskConfig):
     """
 
     name: Literal["import"]
-    path: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    path: Annotated[str, _of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]
     parameters: Mapping[str, Any] = {}
 
 
@@ -316,7 +345,7 @@ class LaterTable(Section):
     """An entry of ``later_tables``: from step ``from_step`` on, ``table`` takes the place of the table before it."""
 
     from_step: Annotated[int, Field(ge=2)]
-    table: Path
+    table: File
 
 
 class WeightingConfig(Section):
@@ -355,7 +384,12 @@ class WeightingConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """``[optimizer]``: AdamW, one update a step.
+    """``[optimizer]``: AdamW, and how many updates a step makes.
+
+    The groups of a step are shared out among ``mini_batches`` updates, and all are gone through ``epochs`` times. From
+    the second update on the gradient of a token is multiplied by the ratio of its probability to that before the first
+    one; ``clip_low`` and ``clip_high`` are PPO's bounds 1 - ``clip_low`` and 1 + ``clip_high`` on it. The learning
+    rate is that of the step.
 
     The gradient is clipped to ``max_grad_norm`` if that is given. ``tokens_per_micro_batch`` bounds the memory of a
     forward pass and changes no result beyond rounding. The learning rate rises in equal parts over ``warmup_steps``
@@ -372,11 +406,46 @@ class OptimizerConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     cosine_until: Annotated[int, Field(ge=1)] | None = None
     final_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    mini_batches: Annotated[int, Field(ge=1)] = 1
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
+    clip_high: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+    @property
+    def updates(self) -> int:
+        """Updates in a step."""
+        return self.mini_batches * self.epochs
 
     @model_validator(mode="after")
     def _warm_before_cool(self) -> "OptimizerConfig":
         if self.cosine_until is not None and self.cosine_until <= self.warmup_steps:
             raise ValueError("cosine_until must be greater than warmup_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _ratios_to_clip(self) -> "OptimizerConfig":
+        if self.updates == 1 and (self.clip_low is not None or self.clip_high is not None):
+            raise ValueError(
+                "clip_low and clip_high go with mini_batches or epochs above 1: with one update a step all ratios are 1"
+            )
+        return self
+
+
+class KlConfig(Section):
+    """``[kl]``: a penalty on the divergence from a reference, ``coefficient`` times KL(policy ‖ reference).
+
+    ``reference`` is a folder or the hub name of a model, by default the start model. ``estimator`` is "score", whose
+    gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.kl`.
+    """
+
+    coefficient: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    reference: File | None = None
+    estimator: Literal["score", "k3"] = "score"
+
+    @model_validator(mode="after")
+    def _keys_of_a_penalty(self) -> "KlConfig":
+        if not self.coefficient and (self.reference is not None or self.estimator != "score"):
+            raise ValueError("reference and estimator go with a coefficient above 0")
         return self
 
 
@@ -426,8 +495,8 @@ class TrackingConfig(Section):
     """
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "weightopt"
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+    project: Annotated[str, _of_form(*NAME)] = "weightopt"
+    run: Annotated[str, _of_form(*NAME)] | None = None
     wandb_mode: Literal["offline", "online"] = "offline"
 
     @field_validator("trackers")
@@ -450,10 +519,10 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
-    table: Path | None = None
+    device: Annotated[str, _of_form(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda or cuda:N")] = "auto"
+    table: File | None = None
     later_tables: tuple[LaterTable, ...] = ()
-    start_model: Path | None = None
+    start_model: File | None = None
     task: Annotated[TaskConfig, Field(discriminator="name")]
     verifier: VerifierConfig = VerifierConfig()
     model: ModelConfig = ModelConfig()
@@ -464,6 +533,7 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     weighting: WeightingConfig = WeightingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    kl: KlConfig = KlConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -481,6 +551,24 @@ class Config(Section):
             raise ValueError(
                 f"weighting.all_wrong = {self.weighting.all_wrong!r} would never act with rollout.dynamic_sampling, "
                 "which drops all-wrong groups"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mini_batches_are_equal(self) -> "Config":
+        if self.rollout.prompts_per_step % self.optimizer.mini_batches:
+            raise ValueError(
+                f"optimizer.mini_batches = {self.optimizer.mini_batches} must divide rollout.prompts_per_step = "
+                f"{self.rollout.prompts_per_step}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _penalty_sees_every_group(self) -> "Config":
+        if self.rollout.dynamic_sampling and self.kl.coefficient:
+            raise ValueError(
+                "kl.coefficient above 0 does not go with rollout.dynamic_sampling: the divergence over groups that "
+                "were kept for their successes is not the policy's"
             )
         return self
 
@@ -592,6 +680,8 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
         names = ", ".join(repr(name) for name in TASK_SECTIONS)
         found = document["task"].get("name") if isinstance(document["task"], Mapping) else document["task"]
         return f"config key 'task.name' is {found!r}; it must be one of {names}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"config key {key!r} is {first['input']!r}; it must be a section of keys, [{key}]"
     message = first["msg"].removeprefix("Value error, ")
     if not location:
         return f"config: {message}"

@@ -1,4 +1,4 @@
-"""What can stop a run: a mistake of the user, numbers that are not finite, a stale engine, or a disk that is full."""
+"""What can stop a run: bad input, numbers that are not finite, a stale engine, a full disk, another process."""
 
 
 class UsageError(ValueError):
@@ -15,3 +15,11 @@ class SyncError(RuntimeError):
 
 class StorageError(RuntimeError):
     """Something could not be written in the middle of a run; the last checkpoint is intact."""
+
+
+class OtherRankError(RuntimeError):
+    """Another process of the run has failed before this one, and says why."""
+
+
+class LostRankError(RuntimeError):
+    """Another process of the run is gone and has not said why; the last checkpoint is intact."""

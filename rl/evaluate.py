@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rl.config import EvaluationConfig
+from rl.distributed import ALONE, Ranks
 from rl.records.metrics import EvaluationRecord, Spent
 from rl.rollout import Batch, Sampler
 from rl.seeds import derive_seed
@@ -33,15 +34,18 @@ def evaluate(
     step: int,
     spent: Spent,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> EvaluationRecord:
     """Sample ``config.samples`` responses to every held-out prompt and measure success; once more greedily if asked.
 
     Parameters
     ----------
     step, spent
-        Updates made and what training has drawn so far, for the record.
+        Steps made and what training has drawn so far, for the record.
     seed
         Seed of the sampling.
+    ranks
+        The processes of the run; each judges its part, and all get the record.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def evaluate(
         batch = sampler.sample(
             prompts, group_size=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
         )
-        return batch, judge(batch, verifier)
+        return batch, judge(batch, verifier, ranks)
 
     def with_interval(values: np.ndarray) -> tuple[float, float, float]:
         return float(values.mean()), *bootstrap_interval(values, seed=derive_seed(config.seed, "bootstrap"))
@@ -71,6 +75,7 @@ def evaluate(
         responses_so_far=spent.responses,
         groups_so_far=spent.groups,
         tokens_so_far=spent.tokens,
+        updates_so_far=spent.updates,
         success=success,
         success_low=low,
         success_high=high,

@@ -12,19 +12,29 @@ Two things are exact savings. A response with advantage 0 has no part in the gra
 responses to the same prompt have the same gradient and are computed once, with their advantages added. With importance
 sampling (`rl.mismatch`) each occurrence i has weights w_it of its own, since an engine may give equal tokens not quite
 equal probabilities; the coefficient of a token is then Σ_i A_i w_it, and the response is still computed once.
+
+A step may make several updates, each from a part of its groups (`cut`) with a denominator of its own. At those after
+the first the policy π is no longer π_old, the one that acted, and a token has the weight w_it r_t, r = π/π_old; the
+clip (`rl.ratio`) looks at r and at the sign of each A_i. A penalty on the divergence from a reference (`rl.kl`) takes
+its own part from A_i, token by token.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl.config import RolloutConfig
+from rl.config import KlConfig, RolloutConfig
+from rl.kl import Divergence, Penalty, baselines
 from rl.mismatch import Mismatch, importance_weights
+from rl.ratio import Clip, ClippedTokens
 from rl.rollout import Batch
+
+NO_CLIP = Clip()
 
 
 class LogProbs(Protocol):
@@ -52,10 +62,13 @@ class Occurrence:
         Its advantage.
     log_probs
         The sampler's log-probabilities of its tokens.
+    group
+        Number of its group.
     """
 
     advantage: float
     log_probs: tuple[float, ...]
+    group: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,23 +95,50 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accumulated:
-    """What adding the gradient of a step has shown.
+    """What adding the gradient of an update has shown.
 
     Attributes
     ----------
     loss
-        The loss; on-policy its gradient means something, its value does not.
+        The loss; its gradient means something, its value does not.
     mismatch
         Between trainer and sampler, over the tokens of all occurrences of the rows.
+    clipped
+        How often the clip of the ratio acted.
+    divergence
+        From the reference; without a penalty it counts nothing.
     """
 
-    loss: float
-    mismatch: Mismatch
+    loss: float = 0.0
+    mismatch: Mismatch = field(default_factory=Mismatch)
+    clipped: ClippedTokens = field(default_factory=ClippedTokens)
+    divergence: Divergence = field(default_factory=Divergence)
+
+    def plus(self, other: "Accumulated") -> "Accumulated":
+        """Both together."""
+        return Accumulated(
+            loss=self.loss + other.loss,
+            mismatch=self.mismatch.plus(other.mismatch),
+            clipped=self.clipped.plus(other.clipped),
+            divergence=self.divergence.plus(other.divergence),
+        )
 
 
-def denominator(config: RolloutConfig) -> int:
-    """The N of the loss: all responses of a full step, those with advantage 0 included."""
-    return config.prompts_per_step * config.group_size
+def denominator(config: RolloutConfig, *, parts: int = 1) -> int:
+    """The N of the loss: all responses of a full step, or of an equal part of it, those with advantage 0 included."""
+    return config.prompts_per_step * config.group_size // parts
+
+
+def cut(groups: int, parts: int, *, seed: int) -> list[list[int]]:
+    """Share groups out among the parts of a step: indices of the groups of each, in numbers that differ by one at most.
+
+    A single part keeps their order; several are dealt in an order drawn from ``seed``. With fewer groups than parts, as
+    dynamic sampling may leave, some are empty.
+    """
+    order = list(range(groups))
+    if parts > 1:
+        Random(seed).shuffle(order)
+    return [part.tolist() for part in np.array_split(np.array(order, dtype=np.intp), parts)]
 
 
 def length_factors(batch: Batch, normaliser: Literal["step", "response", "group"]) -> np.ndarray | None:
@@ -122,10 +162,8 @@ def length_factors(batch: Batch, normaliser: Literal["step", "response", "group"
     return np.broadcast_to(1 / lengths.mean(axis=1, keepdims=True), lengths.shape)
 
 
-def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False) -> list[Row]:
+def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, every: bool = False) -> list[Row]:
     """Distinct responses with their coefficients; those whose advantages are or add up to 0 are left out.
-
-    With importance weights advantages that add up to 0 need not cancel: ``weighted`` leaves out only those that are 0.
 
     Parameters
     ----------
@@ -133,19 +171,24 @@ def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False) -> 
         P groups of M responses.
     advantages
         Shape (P, M).
+    weighted
+        Leave out only those whose advantages are all 0: with importance weights, or with a clip, advantages that add up
+        to 0 need not cancel.
+    every
+        Leave out none.
     """
     coefficients: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
     occurrences: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Occurrence]] = {}
-    for group, row in zip(batch.groups, advantages.tolist(), strict=True):
+    for number, (group, row) in enumerate(zip(batch.groups, advantages.tolist(), strict=True)):
         for completion, advantage in zip(group.completions, row, strict=True):
             key = (group.prompt_tokens, completion.tokens)
             coefficients[key] = coefficients.get(key, 0.0) + advantage
-            occurrence = Occurrence(advantage=advantage, log_probs=completion.log_probs)
+            occurrence = Occurrence(advantage=advantage, log_probs=completion.log_probs, group=number)
             occurrences.setdefault(key, []).append(occurrence)
     return [
         Row(prompt=key[0], response=key[1], coefficient=coefficient, occurrences=tuple(occurrences[key]))
         for key, coefficient in coefficients.items()
-        if (any(occurrence.advantage for occurrence in occurrences[key]) if weighted else coefficient)
+        if every or (any(occurrence.advantage for occurrence in occurrences[key]) if weighted else coefficient)
     ]
 
 
@@ -168,6 +211,58 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
         yield piece
 
 
+def deal(rows: Sequence[Row], processes: int) -> list[list[Row]]:
+    """Share rows out among processes, all those of a prompt to one of them, and about as many tokens to each.
+
+    Groups are dealt from the largest to the smallest, each to who has least. A process may get none.
+    """
+    if processes == 1:
+        return [list(rows)]
+    groups: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.prompt, []).append(row)
+    tokens = {prompt: len(prompt) + sum(len(row.response) for row in group) for prompt, group in groups.items()}
+    hands: list[list[Row]] = [[] for _ in range(processes)]
+    held = [0] * processes
+    for prompt in sorted(groups, key=lambda prompt: -tokens[prompt]):
+        least = held.index(min(held))
+        hands[least] += groups[prompt]
+        held[least] += tokens[prompt]
+    return hands
+
+
+@torch.no_grad()
+def log_probs_of(
+    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int
+) -> list[Tensor]:
+    """Log-probabilities of the tokens of rows, without gradient: for each micro-batch of them, shape (R, columns)."""
+    return [_token_log_probs(policy, piece, temperature) for piece in micro_batches(rows, tokens_per_micro_batch)]
+
+
+def penalties_of(
+    rows: Sequence[Row], reference: Sequence[Tensor], config: KlConfig, tokens_per_micro_batch: int
+) -> list[Penalty]:
+    """What the divergence from a reference adds to the gradient, for each micro-batch of rows.
+
+    Parameters
+    ----------
+    rows
+        Output of `rows_of` with ``every``: the baseline of a response is made from the others of its group.
+    reference
+        What the reference says of them, from `log_probs_of`.
+    """
+    pieces = list(micro_batches(rows, tokens_per_micro_batch))
+    estimates = []
+    for piece, log_probs in zip(pieces, reference, strict=True):
+        owner, sampled, written = _occurrences(piece, log_probs)
+        estimates.append((sampled - log_probs[owner]) * written)
+    groups = [[occurrence.group for row in piece for occurrence in row.occurrences] for piece in pieces]
+    return [
+        Penalty(coefficient=config.coefficient, estimator=config.estimator, reference=log_probs, baseline=baseline)
+        for log_probs, baseline in zip(reference, baselines(estimates, groups), strict=True)
+    ]
+
+
 def accumulate_gradient(
     policy: LogProbs,
     rows: Sequence[Row],
@@ -176,6 +271,9 @@ def accumulate_gradient(
     temperature: float,
     tokens_per_micro_batch: int,
     importance_cap: float | None = None,
+    before: Sequence[Tensor] | None = None,
+    clip: Clip = NO_CLIP,
+    penalties: Sequence[Penalty] | None = None,
 ) -> Accumulated:
     """Add the gradient of the loss to the parameters of the policy.
 
@@ -186,39 +284,67 @@ def accumulate_gradient(
     rows
         Output of `rows_of`; may be empty, and then nothing happens.
     responses
-        The denominator of the step, from `denominator`.
+        The denominator of the update, from `denominator`.
     temperature
         Temperature at which the responses were sampled: log π is that of the policy that acted.
     tokens_per_micro_batch
         Bound on the tokens of one forward pass, ≥ 1.
     importance_cap
-        ≥ 1: multiply the gradient of each token by min(π/μ, cap), π the policy's and μ the sampler's probability of
-        it. None: do not.
+        ≥ 1: multiply the gradient of each token by min(π_old/μ, cap), π_old the policy's probability of it before the
+        first update of the step and μ the sampler's. None: do not.
+    before
+        Log-probabilities under π_old, from `log_probs_of`: multiply the gradient of each token by π/π_old. None: the
+        policy is π_old.
+    clip
+        Of π/π_old.
+    penalties
+        From `penalties_of`; None: no penalty.
     """
-    loss = 0.0
-    mismatch = Mismatch()
-    for piece in micro_batches(rows, tokens_per_micro_batch):
-        prompts = {row.prompt: None for row in piece}
-        index = {prompt: number for number, prompt in enumerate(prompts)}
-        log_probs = policy.token_log_probs(
-            list(prompts),
-            [index[row.prompt] for row in piece],
-            [row.response for row in piece],
-            temperature=temperature,
-        )
+    accumulated = Accumulated()
+    plain = importance_cap is None and before is None and penalties is None
+    for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch)):
+        log_probs = _token_log_probs(policy, piece, temperature)
+        now = log_probs.detach()
+        old = now if before is None else before[number]
         owner, sampled, written = _occurrences(piece, log_probs)
-        log_ratio = (log_probs.detach()[owner] - sampled) * written
+        mismatch, clipped, divergence = Mismatch(), ClippedTokens(), Divergence()
+        log_ratio = (old[owner] - sampled) * written
         mismatch.add(log_ratio[written], cap=importance_cap)
-        if importance_cap is None:
+        if plain:
             coefficients = log_probs.new_tensor([row.coefficient for row in piece])
             part = -(coefficients * log_probs.sum(dim=1)).sum() / responses
         else:
             advantages = log_probs.new_tensor([each.advantage for row in piece for each in row.occurrences])
-            weighted = advantages.unsqueeze(1) * importance_weights(log_ratio, importance_cap)
-            part = -(torch.zeros_like(log_probs).index_add(0, owner, weighted) * log_probs).sum() / responses
+            weights = advantages.unsqueeze(1).expand(log_ratio.shape)
+            ratio = (now - old).exp()[owner]
+            if before is not None:
+                acts = clip.acts(ratio, weights)
+                clipped = ClippedTokens.of(acts, written & (weights != 0))
+                weights = weights * ratio.masked_fill(acts, 0)
+            if penalties is not None:
+                weights = weights - penalties[number].weights(now, owner) * ratio
+                d = old - penalties[number].reference
+                divergence = Divergence.of(d[owner][written], responses=len(owner))
+            if importance_cap is not None:
+                weights = weights * importance_weights(log_ratio, importance_cap)
+            part = -(torch.zeros_like(log_probs).index_add(0, owner, weights) * log_probs).sum() / responses
         part.backward()
-        loss += part.item()
-    return Accumulated(loss=loss, mismatch=mismatch)
+        accumulated = accumulated.plus(
+            Accumulated(loss=part.item(), mismatch=mismatch, clipped=clipped, divergence=divergence)
+        )
+    return accumulated
+
+
+def _token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
+    """Log-probabilities of the tokens of a micro-batch, shape (R, columns)."""
+    prompts = {row.prompt: None for row in piece}
+    index = {prompt: number for number, prompt in enumerate(prompts)}
+    return policy.token_log_probs(
+        list(prompts),
+        [index[row.prompt] for row in piece],
+        [row.response for row in piece],
+        temperature=temperature,
+    )
 
 
 def _occurrences(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """How far the sampler's probabilities are from the trainer's, and what corrects for it.
 
 An engine computes with kernels, and perhaps with a precision, of its own. Where it draws a token with probability μ and
-the trainer would have drawn it with π, the batch is a little off-policy. With d = ln π - ln μ, per token:
+the trainer would have drawn it with π, the batch is a little off-policy. With d = ln π - ln μ, per token, π the policy
+before the first update of the step:
 
 * the mean of d and its largest absolute value say how far the two are apart;
 * the mean of e^d - 1 - d estimates KL(μ ‖ π) without bias and is never negative (Schulman 2020, the estimator "k3");
@@ -47,6 +48,16 @@ class Mismatch:
         self.largest = max(self.largest, exact.abs().max().item()) if exact.numel() else self.largest
         if cap is not None:
             self.truncated += int((exact.exp() > cap).sum())
+
+    def plus(self, other: "Mismatch") -> "Mismatch":
+        """Both together."""
+        return Mismatch(
+            tokens=self.tokens + other.tokens,
+            log_ratio_sum=self.log_ratio_sum + other.log_ratio_sum,
+            kl_sum=self.kl_sum + other.kl_sum,
+            largest=max(self.largest, other.largest),
+            truncated=self.truncated + other.truncated,
+        )
 
     @property
     def mean(self) -> float | None:

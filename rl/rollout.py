@@ -113,6 +113,7 @@ class Sampler(Protocol):
         temperature: float,
         max_new_tokens: int,
         seed: int,
+        first: int = 0,
     ) -> Batch:
         """Sample ``group_size`` independent responses to each prompt; a pure function of weights and arguments.
 
@@ -128,5 +129,7 @@ class Sampler(Protocol):
             ≥ 1; a response that has not ended by then is cut.
         seed
             In [0, 2**63).
+        first
+            Where ``prompts`` are a part of more, how many stand before them; another part gets other responses.
         """
         ...

@@ -98,7 +98,7 @@ def all_wrong_factor(config: WeightingConfig, step: int) -> float:
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Learning rate of the update of ``step`` ≥ 1.
+    """Learning rate of the updates of ``step`` ≥ 1: it goes by steps, however many updates one makes.
 
     It is r·step/W over the W warm-up steps and r afterwards; with a horizon H it is
     r·(s + (1-s)·(1 + cos π(step-W)/(H-W))/2) between W and H, and s·r from H on, s the final share.

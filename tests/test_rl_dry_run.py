@@ -1,44 +1,44 @@
-"""A dry run: it says what a run would be, counts bytes that are right, and leaves nothing behind."""
+"""A dry run: it refuses what a run refuses, counts bytes that are right, is bounded, and leaves nothing behind."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-import typer
-from typer.testing import CliRunner
 
+import rl.dry_run
+import rl.probe
 from rl import command
-from rl.config import ModelConfig, parse_config
+from rl.config import Config, parse_config
 from rl.dry_run import dry_run, report
-from rl.models.policy import new_policy, save_policy
+from rl.errors import UsageError
+from rl.loss import micro_batches
+from rl.models.policy import load_policy
+from rl.probe import probe_judging, probe_learning, probe_sampling
+from rl.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
+from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import training_prompts
-from weightopt.table import group_table
+from rl.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GROUP_SIZE = 4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+SHAPE = {"layers": 2, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16}
+ALPHABET = "0123456789+="
+TASK = {"name": "addition", "digits": {"1": 1}}
 
 
 @pytest.fixture
-def document(tmp_path: Path) -> dict[str, Any]:
-    table = tmp_path / "table.json"
-    group_table(
-        lambda rho: 1 / rho, GROUP_SIZE, name="linear-r", label="x", all_wrong_advantage=-1.0, all_right_advantage=0.0
-    ).save(table)
+def document(table_file: Callable[[str, int], Path]) -> dict[str, Any]:
     return {
-        "table": str(table),
-        "task": {"name": "addition", "digits": {"1": 1}},
-        "model": {"layers": 2, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16},
+        "table": str(table_file("linear-r", GROUP_SIZE)),
+        "task": TASK,
+        "model": SHAPE,
         "rollout": {"prompts_per_step": 8, "group_size": GROUP_SIZE, "max_new_tokens": 4},
         "optimizer": {"tokens_per_micro_batch": 100},
         "training": {"steps": 5, "evaluate_every": 2},
@@ -46,17 +46,14 @@ def document(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def with_start(document: dict[str, Any], folder: Path) -> dict[str, Any]:
-    config = parse_config(document)
-    policy = new_policy(
-        ModelConfig(**document["model"]), build_teaching_task(config.task).alphabet, seed=derive_seed(0, "model")
-    )
-    save_policy(policy, folder)
-    return {**document, "start_model": str(folder)}
+@pytest.fixture
+def started(document: dict[str, Any], start_model: Callable[..., Path]) -> dict[str, Any]:
+    """The same from a start model."""
+    return {**document, "start_model": str(start_model(ALPHABET, **SHAPE))}
 
 
-def test_what_is_counted(document: dict[str, Any], tmp_path: Path) -> None:
-    config = parse_config(with_start(document, tmp_path / "start"))
+def test_what_is_counted(started: dict[str, Any]) -> None:
+    config = parse_config(started)
     found = dry_run(config)
     embedding, blocks = 14 * 16, 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16)
     assert found.parameters == found.trained == embedding + blocks + 16
@@ -72,14 +69,14 @@ def test_what_is_counted(document: dict[str, Any], tmp_path: Path) -> None:
     assert 2 * 10 * 16 * 4 * 100 < memory.activations < 2 * 60 * 24 * 4 * 100
     seconds = found.seconds
     assert min(seconds.sampling, seconds.learning, seconds.updating, seconds.evaluation) > 0
-    assert found.groups == 4
+    assert (found.probe.groups, found.probe.group_size, found.probe.new_tokens) == (4, GROUP_SIZE, 4)
     prompts = training_prompts(build_teaching_task(config.task), count=8, seed=derive_seed(0, "prompts", 1))
     assert found.prompts == tuple(prompt.text for prompt in prompts[:3])
     assert found.verdict is None
 
 
-def test_only_an_adapter_has_gradients(document: dict[str, Any], tmp_path: Path) -> None:
-    config = parse_config({**with_start(document, tmp_path / "start"), "lora": {"rank": 1}})
+def test_only_an_adapter_has_gradients(started: dict[str, Any]) -> None:
+    config = parse_config({**started, "lora": {"rank": 1}})
     found = dry_run(config)
     # q, k, v, o: 16 + 16; gate, up, down: 16 + 24; in each of two layers.
     assert found.trained == 2 * (4 * 32 + 3 * 40)
@@ -89,39 +86,53 @@ def test_only_an_adapter_has_gradients(document: dict[str, Any], tmp_path: Path)
     assert found.memory.sampler == 4 * (found.parameters - found.trained) == found.memory.weights - 4 * found.trained
 
 
-def test_fewer_logits_at_once_are_less_memory(document: dict[str, Any], tmp_path: Path) -> None:
-    started = with_start(document, tmp_path / "start")
+def test_fewer_logits_at_once_are_less_memory(started: dict[str, Any]) -> None:
     whole = dry_run(parse_config(started)).memory
     pieces = dry_run(parse_config({**started, "policy": {"logits_at_once": 30}})).memory
     assert pieces.logits == 4 * 4 * 30 < whole.logits
     assert pieces.activations < whole.activations
 
 
-def test_the_command_prints_and_writes_nothing(document: dict[str, Any], tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(command.train)
+def test_the_command_prints_and_writes_nothing(
+    document: dict[str, Any], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     path = tmp_path / "run.toml"
-    path.write_text('[task]\nname = "addition"\ndigits = { 1 = 1 }\n')
-    changes = [
-        f"{section}.{key}={json.dumps(value)}"
-        for section in ("model", "rollout", "optimizer", "training", "evaluation")
-        for key, value in document[section].items()
-    ]
-    arguments = ["--config", str(path), "--table", document["table"], "--dry-run"]
-    for change in changes:
-        arguments += ["--set", change]
-    before = sorted(tmp_path.rglob("*"))
-    result = CliRunner().invoke(app, [*arguments, "--answer", "nonsense"])
+    path.write_text("task = { name = 'addition', digits = { 1 = 1 } }\n")
+    arguments = ["--config", path, "--table", document["table"], "--output", tmp_path / "run", "--dry-run"]
+    for section in ("model", "rollout", "optimizer", "training", "evaluation"):
+        for key, value in document[section].items():
+            arguments += ["--set", f"{section}.{key}={json.dumps(value)}"]
+    result = invoke(command.train, *arguments, "--answer", "nonsense")
     assert result.exit_code == 0, result.stderr
-    for part in ("parameters", "memory: ", "s a step", "no start model is given"):
-        assert part in result.stdout
-    assert "the answer given to prompt 1 is wrong" in result.stdout
-    first = next(line for line in result.stdout.splitlines() if line.startswith("prompt 1: "))
-    left, right = first.removeprefix("prompt 1: ").strip("'").rstrip("=").split("+")
-    solution = str(int(left) + int(right))
-    result = CliRunner().invoke(app, [*arguments, "--answer", solution, "--json"])
-    assert json.loads(result.stdout)["verdict"] == "is right"
-    assert sorted(tmp_path.rglob("*")) == before
+    lines = result.stdout.splitlines()
+    assert result.stderr == ""
+    assert max(map(len, lines)) <= rl.dry_run.WIDTH
+    labels = [line[: rl.dry_run.LABEL].rstrip() for line in lines if line[0] != " "]
+    expected = ["model", "memory", "step", "run", "estimate", "seen"]
+    assert labels[:6] == expected
+    assert labels[6:] == ["prompt 1", "response", "prompt 2", "response", "prompt 3", "response", "answer"]
+    assert lines[-1].strip() == "to prompt 1 is wrong: no answer can be read in it"
+    # A sum stands over its parts, in one unit, and is their sum as it is shown.
+    for label in ("memory", "step"):
+        at = next(number for number, line in enumerate(lines) if line.startswith(label))
+        total = float(lines[at].split()[1])
+        parts = []
+        while lines[at + 1].startswith(" "):
+            at += 1
+            parts.append(float(lines[at].split()[0]))
+        assert total == pytest.approx(sum(parts), abs=0.05 * len(parts))
+    prompt = next(line for line in lines if line.startswith("prompt 1")).partition("│ ")[2]
+    left, right = prompt.rstrip("=").split("+")
+    result = invoke(command.train, *arguments, "--answer", int(left) + int(right), "--json")
+    assert json.loads(result.stdout)["verdict"] == "right"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
+    found = dry_run(parse_config(started))
+    lines = report(found, parse_config(started), answer="two \n\x1b[31mlines\n" + "x" * 3000)
+    shown = [line[rl.dry_run.LABEL :] for line in lines[-4:-1]]
+    assert shown == ["│ two·", "│ \\x1b[31mlines", f"│ {'x' * (rl.dry_run.SHOWN - 16)}…"]
 
 
 @pytest.mark.parametrize(
@@ -132,17 +143,239 @@ def test_the_command_prints_and_writes_nothing(document: dict[str, Any], tmp_pat
         (("--dry-run",), "no weight table is given"),
     ],
 )
-def test_misuse_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    app = typer.Typer()
-    app.command()(command.train)
+def test_misuse_is_one_sentence(
+    tmp_path: Path, invoke: Callable[..., Any], arguments: tuple[str, ...], sentence: str
+) -> None:
     path = tmp_path / "run.toml"
-    path.write_text('[task]\nname = "addition"\ndigits = { 1 = 1 }\n')
-    result = CliRunner().invoke(app, ["--config", str(path), *arguments])
+    path.write_text("task = { name = 'addition', digits = { 1 = 1 } }\n")
+    result = invoke(command.train, "--config", path, *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_long_runs_are_told_in_hours(document: dict[str, Any], tmp_path: Path) -> None:
-    config = parse_config({**with_start(document, tmp_path / "start"), "training": {"steps": 10**9}})
-    assert any(" h" in line for line in report(dry_run(config), config))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler": {"backend": "vllm"}},
+        {"tracking": {"trackers": ["wandb"]}},
+        {"evaluation": {"prompts": 1000}},
+        {"table": None},
+        {"table": "absent.json"},
+        {"rollout": {"group_size": 5}},
+        {"device": "cuda:7"},
+        {"start_model": "absent"},
+        {"start_model": None, "task": {"name": "countdown-text"}},
+        {"task": {"name": "countdown", "numbers": {"2": 1}, "largest_number": 9, "largest_target": 99}},
+        {"task": {"name": "countdown-text", "chat": True}},
+        {"task": {"name": "import", "path": "rl_absent:task"}},
+        {"lora": {"rank": 2, "targets": ["nothing"]}},
+        {"kl": {"coefficient": 0.1, "reference": "absent"}},
+        {"rollout": {"max_new_tokens": 99}},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_what_a_run_refuses_is_refused_in_its_words(
+    started: dict[str, Any], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in ("rl.samplers.registry", "rl.trackers.registry"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda _: None)
+    config = parse_config({**started, **changes, "verifier": {"workers": 1}})
+    said = []
+    for attempt in (lambda: train(config, tmp_path / "run", quiet=True), lambda: dry_run(config)):
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011
+            attempt()
+        said.append((type(refusal.value), str(refusal.value)))
+    assert said[0] == said[1]
+
+
+def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_path: Path) -> None:
+    config = parse_config({**started, "training": {"steps": 1}})
+    output = tmp_path / "run"
+    (tmp_path / "note").write_text("")
+    with pytest.raises(UsageError, match=r"holds no run\.json"):
+        dry_run(config, output=tmp_path, resume=True)
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        dry_run(config, output=tmp_path / "note" / "run")
+    with pytest.raises(UsageError, match="cannot be written: File exists"):
+        dry_run(config, output=tmp_path / "note")
+    train(config, output, quiet=True)
+    with pytest.raises(UsageError, match="add --resume to go on"):
+        dry_run(config, output=output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    longer = parse_config({**started, "training": {"steps": 2}})
+    assert dry_run(longer, output=output, resume=True)
+    with pytest.raises(UsageError, match="'seed' was 0 and is now 1"):
+        dry_run(parse_config({**started, "seed": 1}), output=output, resume=True)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl.dry_run, "free_memory", lambda _: 2**16)
+    with pytest.raises(UsageError, match=r"does not fit: its 4,\d\d\d parameters take 0\.0 GiB with gradients, AdamW"):
+        dry_run(parse_config(started))
+    # Frozen weights and the sampler's copy are 8 bytes a parameter instead of 20.
+    assert dry_run(parse_config({**started, "lora": {"rank": 1}}))
+
+
+def test_free_memory_is_some_of_what_the_machine_has() -> None:
+    import torch
+
+    free = rl.dry_run.free_memory(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
+
+
+def test_long_runs_are_told_in_hours(started: dict[str, Any]) -> None:
+    config = parse_config({**started, "training": {"steps": 10**9}})
+    assert any(" h: 1,000,000,000 steps" in line for line in report(dry_run(config), config))
+
+
+# The probe, against clocks that are made to run.
+
+
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(rl.probe.time, "perf_counter", lambda: self.now)
+
+
+class Steady:
+    """A sampler that takes ``reading`` seconds a prompt and ``writing`` a token, and ends responses at ``length``."""
+
+    def __init__(self, clock: Clock, *, reading: float, writing: float, length: int) -> None:
+        self.clock, self.reading, self.writing, self.length = clock, reading, writing, length
+        self.asked: list[tuple[int, int, int]] = []
+
+    def sample(self, prompts: Any, *, group_size: int, max_new_tokens: int, **_: object) -> Batch:
+        self.asked.append((len(prompts), group_size, max_new_tokens))
+        tokens = min(self.length, max_new_tokens)
+        self.clock.now += len(prompts) * (self.reading + group_size * tokens * self.writing)
+        completion = Completion(
+            tokens=(3,) * tokens, log_probs=(-1.0,) * tokens, text="1", finished=self.length <= max_new_tokens
+        )
+        return Batch(
+            groups=tuple(Group(prompt=p, prompt_tokens=(2, 3), completions=(completion,) * group_size) for p in prompts)
+        )
+
+
+PROMPTS = tuple(Prompt(id=str(i), text=f"{i}+1=", difficulty="", problem=None) for i in range(8))
+
+
+def asking(group_size: int, tokens: int) -> Config:
+    rollout = {"prompts_per_step": 8, "group_size": group_size, "max_new_tokens": tokens}
+    return parse_config({"task": TASK, "rollout": rollout})
+
+
+def test_what_is_quick_is_measured_on_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler: Any = Steady(Clock(monkeypatch), reading=0.01, writing=1e-5, length=20)
+    sampled = probe_sampling(sampler, PROMPTS, asking(40, 64))
+    assert sampler.asked[-1] == (4, 40, 64)
+    assert sampled.batch.share_finished() == 1
+    assert sampled.per_response == pytest.approx(0.01 / 40 + 20 * 1e-5)
+
+
+def test_what_is_slow_stops_growing_and_is_counted_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    sampler: Any = Steady(clock, reading=0.5, writing=0.01, length=10_000)
+    sampled = probe_sampling(sampler, PROMPTS, asking(16, 1000))
+    assert clock.now < 2 * rl.probe.SECONDS
+    assert sampled.new_tokens < 1000
+    # The prompt is read once a group, and a token more takes what a token takes: exact here, since nothing is uneven.
+    assert sampled.per_response == pytest.approx(0.5 / 16 + 1000 * 0.01)
+
+
+def test_a_verifier_that_takes_its_time_is_asked_for_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    sampler: Any = Steady(clock, reading=0.0, writing=0.0, length=5)
+
+    class Slow:
+        def verify(self, prompt: Prompt[Any], response: str) -> bool:  # noqa: ARG002
+            clock.now += 1
+            return True
+
+    batch = sampler.sample(PROMPTS, group_size=8, max_new_tokens=4)
+    judged = probe_judging(batch, Slow())
+    assert clock.now == 8
+    assert (judged.per_response, judged.correct) == (1, 0)  # they were cut, and are judged all the same
+    assert probe_judging(sampler.sample(PROMPTS[:1], group_size=2, max_new_tokens=5), Slow()).correct == 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_tokens_of_a_step_are_those_of_its_micro_batches(
+    started: dict[str, Any], checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a count on the model itself: how many tokens it is given in a pass over every micro-batch of a step."""
+    changes = {"policy": {"gradient_checkpointing": checkpointing}}
+    config = parse_config({**started, **changes})
+    policy = load_policy(Path(started["start_model"]), config.policy)
+    prompts = training_prompts(build_teaching_task(config.task), count=8, seed=0)
+    sampler: Any = Steady(Clock(monkeypatch), reading=0.0, writing=0.0, length=3)
+    batch = sampler.sample(prompts, group_size=GROUP_SIZE, max_new_tokens=4)
+    monkeypatch.undo()
+    rng = np.random.default_rng(0)
+    groups = tuple(
+        Group(
+            prompt=group.prompt,
+            prompt_tokens=policy.encode_prompt(group.prompt.text),
+            completions=tuple(
+                Completion(tokens=tuple(rng.integers(2, 14, 3).tolist()), log_probs=(-1.0,) * 3, text="", finished=True)
+                for _ in group.completions
+            ),
+        )
+        for group in batch.groups
+    )
+    sampled = rl.probe.Sampled(batch=Batch(groups=groups), new_tokens=4, per_response=0.0)
+    learnt = probe_learning(policy, prompts, sampled, config)
+    rows = rl.probe.rows_of(sampled.batch, np.ones((8, GROUP_SIZE)))
+    seen = 0
+
+    def count(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        nonlocal seen
+        seen += arguments["input_ids"].numel()
+
+    policy.model.register_forward_pre_hook(count, with_kwargs=True)
+    distinct = 0
+    for piece in micro_batches(rows, 100):
+        said = list({row.prompt: None for row in piece})
+        policy.token_log_probs(said, [said.index(row.prompt) for row in piece], [row.response for row in piece])
+        distinct += len(piece)  # the last token of a response is told and not read
+    assert learnt.in_a_step == seen + distinct
+
+
+def test_several_updates_and_a_reference_take_their_time(
+    started: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(**changes: Any) -> float:
+        config = parse_config({**started, **changes})
+        policy = load_policy(Path(started["start_model"]), config.policy)
+        prompts = training_prompts(build_teaching_task(config.task), count=8, seed=0)
+        sampler: Any = Steady(Clock(monkeypatch), reading=0.0, writing=0.0, length=3)
+        sampled = probe_sampling(sampler, prompts, config)
+        monkeypatch.setattr(rl.probe, "_timed", lambda work: (work(), 1.0))
+        return probe_learning(policy, prompts, sampled, config).seconds
+
+    once = seconds()
+    assert seconds(optimizer={**started["optimizer"], "epochs": 3}) == pytest.approx(once * (3 + 1 / 3))
+    assert seconds(optimizer={**started["optimizer"], "mini_batches": 4}) == pytest.approx(once * (1 + 1 / 4))
+    assert seconds(kl={"coefficient": 0.1}) == pytest.approx(once * (1 + 1 / 3))
+
+
+def test_an_interruption_is_one_sentence(
+    started: dict[str, Any], tmp_path: Path, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rl.dry_run, "probe_learning", interrupted)
+    path = tmp_path / "run.toml"
+    path.write_text("task = { name = 'addition', digits = { 1 = 1 } }\n")
+    options = ["--set", f"start_model={started['start_model']}", "--set", f"rollout.group_size={GROUP_SIZE}"]
+    options += ["--set", "rollout.max_new_tokens=4", "--set", "evaluation.prompts=4"]
+    before = threading.active_count()
+    result = invoke(command.train, "--config", path, "--table", started["table"], "--dry-run", *options)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "interrupted; nothing was written\n"
+    assert threading.active_count() == before

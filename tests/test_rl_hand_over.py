@@ -25,11 +25,13 @@ from rl.samplers.hand_over import HandOver, LogProbs, compare, make_probe
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.undisturbed import undisturbed
 from rl.tasks.protocol import Prompt
-from weightopt.table import group_table
 
 # float32 logits of order 1, the same operations on both sides but for the padding.
 TOLERANCE = 1e-4
 PROBE = make_probe([(2, 3, 2), (3, 3, 3, 2, 3)], vocabulary=4, longest=12, seed=0)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scores(policy: Policy, sequences: Sequence[Sequence[int]]) -> LogProbs:
@@ -231,14 +233,10 @@ class EngineSampler:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table_file: Callable[[str, int], Path]) -> tuple[Path, Path]:
     """Configuration and output of a run whose engine loses its weights at step 3, after hand-overs 1 to 3."""
-    table = tmp_path / "table.json"
-    group_table(
-        lambda rho: 1 / rho, 4, name="linear-r", label="L", all_wrong_advantage=-1.0, all_right_advantage=0.0
-    ).save(table)
     text = f"""
-        table = {json.dumps(str(table))}
+        table = {json.dumps(str(table_file("linear-r", 4)))}
         task = {{ name = "addition", digits = {{ 1 = 1 }} }}
         model = {{ layers = 1, hidden_size = 16, intermediate_size = 24, heads = 2, context = 32 }}
         supervised = {{ steps = 3, batch_size = 8 }}
@@ -257,9 +255,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path,
         yield sampler
 
     monkeypatch.setattr(rl.train, "open_sampler", open_sampler)
-    threads = torch.get_num_threads()
-    yield config, tmp_path / "run"
-    torch.set_num_threads(threads)
+    return config, tmp_path / "run"
 
 
 def test_a_run_whose_engine_is_out_of_sync_stops(run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,8 +292,8 @@ ADDITION = {"task": {"name": "addition", "digits": {"1": 1}}}
         ({"sampler": {"backend": "vllm", "importance_cap": 0.5}}, "sampler.importance_cap"),
         ({"sampler": {"backend": "vllm"}, "evaluation": {"temperature": 0.005}}, "must be 0 or at least 0.01"),
         # A truncated distribution is not the policy's, so there is no key for one.
-        ({"sampler": {"backend": "vllm", "top_p": 0.9}}, "'sampler.top_p' is unknown"),
-        ({"rollout": {"top_k": 20}}, "'rollout.top_k' is unknown"),
+        ({"sampler": {"backend": "vllm", "top_p": 0.9}}, "'sampler.top_p' is refused"),
+        ({"rollout": {"top_k": 20}}, "'rollout.top_k' is refused"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -1,7 +1,7 @@
 """Low-rank adapters: only they are trained and stored, and what is published and saved is the merged model."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,19 @@ from rl.models import lora
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.tasks.registry import build_task
 from rl.train import train
-from weightopt.table import group_table
 
 GROUP_SIZE = 4
 TOKENS = torch.tensor([[3, 4, 5, 6]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A start model with an untied output layer, biases and all, that is not close to anything."""
+def start(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, int], Path]) -> Path:
+    """A start model with biases that is not close to anything, and beside it the table of its runs."""
     folder = tmp_path_factory.mktemp("start") / "start"
+    folder.with_name("table.json").symlink_to(table_file("linear-r", GROUP_SIZE))
     shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=32)
     alphabet = build_task(document({})["task"]).alphabet  # type: ignore[union-attr]
     tokenizer = new_policy(shape, alphabet, seed=0).tokenizer
@@ -74,17 +69,7 @@ def document(lora_section: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(start: Path, **changes: Any) -> Config:
     filled = {**document({"rank": 3, "alpha": 5.0}), "task": {"name": "addition", "digits": {"1": 1}}, **changes}
-    table = start.parent / "table.json"
-    if not table.exists():
-        group_table(
-            lambda rho: 1 / rho,
-            GROUP_SIZE,
-            name="linear-r",
-            label="Linear-R",
-            all_wrong_advantage=-1.0,
-            all_right_advantage=0.0,
-        ).save(table)
-    return parse_config({**filled, "table": str(table), "start_model": str(start)})
+    return parse_config({**filled, "table": str(start.with_name("table.json")), "start_model": str(start)})
 
 
 def shaken(policy: Policy) -> Policy:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,7 @@ RESPONSES = [[12, 13, 1], [14], [15, 16, 17, 18, 1], [19, 20], [1]]
 COEFFICIENTS = torch.tensor([0.5, -1.0, 2.0, 1.0, -0.3], dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(family: str, *, dtype: torch.dtype = torch.float64, **settings: Any) -> Policy:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from scipy import stats
 
-from rl.config import ModelConfig
+from rl.config import ModelConfig, PolicyConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.rollout import Batch
+from rl.samplers import torch_sampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 
@@ -101,6 +103,40 @@ def test_temperature_zero_is_generate_without_sampling(policy: Policy) -> None:
         )
         assert completion.tokens == tuple(generated[0, len(group.prompt_tokens) :].tolist())
         assert set(completion.log_probs) == {0.0}
+
+
+@pytest.mark.parametrize("size", [torch_sampler.MANY, 1500])
+def test_draws_from_many_tokens_follow_the_distribution(size: int) -> None:
+    """The cut-off is a p-value of 1e-4; rare tokens count as one."""
+    draws = 40_000
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(1, size, generator=generator)
+    logits[0, -1] = 5.0  # beside the padding of the last block
+    tokens, log_probs = torch_sampler._draw(logits.expand(draws, -1), 1.0, generator)
+    expected = draws * torch.softmax(logits[0].double(), dim=0)
+    counts = torch.bincount(tokens, minlength=size).double()
+    rare = expected < 5
+    seen, wanted = (torch.cat([each[~rare], each[rare].sum().unsqueeze(0)]).numpy() for each in (counts, expected))
+    assert stats.chisquare(seen, wanted).pvalue > 1e-4
+    torch.testing.assert_close(log_probs, torch.log_softmax(logits, dim=1)[0, tokens])
+
+
+def test_weights_rounded_once_give_what_autocast_gives(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded = replace(policy, settings=PolicyConfig(precision="bf16"))
+    weights = {name: 1.25 * weight for name, weight in policy.published_weights().items()}
+
+    def batches(temperature: float) -> list[Batch]:
+        sampler = TorchSampler(rounded)
+        found = []
+        for _ in range(2):
+            found.append(sampler.sample(PROMPTS, group_size=8, temperature=temperature, max_new_tokens=12, seed=0))
+            sampler.publish(weights)
+        return found
+
+    once = {temperature: batches(temperature) for temperature in (1.0, 0.0)}
+    monkeypatch.setattr(torch_sampler, "_round_linear_layers", lambda _: None)
+    assert once == {temperature: batches(temperature) for temperature in (1.0, 0.0)}
+    assert once[1.0][0] != once[1.0][1]
 
 
 def test_temperature_scales_the_logits(policy: Policy) -> None:

@@ -1,5 +1,7 @@
 """From a GGUF file to a folder: the weights are those that the file's own library reads, and nothing is left half."""
 
+from collections.abc import Callable
+from hashlib import sha256
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
 from rl import command
 from rl.errors import StorageError, UsageError
@@ -77,8 +77,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.nda
     spec.submodule_search_locations = [str(folder)]
     found = smollm2.find_spec
     monkeypatch.setattr(smollm2, "find_spec", lambda name: spec if name == smollm2.PACKAGE else found(name))
-    with (folder / smollm2.FILE).open("rb") as content:
-        monkeypatch.setattr(smollm2, "CHECKSUM", smollm2.file_digest(content, "sha256").hexdigest())
+    monkeypatch.setattr(smollm2, "CHECKSUM", sha256((folder / smollm2.FILE).read_bytes()).hexdigest())
     return weights
 
 
@@ -87,11 +86,11 @@ def unrotated(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, -1, 2, WIDTH).swapaxes(1, 2).reshape(weight.shape)
 
 
-def test_the_folder_holds_what_the_file_does(package: dict[str, np.ndarray], tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(command.model)
+def test_the_folder_holds_what_the_file_does(
+    package: dict[str, np.ndarray], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     output = tmp_path / "model"
-    result = CliRunner().invoke(app, ["smollm2", "--output", str(output)])
+    result = invoke(command.model, "smollm2", "--output", output)
     assert result.exit_code == 0, result.stderr
     policy = load_policy(output)
     weights = policy.model.state_dict()
@@ -116,10 +115,10 @@ def test_the_folder_holds_what_the_file_does(package: dict[str, np.ndarray], tmp
     assert policy.end_token == policy.model.config.eos_token_id == policy.model.config.pad_token_id == 11
     assert policy.decode([list(policy.encode("abc ab"))]) == ["abc ab"]
     assert policy.tokenizer.apply_chat_template([{"role": "user", "content": "ab"}], tokenize=False) == "ab<|im_end|>"
-    again = CliRunner().invoke(app, ["smollm2", "--output", str(output)])
+    again = invoke(command.model, "smollm2", "--output", output)
     assert again.exit_code == 2
     assert again.stderr == f"output {str(output)!r} exists: name another folder for the model\n"
-    unknown = CliRunner().invoke(app, ["smollm3", "--output", str(tmp_path / "other")])
+    unknown = invoke(command.model, "smollm3", "--output", tmp_path / "other")
     assert unknown.exit_code == 2
     assert unknown.stderr == "model 'smollm3' is unknown; it must be one of 'smollm2'\n"
 

@@ -1,67 +1,57 @@
 """Tasks in the loop, from the configuration to the records; the start model knows many characters and nothing else."""
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rl.config import ModelConfig, parse_config
+from rl.config import parse_config
 from rl.errors import UsageError
 from rl.evaluate import doubt
-from rl.models.policy import new_policy, save_policy
 from rl.records.metrics import read_metrics
 from rl.rollout import Batch, Completion, Group
 from rl.success import Judgement, judge
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.train import train
-from weightopt.table import group_table
+
+SHAPE = {"layers": 1, "hidden_size": 16, "intermediate_size": 16, "heads": 2, "context": 600}
+CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
 
 
 @pytest.fixture(scope="module")
-def start_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start")
-    shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=16, heads=2, context=600)
-    policy = new_policy(shape, string.printable, seed=0)
-    policy.tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
-    save_policy(policy, folder)
-    return folder
+def start(start_model: Callable[..., Path]) -> Path:
+    return start_model(string.printable, chat_template=CHAT, **SHAPE)
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("table") / "table.json"
-    made = group_table(
-        lambda rho: 1 / rho, 2, name="linear-r", label="Linear-R", all_wrong_advantage=-1.0, all_right_advantage=0.0
-    )
-    made.save(path)
-    return str(path)
+def table(table_file: Callable[[str, int], Path]) -> Path:
+    return table_file("linear-r", 2)
 
 
-def run(
-    output: Path, table: str, start_model: Path | None, task: dict[str, Any], *, quiet: bool = True, **rollout: Any
-):
+def run(output: Path, table: Path, start: Path | None, task: dict[str, Any], *, quiet: bool = True, **rollout: Any):
     document: dict[str, Any] = {
         "device": "cpu",
-        "table": table,
+        "table": str(table),
         "task": task,
         "rollout": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 6, **rollout},
         "training": {"steps": 1, "rollout_share": 1.0},
         "evaluation": {"prompts": 4, "samples": 2},
         "verifier": {"workers": 1},
     }
-    if start_model is not None:
-        document["start_model"] = str(start_model)
+    if start is not None:
+        document["start_model"] = str(start)
     train(parse_config(document), output, quiet=quiet)
     return read_metrics(output / "metrics.jsonl")
 
 
 def test_few_shot_countdown_with_a_stop_string(
-    tmp_path: Path, table: str, start_model: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, table: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = {"name": "countdown-text", "numbers": {2: 1}, "examples": 2}
-    metrics = run(tmp_path / "run", table, start_model, task, quiet=False, stop=["1", "2", "3", "4", "\n"])
+    metrics = run(tmp_path / "run", table, start, task, quiet=False, stop=["1", "2", "3", "4", "\n"])
     first, last = metrics.evaluations
     assert first.parsable is not None
     assert first.finished is not None
@@ -79,7 +69,7 @@ def test_few_shot_countdown_with_a_stop_string(
 
 
 def test_a_run_with_verifier_processes_and_a_chat_template(
-    tmp_path: Path, table: str, start_model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, table: Path, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "picky.py").write_text(
         "from random import Random\n"
@@ -96,13 +86,13 @@ def test_a_run_with_verifier_processes_and_a_chat_template(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     task = {"name": "import", "path": "picky:task", "chat": True}
-    metrics = run(tmp_path / "run", table, start_model, task, stop=list(string.digits + string.ascii_letters))
+    metrics = run(tmp_path / "run", table, start, task, stop=list(string.digits + string.ascii_letters))
     assert [record.warning for record in metrics.evaluations] == [None, None]
     assert all(record.parsable == record.finished for record in metrics.evaluations)
     assert (metrics.steps[0].timed_out, metrics.steps[0].failed) == (0, 0)
 
 
-def test_tasks_that_need_a_start_model_say_so(tmp_path: Path, table: str) -> None:
+def test_tasks_that_need_a_start_model_say_so(tmp_path: Path, table: Path) -> None:
     with pytest.raises(
         UsageError, match=r"task 'countdown-text' cannot teach a new model its format: name a model with"
     ):
@@ -110,16 +100,17 @@ def test_tasks_that_need_a_start_model_say_so(tmp_path: Path, table: str) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, table: str) -> None:
-    policy = new_policy(ModelConfig(layers=1, hidden_size=16, intermediate_size=16, heads=2), string.printable, seed=0)
-    save_policy(policy, tmp_path / "start")
+def test_a_tokenizer_without_a_chat_template_is_refused(
+    tmp_path: Path, table: Path, start_model: Callable[..., Path]
+) -> None:
+    plain = start_model(string.printable, **SHAPE)
     with pytest.raises(UsageError, match=r"task\.chat is true, but the tokenizer of the start model has no chat templ"):
-        run(tmp_path / "run", table, tmp_path / "start", {"name": "countdown-text", "chat": True})
+        run(tmp_path / "run", table, plain, {"name": "countdown-text", "chat": True})
 
 
-def test_a_verifier_that_cannot_start_leaves_no_folder(tmp_path: Path, table: str, start_model: Path) -> None:
+def test_a_verifier_that_cannot_start_leaves_no_folder(tmp_path: Path, table: Path, start: Path) -> None:
     with pytest.raises(UsageError, match=r"No module named 'rl_absent'"):
-        run(tmp_path / "run", table, start_model, {"name": "import", "path": "rl_absent:task"})
+        run(tmp_path / "run", table, start, {"name": "import", "path": "rl_absent:task"})
     assert not (tmp_path / "run").exists()
 
 

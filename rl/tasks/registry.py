@@ -4,6 +4,7 @@ Tasks that need a library are imported when they are asked for.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rl.config import (
@@ -72,6 +73,28 @@ def build_verifier(config: TaskConfig) -> Verifier[Any]:
             from rl.tasks.imported import load_task
 
             return load_task(config)
+
+
+def data_files(config: TaskConfig) -> dict[str, Path]:
+    """The files that the problems of a task are read from, by the key that names them."""
+    if not isinstance(config, MathConfig):
+        return {}
+    from rl.tasks import math_file
+
+    return math_file.data_files(config)
+
+
+def libraries(config: TaskConfig) -> tuple[str, ...]:
+    """Packages, by their names on PyPI, on whose version problems and verdicts of a task depend."""
+    match config:
+        case MathConfig():
+            from rl.tasks import math_file
+
+            return ("math-verify", "latex2sympy2_extended", "sympy", *math_file.readers(config))
+        case ReasoningGymConfig():
+            return ("reasoning-gym", "sympy")
+        case _:
+            return ()
 
 
 def wants_chat(config: TaskConfig) -> bool:

@@ -19,13 +19,25 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "gradient_norm",
         "clipped",
         "clip_factor",
+        "updates_clipped",
+        "ratio_clipped",
+        "kl_per_token",
+        "kl_per_response",
         "mean_abs_advantage",
         "distinct_responses",
         "all_wrong_factor",
         "table",
     ),
     "sampler": ("entropy", "log_ratio_mean", "log_ratio_max", "sampler_kl", "importance_truncated"),
-    "spent": ("responses_so_far", "groups_so_far", "tokens_so_far", "tokens", "groups_drawn", "groups_trained"),
+    "spent": (
+        "responses_so_far",
+        "groups_so_far",
+        "tokens_so_far",
+        "updates_so_far",
+        "tokens",
+        "groups_drawn",
+        "groups_trained",
+    ),
     "verifier": ("timed_out", "failed"),
     "success_by_difficulty": ("histogram_by_difficulty",),
 }
@@ -39,7 +51,7 @@ class Values:
     Attributes
     ----------
     step
-        Updates made.
+        Steps made.
     scalars
         Name to number; a truth value is 0 or 1.
     histograms

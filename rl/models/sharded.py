@@ -1,0 +1,213 @@
+"""A policy whose trained weights, gradients and optimizer state are shared out over processes: FSDP2.
+
+Each process holds 1/n of every weight. A layer is gathered when it is computed, forward and backward, and let go
+afterwards; gradients are added up over the processes, since the loss of each already has the denominator of the whole
+step. A forward or backward pass is therefore something that all processes do together, and each must do as many: one
+that has less to compute makes up for it with passes that count for nothing (`idle`).
+
+The whole computation of log-probabilities is the forward pass of one module, so that embeddings and output layer are
+there for all of it: it calls parts of the model one by one, and the model more than once.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rl.distributed import Ranks
+from rl.models.lora import merged_weights
+from rl.models.policy import Policy
+
+
+class Computation(torch.nn.Module):
+    """A module whose forward pass is whatever is asked for; its parameters are those of a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        """The answer of ``compute``, which uses the model."""
+        return compute()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedPolicy(Policy):
+    """A `Policy` that all processes hold a part of; what is said below to be done together, all must do.
+
+    It has no ``adapter`` to be switched off or saved: `whole` has one.
+
+    Attributes
+    ----------
+    local
+        The policy that was sharded; its model is the sharded one.
+    root
+        The module through which the model is computed.
+    mould
+        The policy as it was, without weights.
+    parameters
+        The trained parameters: a `DTensor` each, of which this process holds a part.
+    """
+
+    local: Policy
+    root: Computation
+    mould: Policy
+    parameters: Mapping[str, torch.nn.Parameter] = field(default_factory=dict)
+    ranks: Ranks
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return dict(self.parameters)
+
+    def token_log_probs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        owner: Sequence[int],
+        responses: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """As `Policy.token_log_probs`, of responses of one's own; done together."""
+        # Responses of one token need one pass of the model where others need two: then another process would wait.
+        short = all(len(response) == 1 for response in responses)
+        if short:
+            owner, responses = [*owner, owner[0]], [*responses, [*responses[0], *responses[0]]]
+        log_probs = self.root(lambda: self.local.token_log_probs(prompts, owner, responses, temperature=temperature))
+        return log_probs[:-1, :1] if short else log_probs
+
+    def published_weights(self) -> Mapping[str, Tensor]:
+        """As `Policy.published_weights`, gathered one after the other when they are looked at; done together."""
+        if self.local.adapter is not None:
+            return merged_weights(self._filled(keep=True).model)
+        return GatheredWeights(self.local.model.state_dict())
+
+    def without_adapter(self) -> Policy:
+        """A whole copy for each process; done together."""
+        plain = self._filled(keep=True)
+        return plain if plain.adapter is None else plain.without_adapter()
+
+    def whole(self) -> Policy | None:
+        """The policy as one process would hold it, for the leading process, on the CPU; done together."""
+        plain = self._filled(keep=self.ranks.leading, device=torch.device("cpu"))
+        return plain if self.ranks.leading else None
+
+    def _filled(self, *, keep: bool, device: torch.device | None = None) -> Policy:
+        """The mould with all weights, or with none of them for a process that does not ``keep`` any."""
+        plain = _copy(self.mould)
+        weights = {}
+        # One after the other: a process that keeps none never has more than one.
+        for name, weight in self.local.model.state_dict().items():
+            value = gathered(weight)
+            if keep:
+                weights[name] = value.to(device or value.device, copy=True)
+        if keep:
+            plain.model.load_state_dict(weights, assign=True)
+            plain.model.tie_weights()
+            plain.model.to(device or self.device)  # type: ignore[arg-type]  # what is no weight, and in no dictionary
+        return plain
+
+
+class GatheredWeights(Mapping[str, Tensor]):
+    """Whole tensors from those of which each process holds a part; all must look at the same ones in the same order."""
+
+    def __init__(self, parts: Mapping[str, Tensor]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return gathered(self._parts[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+def shard(policy: Policy, ranks: Ranks) -> Policy:
+    """Share the weights of a policy out over the processes, which must all have the same; done together.
+
+    With one process it is the policy that is given.
+    """
+    if ranks.size == 1:
+        return policy
+    _ = policy.output_layer  # tries the model out when it is asked for the first time; from here on all must do that
+    mould = _without_weights(policy)
+    mesh = init_device_mesh(ranks.device_type, (ranks.size,))
+    root = Computation(policy.model)
+    layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for module in (*layers, root):
+        # The last one, too: else its weights would still be there, and be old, after the next update.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        assert isinstance(module, FSDPModule)
+        # Not their mean; and gloo has no sum with a factor.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    return ShardedPolicy(
+        model=policy.model,
+        tokenizer=policy.tokenizer,
+        settings=policy.settings,
+        local=policy,
+        root=root,
+        mould=mould,
+        parameters=policy.trained(),
+        ranks=ranks,
+    )
+
+
+def idle(policy: Policy, passes: int, *, backward: bool) -> None:
+    """Take part in passes of the others without anything to compute."""
+    if not isinstance(policy, ShardedPolicy):
+        return
+    token = policy.end_token
+    for _ in range(passes):
+        with torch.set_grad_enabled(backward):
+            nothing = 0 * policy.token_log_probs([(token,)], [0], [(token, token)]).sum()
+        if backward:
+            nothing.backward()
+
+
+def whole(policy: Policy) -> Policy | None:
+    """The policy as one process holds it; None for all but the leading of several."""
+    return policy.whole() if isinstance(policy, ShardedPolicy) else policy
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all processes, if this one has only a part; then done together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor; all of it if it is not shared out."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def parted_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, which all processes have, on the device of another and shared out as that one is."""
+    tensor = tensor.to(other.device)
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def _without_weights(policy: Policy) -> Policy:
+    """A copy whose weights have a shape and no values."""
+    nothing = {
+        id(parameter): torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        for parameter in policy.model.parameters()
+    }
+    return _copy(policy, nothing)
+
+
+def _copy(policy: Policy, instead: dict[int, torch.nn.Parameter] | None = None) -> Policy:
+    """A copy with other parameters in the place of some, which are known by their address."""
+    memo: dict[int, object] = dict(instead or {})
+    if policy.adapter is None:
+        return replace(policy, model=copy.deepcopy(policy.model, memo))
+    wrapped = copy.deepcopy(policy.adapter.wrapped, memo)
+    return replace(policy, model=wrapped.base_model.model, adapter=replace(policy.adapter, wrapped=wrapped))
