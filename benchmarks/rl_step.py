@@ -6,7 +6,8 @@ A step is 16 prompts with 8 responses of 32 new tokens each and one update of Ad
 each in a process of its own that sleeps while another computes:
 
 * ours: `rl.train.train` as it is called by the command line, its own records giving seconds of sampling and learning;
-* TRL: `GRPOTrainer.train` with its sampling by transformers, without the gradient checkpointing that is its default;
+* TRL: `GRPOTrainer.train` with its sampling by transformers; without gradient checkpointing, its default, unless
+  `--trl-checkpointing` asks for it;
 * bare: forward pass, log-probabilities and backward pass of the same number of tokens, in the plain way that turns out
   to be the fastest of those tried (`BARE`), without an optimizer; it measures the rate of matrix products as well;
 * engine: vLLM's `LLM.generate` of the same prompts, without seeds and log-probabilities.
@@ -319,7 +320,7 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
             loss_type="dr_grpo",
             scale_rewards="none",
             shuffle_dataset=False,
-            gradient_checkpointing=False,
+            gradient_checkpointing=job["trl_checkpointing"],
             use_cpu=job["device"] == "cpu",
             bf16=job["precision"] == "bf16",
             save_strategy="no",
@@ -660,8 +661,10 @@ def run(options: argparse.Namespace, names: Sequence[str], *, device: str, sampl
         job = {"model": str(model), "folder": str(folder), "table": str(folder / "table.json"), "device": device}
         job |= {"precision": options.precision, "threads": options.threads, "rounds": options.rounds}
         job |= {"micro_batch": options.micro_batch, "accumulate": options.accumulate, "sampler": sampler}
+        job |= {"trl_checkpointing": options.trl_checkpointing}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        print(f"\n{options.model}, {options.precision}, {device}, ours samples with {sampler}:", flush=True)
+        how = ", TRL with gradient checkpointing" if options.trl_checkpointing else ""
+        print(f"\n{options.model}, {options.precision}, {device}, ours samples with {sampler}{how}:", flush=True)
         with started(names, pythons, folder / "job.json", options.threads) as parties:
             contest(parties, options.rounds)
         found = judge({party.name: party for party in parties}, model, AIMS[options.model])
@@ -686,6 +689,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch", type=int, help="of ours: tokens in one pass")
     parser.add_argument("--accumulate", type=int, default=1, help="of TRL: passes a step")
+    parser.add_argument("--trl-checkpointing", action="store_true", help="of TRL: as its defaults are")
     parser.add_argument("--vllm-python", type=Path, help="an interpreter that has vLLM")
     parser.add_argument("--parts", nargs="+", choices=["cpu", "gpu"], default=["cpu", "gpu"])
     parser.add_argument("--json", type=Path, help="write everything to this file")

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -30,12 +31,15 @@ from rl.errors import UsageError
 from rl.models.lora import add_adapter, load_adapter, save_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
 from rl.models.sharded import gathered, parted_like, whole
+from rl.models.start import check_weights
+from rl.records.layout import step_folder, step_folders, step_of
 from rl.records.metrics import Spent
 from rl.seeds import derive_seed
 from rl.storage import whole_folder, withdraw
 
-SCHEMA = "rl.checkpoint/2"
-NAME = re.compile(r"step-(\d{6,})")
+SCHEMA = "rl.checkpoint/3"
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
 UNFINISHED = re.compile(r"\.step-\d{6,}\.partial")
 
 
@@ -60,6 +64,9 @@ class RunState:
     best_step: int | None = None
     best_success: float | None = None
     visits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+STATE_TYPE = TypeAdapter(RunState)
 
 
 def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
@@ -93,23 +100,23 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
 
     It is the same whether the policy is sharded or not; then the leading process gathers and writes it.
     """
-    path = folder / f"step-{state.step:06d}"
+    path = step_folder(folder, state.step)
     plain = whole(policy)
     moments = _flatten(policy, optimizer, keep=plain is not None)
-    if plain is None or path.exists():
+    if plain is None or path.is_dir():
         return path
     with whole_folder(path) as partial:
         save = save_policy if plain.adapter is None else save_adapter
         save(plain, partial / "model")
-        save_file(moments, partial / "optimizer.safetensors")
+        save_file(moments, partial / OPTIMIZER)
         document = {"schema": SCHEMA, **asdict(state)}
-        (partial / "state.json").write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+        (partial / STATE).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
 def save_model(folder: Path, policy: Policy, *, step: int) -> None:
     """Write the model of ``step`` into ``folder``, in place of one that an interrupted run may have left there."""
-    path = folder / f"step-{step:06d}"
+    path = step_folder(folder, step)
     plain = whole(policy)
     if plain is None:
         return
@@ -120,10 +127,12 @@ def save_model(folder: Path, policy: Policy, *, step: int) -> None:
 
 def prune(folder: Path, keep: Callable[[int], bool]) -> None:
     """Remove from ``folder`` what is left of unfinished folders, and the whole ones whose step ``keep`` refuses."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        whole = NAME.fullmatch(path.name)
-        if (whole and not keep(checkpoint_step(path))) or UNFINISHED.fullmatch(path.name):
-            withdraw(path) if whole else shutil.rmtree(path)
+    for path in step_folders(folder):
+        if not keep(step_of(path)):
+            withdraw(path)
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path)
 
 
 def kept_steps(folder: Path, *, count: int, every: int, last: int) -> set[int]:
@@ -132,9 +141,8 @@ def kept_steps(folder: Path, *, count: int, every: int, last: int) -> set[int]:
     A checkpoint at another step was made by an interruption, or by the end of a run that has been prolonged: it goes as
     soon as there is a later one, so that what is left does not tell.
     """
-    paths = folder.iterdir() if folder.is_dir() else ()
-    found = {checkpoint_step(path) for path in paths if NAME.fullmatch(path.name)}
-    regular = sorted(step for step in found if step % every == 0 and step < last)
+    found = map(step_of, step_folders(folder))
+    regular = [step for step in found if step % every == 0 and step < last]
     return {last, *regular[len(regular) - (count - 1) :]} if count > 1 else {last}
 
 
@@ -144,41 +152,58 @@ def read_state(path: Path) -> RunState:
     Raises
     ------
     UsageError
-        If it is not one of this version.
+        If it is not one of this version, or not that of this checkpoint.
     """
-    name = path / "state.json"
+    name = path / STATE
     try:
         document = json.loads(name.read_text(encoding="utf-8"))
-        if document.pop("schema") != SCHEMA or document.keys() != {each.name for each in fields(RunState)}:
-            raise ValueError("schema")
-        return RunState(**{**document, "spent": Spent(**document["spent"])})
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UsageError(
-            f"checkpoint {str(path)!r} has no state.json of this version: start again in a new folder"
-        ) from error
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of the highest step; None if there is none."""
-    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return max(found, key=checkpoint_step, default=None)
-
-
-def checkpoint_step(path: Path) -> int:
-    """Number of steps made before the checkpoint at ``path``."""
-    return int(path.name.removeprefix("step-"))
+        schema = document.pop("schema")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise _refused(path, f"its {STATE} cannot be read") from error
+    if schema != SCHEMA:
+        raise _refused(path, "another version wrote it")
+    try:
+        if document.keys() != {each.name for each in fields(RunState)}:
+            raise ValueError("other keys")
+        # Asked for as JSON, where a tuple is a list; built from what was read, so that no digit of it changes.
+        STATE_TYPE.validate_json(json.dumps(document), strict=True)
+        state = RunState(**{**document, "spent": Spent(**document["spent"])})
+    except (ValueError, TypeError) as error:
+        raise _refused(path, f"its {STATE} is not one that a run has written") from error
+    if state.step != step_of(path):
+        raise _refused(path, f"its {STATE} is that of step {state.step}")
+    return state
 
 
 def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Give ``optimizer``, made for the trained parameters of ``policy``, the state saved in a checkpoint."""
+    """Give ``optimizer``, made for the trained parameters of ``policy``, the state saved in a checkpoint.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing or damaged, or is not that of these parameters; ``optimizer`` is as it was.
+    """
     parameters = policy.trained()
+    check_weights(path / OPTIMIZER)
     # One after the other: a process that keeps a part of each need not hold them all.
-    with safe_open(path / "optimizer.safetensors", framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118, it is no dictionary
+    with safe_open(path / OPTIMIZER, framework="pt") as file:
+        found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dictionary
+        wanted = {
+            f"{entry}/{name}": [] if entry == "step" else list(parameter.shape)
+            for name, parameter in parameters.items()
+            for entry in ADAMW
+        }
+        if wrong := sorted(key for key in {**found, **wanted} if found.get(key) != wanted.get(key)):
+            raise _refused(path, f"its {OPTIMIZER} is not that of its model: {wrong[0]!r}")
+        for key in found:
             entry, name = key.split("/", maxsplit=1)
             value, parameter = file.get_tensor(key), parameters[name]
             # AdamW counts its steps on the CPU.
             optimizer.state[parameter][entry] = value if entry == "step" else parted_like(value, parameter)
+
+
+def _refused(path: Path, reason: str) -> UsageError:
+    return UsageError(f"cannot resume from {str(path)!r}: {reason}; start again in a new folder")
 
 
 def _flatten(policy: Policy, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, torch.Tensor]:

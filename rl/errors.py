@@ -6,15 +6,15 @@ class UsageError(ValueError):
 
 
 class DivergenceError(ArithmeticError):
-    """A loss or a gradient is not finite; the message names the step and the last checkpoint is intact."""
+    """A loss or a gradient is not finite; the message names the step; a saved checkpoint is intact."""
 
 
 class SyncError(RuntimeError):
-    """The sampling engine does not compute with the weights that are trained; the last checkpoint is intact."""
+    """The sampling engine does not compute with the weights that are trained; a saved checkpoint is intact."""
 
 
 class StorageError(RuntimeError):
-    """Something could not be written in the middle of a run; the last checkpoint is intact."""
+    """Something could not be written in the middle of a run; a saved checkpoint is intact."""
 
 
 class OtherRankError(RuntimeError):
@@ -22,4 +22,4 @@ class OtherRankError(RuntimeError):
 
 
 class LostRankError(RuntimeError):
-    """Another process of the run is gone and has not said why; the last checkpoint is intact."""
+    """Another process of the run is gone and has not said why; a saved checkpoint is intact."""

@@ -87,16 +87,35 @@ def evaluate(
         greedy=with_interval(sampled(1, 0.0)[1].correct.mean(axis=1)) if config.greedy else None,
         finished=batch.share_finished(),
         parsable=float(judgement.parsable.mean()),
-        warning=doubt(batch, judgement) if step == 0 else None,
+        timed_out=judgement.timed_out,
+        failed=judgement.failed,
+        warning=doubt(batch, judgement, first=step == 0),
     )
 
 
-def doubt(batch: Batch, judgement: Judgement) -> str | None:
-    """What is wrong, with an example, if in more than half of the responses no answer could be read; else None."""
-    if judgement.parsable.mean() >= 0.5:
-        return None
+def doubt(batch: Batch, judgement: Judgement, *, first: bool) -> str | None:
+    """What is wrong, with an example, if the verifier hardly works or, of a run that begins, few answers can be read.
+
+    Parameters
+    ----------
+    first
+        Whether this is the first measurement of a run: later its policy may well have come to write what has no answer.
+
+    Returns
+    -------
+    str or None
+        None if the verifier came to a verdict on half of what it was shown and, at first, read half of all responses.
+    """
     flat = [(group.prompt, completion) for group in batch.groups for completion in group.completions]
-    prompt, example = next(each for each, read in zip(flat, judgement.parsable.flat, strict=True) if not read)
+    shown = sum(completion.finished for _, completion in flat)
+    fails = 2 * (judgement.failed + judgement.timed_out) > shown
+    if not fails and not (first and judgement.parsable.mean() < 0.5):
+        return None
+    prompt, example = next(
+        each
+        for each, read in zip(flat, judgement.parsable.flat, strict=True)
+        if not read and (each[1].finished or not fails)
+    )
     truncated = 1 - batch.share_finished()
     failures = f"; the verifier failed on {judgement.failed}, at first: {judgement.reason}" if judgement.failed else ""
     return (

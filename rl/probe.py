@@ -40,6 +40,9 @@ FLOAT32 = 4
 # Of the logits that are in memory at a time: they, their log-softmax, and the gradients of both.
 COPIES_OF_LOGITS = 4
 
+# Responses of a step whose tokens are counted, at most about so many.
+COUNTED = 2**16
+
 # A forward pass alone, as a share of one with its backward pass, which is about twice a forward pass.
 FORWARD = 1 / 3
 
@@ -93,6 +96,12 @@ class Learnt:
     logits: int
     tokens: int
     in_a_step: int
+
+
+def prompts_to_draw(config: Config) -> int:
+    """How many prompts of a step are looked at: all of a usual one."""
+    rollout = config.rollout
+    return min(rollout.prompts_per_step, max(MEASURED_GROUPS, COUNTED // rollout.group_size))
 
 
 def probe_sampling(sampler: TorchSampler, prompts: Sequence[Prompt[Any]], config: Config) -> Sampled:
@@ -159,8 +168,9 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     Parameters
     ----------
     prompts
-        All prompts of the step.
+        The first prompts of the step, or all; those that are missing are taken to be like these.
     """
+    times = config.rollout.prompts_per_step / len(prompts)
 
     def computed(piece: Sequence[Row]) -> int:
         """Tokens that go through the model, padding included; without checkpointing a prompt does once."""
@@ -192,7 +202,7 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     few, _, kept_by_few = back(1)  # the first call of anything is slow
     tokens, seconds, kept = back(FIRST_LEARNT)
     spent, each = 0.0, seconds / tokens
-    enough, size = min(largest, sum(sizes) // ENOUGH), FIRST_LEARNT
+    enough, size = min(largest, int(times * sum(sizes)) // ENOUGH), FIRST_LEARNT
     while size < enough and (spent == 0 or spent + GROWTH * seconds < SECONDS):
         size = min(GROWTH * size, enough)
         before, took = tokens, seconds
@@ -208,11 +218,11 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     # What is kept whatever the size, such as weights in another precision, is kept once.
     kept_by_each = (kept - kept_by_few) / (tokens - few) if tokens > few else kept / tokens
     return Learnt(
-        seconds=passes * sum(seconds + each * (size - tokens) for size in sizes),
+        seconds=passes * times * sum(seconds + each * (size - tokens) for size in sizes),
         activations=int(kept + max(0.0, kept_by_each) * max(0, largest - tokens)),
         logits=COPIES_OF_LOGITS * FLOAT32 * (at_once if piecewise else answered * vocabulary),
         tokens=tokens,
-        in_a_step=sum(sizes),
+        in_a_step=round(times * sum(sizes)),
     )
 
 
@@ -253,11 +263,12 @@ def _rows_of_a_step(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Sam
         for group in groups
     ]
     times = config.rollout.group_size / len(groups[0].completions)
+    written = {length: (0,) * length for lengths_of_a_group in lengths for length in lengths_of_a_group}
     expected = []
     for number, prompt in enumerate(prompts):
         tokens, of_a_group = policy.encode_prompt(prompt.text), lengths[number % len(lengths)]
         for index in range(max(1, round(len(of_a_group) * times))):
-            response = (0,) * of_a_group[index % len(of_a_group)]
+            response = written[of_a_group[index % len(of_a_group)]]
             expected.append(Row(prompt=tokens, response=response, coefficient=1.0, occurrences=()))
     return expected
 

@@ -15,7 +15,7 @@ import numpy as np
 from rl.advantage import weight_function
 from rl.config import Config, OptimizerConfig, WeightingConfig
 from rl.errors import UsageError
-from weightopt.table import WeightTable
+from weightopt.table import TableError, WeightTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,17 @@ class TableSchedule:
         """
         if config.table is None:
             raise UsageError("no weight table is given: add --set table=FILE, with a file written by weightopt table")
-        files = [(1, config.table), *((entry.from_step, entry.table) for entry in config.later_tables)]
+        files = [
+            ("table", 1, config.table),
+            *((f"later_tables.{n}.table", entry.from_step, entry.table) for n, entry in enumerate(config.later_tables)),
+        ]
         tables = []
-        for from_step, file in files:
+        for key, from_step, file in files:
             table = WeightTable.load(file)
-            group = table.for_group(config.rollout.group_size)
+            try:
+                group = table.for_group(config.rollout.group_size)
+            except TableError as error:
+                raise TableError(f"{key} {str(file)!r}: {error}") from error
             weight = None if config.weighting.estimate == "group" else weight_function(table)
             tables.append(ScheduledTable(from_step=from_step, group=group, weight=weight))
         return cls(tables=tuple(tables))

@@ -72,7 +72,7 @@ def judge(batch: Batch, verifier: Verifier[Any] | VerifierPool, ranks: Ranks = A
     if isinstance(verifier, VerifierPool):
         judged = verifier.judge(answers)
     else:
-        judged = [Judged(verdict=Verdict.of(verifier.verify(prompt, text))) for prompt, text in answers]
+        judged = [Judged.of(verifier.verify(prompt, text)) for prompt, text in answers]
     following = iter(judged)
     unread = Judged(verdict=Verdict.UNREADABLE)
     verdicts = [

@@ -32,18 +32,16 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
 from rl.advantage import weigh
-from rl.allocator import keep_memory
 from rl.checkpoint import (
     RunState,
     kept_steps,
-    latest_checkpoint,
     load_optimizer_state,
     open_policy,
     prune,
@@ -74,7 +72,9 @@ from rl.models.policy import Policy, save_policy
 from rl.models.sharded import gathered, idle, own_part, shard, whole
 from rl.models.start import start_folder
 from rl.ratio import Clip
+from rl.records.complete import check_records
 from rl.records.dump import append_rollouts, dumping
+from rl.records.layout import BEST, CHECKPOINTS, MODEL, START, latest_checkpoint, safe
 from rl.records.metrics import (
     METRICS_FILE,
     RECORD_FILES,
@@ -87,7 +87,7 @@ from rl.records.metrics import (
     read_metrics,
     truncate_records,
 )
-from rl.records.run_folder import BEST, CHECKPOINTS, MODEL, START, run_folder
+from rl.records.run_folder import run_folder
 from rl.reference import Reference, open_reference
 from rl.rollout import Batch
 from rl.samplers.registry import check_backend, open_sampler
@@ -105,6 +105,8 @@ from rl.trackers.registry import check_trackers, open_trackers
 from rl.verification.pool import open_verifier
 from rl.voice import processes
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -115,7 +117,8 @@ class Outcome:
     step
         Steps made.
     finished
-        Whether that is all of them; if not, the run was interrupted, has saved a checkpoint and can be resumed.
+        Whether that is all of them; if not, the run was interrupted, has saved a checkpoint if it has made a step, and
+        can be resumed.
     evaluation
         The last measurement on held-out prompts.
     """
@@ -147,25 +150,23 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
     UsageError, weightopt.table.TableError, OSError
         If the run cannot start as asked; nothing has been overwritten.
     DivergenceError
-        If a loss, a gradient or a weight is not finite; the last checkpoint is intact.
+        If a loss, a gradient or a weight is not finite; a saved checkpoint is intact.
     SyncError
-        If the sampler does not compute with the weights that are trained; the last checkpoint is intact.
+        If the sampler does not compute with the weights that are trained; a saved checkpoint is intact.
     StorageError
-        If something cannot be written once the run is going; the last checkpoint is intact.
+        If something cannot be written once the run is going; a saved checkpoint is intact.
     """
     check_backend(config)
     check_trackers(config.tracking)
     torch.set_num_threads(config.threads)
-    keep_memory()
     task = build_task(config.task) if config.start_model else build_teaching_task(config.task)
     tables = TableSchedule.load(config)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     with (
         open_ranks(config.device) as ranks,
         open_verifier(config) as verifier,
-        _leading(ranks, run_folder(output, config, _describe(tables, ranks), resume=resume)),
+        _leading(ranks, run_folder(output, config, _describe(tables, ranks), resume=resume)) as go_on,
         Progress(quiet=quiet or not ranks.leading, name=tables.name, steps=config.training.steps) as progress,
-        open_trackers(_seen_once(config, ranks), output, tell=progress.tell, warn=progress.warn) as trackers,
         ExitStack() as stack,
     ):
         # The start model, unless one is given or an interrupted run has made it.
@@ -174,20 +175,28 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         ranks.wait()
         policy, optimizer, state = _restore(output, config, ranks)
         reference = open_reference(config, policy, _start(output, config))
-        progress.catch_up(output)
-        trackers.catch_up(output)
         check_alphabet(policy, task)
         if wants_chat(config.task):
             write = chat_writer(policy.tokenizer)
             task, held_out = in_chat(task, write), tuple(map(write, held_out))
         visits = Visits(config.weighting, state.visits)
-        with _naming(state.step):
+        with _naming(output, state.step):
             sampler = stack.enter_context(
                 open_sampler(config, policy, policy.published_weights(), probe=held_out, ranks=ranks)
             )
+        # All that the run goes on from has been read, by all: from here on its files change.
+        ranks.wait()
+        if go_on:
+            go_on()
+            _drop_the_rest(output, config, state)
+        progress.catch_up(output)
+        trackers = stack.enter_context(
+            open_trackers(_seen_once(config, ranks), output, tell=progress.tell, warn=progress.warn)
+        )
+        trackers.catch_up(output)
 
         def measure() -> EvaluationRecord:
-            with _naming(state.step):
+            with _naming(output, state.step):
                 record = evaluate(
                     sampler,
                     verifier,
@@ -205,7 +214,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
             progress.evaluated(record)
             return record
 
-        with _storing(state.step):
+        with _storing(output, state.step):
             if state.step == 0:
                 state = _keep_best(output, config, policy, state, measure())
         with _interruption() as interrupted:
@@ -213,7 +222,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                 step = state.step + 1
                 stopwatch = Stopwatch()
                 table = tables.at(step)
-                with _naming(step):
+                with _naming(output, step):
                     # Sample and score, with dynamic sampling until the batch is full.
                     collected = collect(sampler, task, verifier, config, step=step, stopwatch=stopwatch, ranks=ranks)
                     drawn, batch = collected.drawn, collected.batch
@@ -282,7 +291,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     timed_out=collected.judgement.timed_out,
                     failed=collected.judgement.failed,
                 )
-                with _storing(step):
+                with _storing(output, step):
                     if ranks.leading:
                         append_rollouts(
                             output / ROLLOUTS_FILE,
@@ -308,7 +317,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
                     if step == config.training.steps or step % config.training.checkpoint_every == 0:
                         _checkpoint(output, config, policy, optimizer, replace(state, visits=visits.to_json()), ranks)
             finished = state.step == config.training.steps
-            with _storing(state.step):
+            with _storing(output, state.step):
                 if finished and ranks.any(not (output / MODEL).exists()) and (plain := whole(policy)) is not None:
                     with whole_folder(output / MODEL) as unfinished:
                         save_policy(plain, unfinished)
@@ -325,27 +334,30 @@ def _start(output: Path, config: Config) -> Path:
 
 
 def _restore(output: Path, config: Config, ranks: Ranks) -> tuple[Policy, torch.optim.Optimizer, RunState]:
-    """Policy, optimizer and state: of the last checkpoint, or of the start model.
-
-    What was recorded after it, and will be again, is dropped. So is a measurement that only the end of a shorter run
-    called for.
-    """
+    """Policy, optimizer and state: of the last checkpoint, or of the start model; nothing is changed."""
     checkpoint = latest_checkpoint(output / CHECKPOINTS)
     state = read_state(checkpoint) if checkpoint else RunState()
+    check_records(output, step=state.step, evaluate_every=config.training.evaluate_every, last=config.training.steps)
     policy = shard(open_policy(config, _start(output, config), checkpoint), ranks)
     optimizer = new_optimizer(policy, config.optimizer)
     if checkpoint:
         load_optimizer_state(checkpoint, policy, optimizer)
+    return policy, optimizer, state
+
+
+def _drop_the_rest(output: Path, config: Config, state: RunState) -> None:
+    """Drop what was recorded after ``state``, and will be again.
+
+    So is a measurement that only the end of a shorter run called for.
+    """
 
     def keep(record: Any) -> bool:
         regular = record["step"] % config.training.evaluate_every == 0 or record["step"] == config.training.steps
         return 0 < state.step >= record["step"] and (regular or record.get("kind") != "evaluation")
 
-    if ranks.leading:
-        for name in RECORD_FILES:
-            truncate_records(output / name, keep=keep)
-        _tidy(output, config, state)
-    return policy, optimizer, state
+    for name in RECORD_FILES:
+        truncate_records(output / name, keep=keep)
+    _tidy(output, config, state)
 
 
 def _keep_best(output: Path, config: Config, policy: Policy, state: RunState, record: EvaluationRecord) -> RunState:
@@ -560,7 +572,7 @@ def _clip_and_step(
     return norm
 
 
-def _leading(ranks: Ranks, block: AbstractContextManager[None]) -> AbstractContextManager[None]:
+def _leading(ranks: Ranks, block: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
     """A ``with`` block that writes, and so is for the leading process alone."""
     return block if ranks.leading else nullcontext()
 
@@ -576,24 +588,23 @@ def _describe(tables: TableSchedule, ranks: Ranks) -> dict[str, Any]:
 
 
 @contextmanager
-def _naming(step: int) -> Iterator[None]:
+def _naming(output: Path, step: int) -> Iterator[None]:
     """Name the step in which training diverged, or lost its sampler."""
     try:
         yield
     except (DivergenceError, SyncError) as error:
-        raise type(error)(f"step {step}: {error}; the last checkpoint is intact") from error
+        raise type(error)(f"step {step}: {error}; {safe(output)}") from error
 
 
 @contextmanager
-def _storing(step: int) -> Iterator[None]:
+def _storing(output: Path, step: int) -> Iterator[None]:
     """Say what could not be written, and that nothing is lost but what came after the last checkpoint."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(
-            f"step {step} could not be written ({reason}); the last checkpoint is intact: "
-            "make room and go on with --resume"
+            f"step {step} could not be written ({reason}); {safe(output)}: make room and go on with --resume"
         ) from error
 
 

@@ -55,7 +55,7 @@ def one_voice() -> Iterator[None]:
             reason = " ".join(str(error).split())
             raise LostRankError(
                 "another process of the run has ended and not said why; if it was killed, perhaps for want of memory "
-                f"({reason}); the last checkpoint is intact"
+                f"({reason}); go on with --resume"
             ) from error
         raise
 

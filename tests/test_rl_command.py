@@ -108,10 +108,10 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "rollout.group_size=8"), "'group_size' is 2 but 8 responses"),
         (("--table", "TABLE", "--set", "task.name=chess"), "must be one of 'addition', 'countdown'"),
         (("--table", "TABLE", "--set", "optimiser.learning_rate=1"), "the nearest is 'optimizer'"),
-        (("--table", "TABLE", "--set", "training.steps=0"), "greater than or equal to 1"),
+        (("--table", "TABLE", "--set", "training.steps=0"), "it must be at least 1 and at most 1,000,000,000"),
         (("--table", "TABLE", "--set", "start_model=absent"), "'absent' has no readable model.safetensors"),
         (("--table", "TABLE", "--output", "TABLE/run"), "cannot be written: Not a directory"),
-        (("--table", "TABLE", "--set", "evaluation.prompts=100000"), "evaluation.prompts is 100000, but"),
+        (("--table", "TABLE", "--set", "evaluation.prompts=60000"), "evaluation.prompts is 60000, but"),
         (("--table", "TABLE", "--config", "absent.toml"), "config 'absent.toml' cannot be read"),
         (("--table", "TABLE", "--set", "model.context=8", "--set", "rollout.max_new_tokens=7"), "context of 8: lower"),
         (("--table", "TABLE", "--set", "later_tables=[{from_step=2, table='no.json'}]"), "no.json: cannot be read"),
@@ -121,7 +121,7 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "device=tpu"), "'device' is 'tpu': it must be auto, cpu, cuda or cuda:N"),
         (("--table", "TABLE", "--set", "seed"), "--set 'seed' is not of the form key=value"),
         (("--table", "TABLE", "--set", "seed=1.5"), "'seed' is 1.5: input should be a valid integer"),
-        (("--table", "TABLE", "--set", "rollout.temperature=nan"), "less than or equal to 10"),
+        (("--table", "TABLE", "--set", "rollout.temperature=nan"), "it must be at least 0.01 and at most 10"),
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
         (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
@@ -186,8 +186,9 @@ def test_damaged_weights_are_one_sentence(
     for where in (("--output", tmp_path / "run"), ("--dry-run",)):
         result = invoke(command.train, *arguments, *where)
         assert result.exit_code == 2
-        assert "of the start model, is damaged (" in result.stderr
+        assert f"{str(damaged / 'model.safetensors')!r} is damaged (" in result.stderr
         assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 EVALUATION = EvaluationRecord(
@@ -211,7 +212,7 @@ EVALUATION = EvaluationRecord(
             130,
             "interrupted after step 7, which is saved",
         ),
-        (KeyboardInterrupt(), 130, "--resume goes on after the last checkpoint"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
         (DivergenceError("step 3: the gradient is not finite"), 1, "step 3: the gradient is not finite"),
         (StorageError("step 3 could not be written (no room)"), 1, "step 3 could not be written"),
     ],

@@ -1,6 +1,7 @@
 """A dry run: it refuses what a run refuses, counts bytes that are right, is bounded, and leaves nothing behind."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import training_prompts
 from rl.train import train
+from weightopt.table import TableError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -361,6 +363,27 @@ def test_several_updates_and_a_reference_take_their_time(
     assert seconds(optimizer={**started["optimizer"], "epochs": 3}) == pytest.approx(once * (3 + 1 / 3))
     assert seconds(optimizer={**started["optimizer"], "mini_batches": 4}) == pytest.approx(once * (1 + 1 / 4))
     assert seconds(kl={"coefficient": 0.1}) == pytest.approx(once * (1 + 1 / 3))
+
+
+def test_of_a_huge_step_a_part_is_looked_at(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl.probe, "COUNTED", 16)
+    rollout = {"group_size": GROUP_SIZE, "max_new_tokens": 4}
+    steps = {
+        count: dry_run(parse_config({**started, "rollout": {**rollout, "prompts_per_step": count}}))
+        for count in (4, 65536)
+    }
+    assert [len(found.prompts) for found in steps.values()] == [3, 3]
+    assert steps[65536].probe.in_a_step == 16384 * steps[4].probe.in_a_step
+
+
+def test_a_table_of_another_size_is_named(started: dict[str, Any], table_file: Callable[[str, int], Path]) -> None:
+    other = str(table_file("rloo", 8))
+    for changes, name in [
+        ({"table": other}, "table"),
+        ({"later_tables": [{"from_step": 2, "table": other}]}, "later_tables.0.table"),
+    ]:
+        with pytest.raises(TableError, match=f"^{name} '{re.escape(other)}': key 'group_size' is 8 but 4 responses"):
+            dry_run(parse_config({**started, **changes}))
 
 
 def test_an_interruption_is_one_sentence(

@@ -16,10 +16,11 @@ from torch import Tensor
 import rl.samplers.registry
 import rl.train
 from rl import command
-from rl.checkpoint import latest_checkpoint, read_state
+from rl.checkpoint import read_state
 from rl.config import Config, ModelConfig, load_config, parse_config
 from rl.errors import SyncError, UsageError
 from rl.models.policy import Policy, new_policy
+from rl.records.layout import latest_checkpoint
 from rl.rollout import Batch
 from rl.samplers.hand_over import HandOver, LogProbs, compare, make_probe
 from rl.samplers.torch_sampler import TorchSampler

@@ -392,7 +392,7 @@ def test_a_reference_that_does_not_fit_is_refused(table: Path, start: Path, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kl": {"coefficient": -0.1}}, r"config key 'kl\.coefficient' is -0\.1: input should be greater"),
+        ({"kl": {"coefficient": -0.1}}, r"config key 'kl\.coefficient' is -0\.1: it must be at least 0 and at"),
         ({"kl": {"estimator": "k3"}}, "reference and estimator go with a coefficient above 0"),
         (
             {"rollout": {"dynamic_sampling": True}},

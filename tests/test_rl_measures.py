@@ -118,6 +118,7 @@ def test_an_evaluation() -> None:
     assert record.success == record.success_low == record.success_high == 0.75
     assert record.by_difficulty == {"2 digits": 0.75}
     assert (record.step, record.responses_so_far, record.prompts, record.samples) == (5, 80, 20, 4)
+    assert (record.timed_out, record.failed, record.warning) == (0, 0, None)
     assert (record.groups_so_far, record.tokens_so_far) == (20, 240)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -347,7 +348,26 @@ def test_weights_in_parts_have_one_checksum(tmp_path: Path) -> None:
     before = weights_checksum(tmp_path)
     again = load_policy(tmp_path)
     torch.testing.assert_close(again.model(torch.tensor([[3, 4]])).logits, policy.model(torch.tensor([[3, 4]])).logits)
-    parts[0].write_bytes(parts[0].read_bytes()[:-1] + b"\x00\x01")
+    data = parts[0].read_bytes()
+    parts[0].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert weights_checksum(tmp_path) != before
+    parts[0].write_bytes(data[:-1])
+    with pytest.raises(UsageError, match=rf"{parts[0].name}' is damaged"):
+        weights_checksum(tmp_path)
     with pytest.raises(UsageError, match=r"has no readable model\.safetensors"):
         weights_checksum(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path, tied: bool) -> None:
+    policy = new_policy(ModelConfig(layers=2, hidden_size=8, intermediate_size=8, heads=2), "ab", seed=0)
+    if not tied:
+        policy.model.config.tie_word_embeddings = False
+        policy.model.lm_head.weight = torch.nn.Parameter(policy.model.lm_head.weight.detach().clone())  # type: ignore[union-attr]
+    save_policy(policy, tmp_path)
+    load_policy(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if ".layers.1." not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=rf"lacks {len(weights) - len(kept)} of the weights .*'model.layers.1"):
+        load_policy(tmp_path)

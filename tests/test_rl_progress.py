@@ -141,17 +141,20 @@ def test_it_goes_on_where_the_files_are(tmp_path: Path) -> None:
 
 def test_elsewhere_than_on_a_terminal_there_are_only_lines() -> None:
     file = io.StringIO()
-    with Progress(quiet=False, name="GRPO", steps=4, console=Console(file=file, width=80, highlight=False)) as progress:
+    with Progress(quiet=False, name="GRPO", steps=4, console=Console(file=file, width=60, highlight=False)) as progress:
         progress.supervised(evaluation(10, 0.02))
         progress.evaluated(evaluation(0, 0.1, "cut [off] short"))
         progress.stepped(step_record(1))
         progress.timed(timing(1))
         progress.tell("where: [a] " + "x" * 100)
+        progress.evaluated(evaluation(1, 0.1, "long " * 30))
     assert file.getvalue() == (
         "supervised step   10  held-out success  2.0% [1.0%, 3.0%]  (easy 2%)\n"
         "step    0         0 responses  held-out success 10.0% [9.0%, 11.0%]  (easy 10%)\n"
         "warning: cut [off] short\n"
         "where: [a] " + "x" * 100 + "\n"
+        "step    1        16 responses  held-out success 10.0% [9.0%, 11.0%]  (easy 10%)\n"
+        "warning: " + "long " * 30 + "\n"
     )
 
 

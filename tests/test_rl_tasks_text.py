@@ -24,6 +24,7 @@ from rl.tasks import extraction
 from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.countdown import Countdown, Numbers
 from rl.tasks.countdown_text import CountdownText
+from rl.tasks.math_file import READERS
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, build_verifier, wants_chat
 from rl.tasks.split import held_out_prompts, is_held_out, training_prompts
@@ -249,6 +250,15 @@ def test_columns_may_be_nested_and_numbers(tmp_path: Path) -> None:
     assert {prompt.problem.answer for prompt in [*task.training, *task.held_out]} == {str(n) for n in range(40)}
 
 
+def test_lines_of_a_file_end_where_json_says(tmp_path: Path) -> None:
+    questions = [f"a{mark}b" for mark in ("\u2028", "\u2029", "\x85", "\v")]
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"question": each, "answer": "#### 1"}, ensure_ascii=False) for each in questions[:3]]
+    lines.append(json.dumps({"question": questions[3], "answer": "#### 1"}))
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert list(READERS[path.suffix](path)) == [{"question": each, "answer": "#### 1"} for each in questions]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "sentence"),
     [
@@ -267,7 +277,8 @@ def test_columns_may_be_nested_and_numbers(tmp_path: Path) -> None:
             {},
             r"row 1 of .* has \[1\] in column 'question': text or a number",
         ),
-        ("", {}, r"which leaves no problem to train on"),
+        ("[\n", {}, r"line 1 of '.*' is not JSON: .* must be JSON lines, one object a line and no array around them"),
+        ("\n", {}, r"'.*a.jsonl' is empty"),
         (
             '{"question": "a", "answer": "#### 5"}\n',
             {"difficulty_column": "level"},
@@ -286,7 +297,12 @@ def test_bad_data_is_one_sentence(tmp_path: Path, content: str | None, options: 
 def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no")
     (tmp_path / "b.jsonl").write_bytes(b"\xff")
-    for name, sentence in [("a.parquet", "is not a parquet file"), ("b.jsonl", "is not UTF-8 text")]:
+    (tmp_path / "c.csv").write_text("question,answer\n")
+    for name, sentence in [
+        ("a.parquet", "is not a parquet file"),
+        ("b.jsonl", "is not UTF-8 text"),
+        ("c.csv", "is of another kind: files are read that end in .jsonl, .json or .parquet"),
+    ]:
         with pytest.raises(UsageError, match=sentence):
             build_task(config(name="gsm8k", train=str(tmp_path / name)).task)
     with pytest.raises(UsageError, match=r"'task\.template' is 'no question': it must hold \{question\} exactly once"):
@@ -297,7 +313,9 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
 
 def test_a_hub_name_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"'openai/gsm8k' is neither .* the package datasets is needed: pip install"):
+    with pytest.raises(
+        UsageError, match=r"'openai/gsm8k' is no file .*\.parquet\); .* the package datasets is needed: pip install"
+    ):
         build_task(config(name="gsm8k", train="openai/gsm8k").task)
 
 

@@ -21,10 +21,11 @@ from safetensors.torch import load_file
 
 import rl.checkpoint
 import rl.train
-from rl.checkpoint import latest_checkpoint, read_state
+from rl.checkpoint import read_state
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.models.policy import load_policy, new_policy
+from rl.records.layout import latest_checkpoint
 from rl.records.metrics import read_metrics, read_timing
 from rl.storage import whole_folder
 from rl.supervised import make_start_model
@@ -682,7 +683,7 @@ def test_a_mistake_that_is_found_late_leaves_the_folder_to_the_corrected_call(
     assert train(parse_config(settings), output, quiet=True).finished
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "", '{"schema": 1}', '{"schema": "rl.run/2", "config": []}', "\x00"])
+@pytest.mark.parametrize("text", ["[]", "{}", "", '{"schema": 1}', '{"schema": "rl.run/3", "config": []}', "\x00"])
 def test_a_garbled_run_json_is_one_sentence(config: Config, tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(
@@ -695,12 +696,12 @@ def test_a_garbled_run_json_is_one_sentence(config: Config, tmp_path: Path, text
 def test_a_run_of_another_version_is_one_sentence(config: Config, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     shutil.copytree(whole, output)
-    (output / "run.json").write_text((whole / "run.json").read_text().replace("rl.run/2", "rl.run/1"))
+    (output / "run.json").write_text((whole / "run.json").read_text().replace("rl.run/3", "rl.run/2"))
     with pytest.raises(UsageError, match="another version wrote it"):
         train(config, output, resume=True, quiet=True)
     shutil.copy(whole / "run.json", output)
-    (output / "checkpoints" / f"step-{STEPS:06d}" / "state.json").write_text('{"schema": "rl.checkpoint/1", "step": 5}')
-    with pytest.raises(UsageError, match=r"has no state\.json of this version"):
+    (output / "checkpoints" / f"step-{STEPS:06d}" / "state.json").write_text('{"schema": "rl.checkpoint/2", "step": 5}')
+    with pytest.raises(UsageError, match=r"step-000005': another version wrote it"):
         train(config, output, resume=True, quiet=True)
 
 

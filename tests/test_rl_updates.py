@@ -430,10 +430,10 @@ def test_a_gradient_that_is_not_finite_in_a_later_update_leaves_the_last_checkpo
     ("optimizer", "message"),
     [
         ({"mini_batches": 3}, "optimizer.mini_batches = 3 must divide rollout.prompts_per_step = 4"),
-        ({"mini_batches": 0}, "config key 'optimizer.mini_batches' is 0: input should be greater than or equal to 1"),
+        ({"mini_batches": 0}, "config key 'optimizer.mini_batches' is 0: it must be at least 1 and"),
         ({"clip_low": 0.2}, "clip_low and clip_high go with mini_batches or epochs above 1"),
-        ({"epochs": 2, "clip_low": 1.5}, "config key 'optimizer.clip_low' is 1.5: input should be less than or equal"),
-        ({"epochs": 2, "clip_high": 0.0}, "config key 'optimizer.clip_high' is 0.0: input should be greater than 0"),
+        ({"epochs": 2, "clip_low": 1.5}, "config key 'optimizer.clip_low' is 1.5: it must be above 0 and at most 1"),
+        ({"epochs": 2, "clip_high": 0.0}, "config key 'optimizer.clip_high' is 0.0: it must be above 0 and at"),
     ],
 )
 def test_what_makes_no_sense_is_refused(table: Path, optimizer: dict[str, Any], message: str) -> None:

@@ -73,6 +73,10 @@ class Obedient:
             return f"{random.random():.12f}" == rest
         if verb == "nothing":
             return None
+        if verb == "say":
+            import numpy
+            return {"word": "wrong", "score": 0.1, "nan": float("nan"), "one": 1, "yes": numpy.True_,
+                    "no": numpy.bool_(False), "array": numpy.ones(1, dtype=bool)}[rest]
         return response == prompt.problem
 
 ready = Obedient("y")
@@ -130,6 +134,17 @@ def test_every_end_of_a_verifier_is_a_verdict(own: Path) -> None:
         assert [each.verdict for each in verdicts(pool, "nothing", "x")] == [Verdict.UNREADABLE, Verdict.RIGHT]
         assert pool.judge([]) == []
     assert time.perf_counter() - started < 60  # a few seconds on an idle machine
+    assert own
+
+
+def test_what_is_no_verdict_is_not_right_however_true_it_looks(own: Path) -> None:
+    said = ["word", "score", "nan", "one", "array", "yes", "no"]
+    with open_verifier(config(memory_mib=2000, seconds_per_answer=10)) as pool:
+        assert isinstance(pool, VerifierPool)
+        judged = verdicts(pool, *(f"say {each}" for each in said))
+    assert [each.verdict for each in judged] == [Verdict.FAILED] * 5 + [Verdict.RIGHT, Verdict.WRONG]
+    assert judged[0].reason == "verify returned 'wrong', of type str: it must return True, False or None"
+    assert judged[1].reason == "verify returned 0.1, of type float: it must return True, False or None"
     assert own
 
 

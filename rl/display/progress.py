@@ -83,7 +83,7 @@ class Progress:
     def supervised(self, record: EvaluationRecord) -> None:
         """Show a measurement of the supervised phase."""
         self._supervised = record
-        self._console.print(f"supervised step {record.step:4d}  {_success(record)}")
+        self._print(Text(f"supervised step {record.step:4d}  {_success(record)}"))
 
     def stepped(self, record: StepRecord) -> None:
         """Show an update."""
@@ -98,7 +98,7 @@ class Progress:
     def evaluated(self, record: EvaluationRecord) -> None:
         """Show a measurement of the run."""
         self._evaluations.append(record)
-        self._console.print(f"step {record.step:4d}  {record.responses_so_far:8,d} responses  {_success(record)}")
+        self._print(Text(f"step {record.step:4d}  {record.responses_so_far:8,d} responses  {_success(record)}"))
         if record.warning:
             self.warn(record.warning)
 
@@ -108,7 +108,11 @@ class Progress:
 
     def warn(self, sentence: str) -> None:
         """Show what the user should know and training does not stop for."""
-        self._console.print(Text(f"warning: {sentence}", style="yellow"))
+        self._print(Text(f"warning: {sentence}", style="yellow"))
+
+    def _print(self, line: Text) -> None:
+        # A file or a pipe has no width, and what reads it reads line by line.
+        self._console.print(line, soft_wrap=not self._console.is_terminal)
 
     def render(self) -> RenderableType:
         """The live display as it is now."""

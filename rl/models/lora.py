@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from rl.config import LoraConfig
 from rl.errors import UsageError
-from rl.models.start import weights_checksum
+from rl.models.start import check_weights, weights_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ def load_adapter(policy: "Policy", folder: Path, *, base: Path) -> "Policy":
     Raises
     ------
     UsageError
-        If it belongs to another model.
+        If it belongs to another model, or its weights are missing or damaged.
     """
     weights = weights_checksum(base)
     try:
@@ -101,6 +101,7 @@ def load_adapter(policy: "Policy", folder: Path, *, base: Path) -> "Policy":
         raise UsageError(
             f"adapter {str(folder)!r} belongs to a model with weights {known}; {str(base)!r} has {weights}"
         )
+    check_weights(folder / "adapter_model.safetensors")
     with _refusing():
         wrapped = _peft().PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
     return _adapted(policy, Adapter(wrapped=wrapped, base=base, base_weights=weights))

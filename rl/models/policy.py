@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
@@ -27,6 +26,7 @@ from rl.errors import UsageError
 from rl.models.lora import Adapter, merged_weights
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
+from rl.models.start import check_weights, weight_files
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
 disable_progress_bar()
@@ -298,19 +298,30 @@ def load_policy(
     device = device or torch.device("cpu")
     if not (folder / "config.json").is_file():
         raise UsageError(f"model {str(folder)!r} is not a folder with a config.json and model.safetensors")
+    for file in weight_files(folder):
+        if file.exists():  # transformers says what is missing
+            check_weights(file)
     attention = settings.attention
     if attention == "auto":
         attention = ATTENTION_ON_CPU if device.type == "cpu" else ATTENTION_ELSEWHERE
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, attn_implementation=attention
-        )
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,  # makes it two, which the types do not say
+        )  # type: ignore[misc]
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except SafetensorError:
-        raise  # damaged weights: the command says so
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
         reason = " ".join(str(error).split())
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
+    if absent := sorted(told["missing_keys"]):
+        # Transformers would draw them at random.
+        raise UsageError(
+            f"model {str(folder)!r} lacks {len(absent)} of the weights that config.json asks for, first {absent[0]!r}"
+        )
     if tokenizer.eos_token is None:
         raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
     if settings.gradient_checkpointing:

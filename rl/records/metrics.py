@@ -7,9 +7,10 @@ time goes into ``timing.jsonl``. Reading needs neither torch nor anything else o
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from weightopt.table import replace_file
 
@@ -169,9 +170,13 @@ class EvaluationRecord:
         Share of prompts whose most probable response is correct, and its interval; None if not asked for.
     finished, parsable
         Share of responses that ended before the length limit, and of those in which an answer could be read.
+    timed_out, failed
+        Responses, greedy ones not counted, that count as wrong because the verifier ran out of time, and because it
+        failed. None in files of earlier versions.
     warning
-        Of the measurement before the first step, if in more than half of the responses no answer could be read: what
-        is wrong with them, and an example. None otherwise.
+        If the verifier failed or ran out of time on more than half of what it was shown, and before the first step
+        also if in more than half of the responses no answer could be read: what is wrong with them, and an example.
+        None otherwise.
     """
 
     step: int
@@ -190,6 +195,8 @@ class EvaluationRecord:
     greedy: tuple[float, float, float] | None = None
     finished: float | None = None
     parsable: float | None = None
+    timed_out: int | None = None
+    failed: int | None = None
     warning: str | None = None
 
 
@@ -252,53 +259,92 @@ def read_metrics(path: Path) -> Metrics:
     OSError
         If the file cannot be read.
     ValueError
-        If a line is not a record of this version.
+        If a line is not a record of this version; the message names the file and the line.
     """
     steps: list[StepRecord] = []
     evaluations: list[EvaluationRecord] = []
-    for document in _documents(path):
+    for number, document in documents(path):
         match document.pop("kind", None):
             case "step":
-                steps.append(_record(StepRecord, document, path))
+                steps.append(_record(StepRecord, document, path, number))
             case "evaluation":
-                evaluations.append(_record(EvaluationRecord, document, path))
+                evaluations.append(_record(EvaluationRecord, document, path, number))
             case kind:
-                raise ValueError(f"{path}: a line of unknown kind {kind!r}")
+                raise ValueError(f"{path}: line {number} is of unknown kind {kind!r}")
     return Metrics(steps=tuple(steps), evaluations=tuple(evaluations))
 
 
 def read_timing(path: Path) -> tuple[TimingRecord, ...]:
     """Read ``timing.jsonl``; raises like `read_metrics`."""
     return tuple(
-        _record(TimingRecord, {key: value for key, value in document.items() if key != "kind"}, path)
-        for document in _documents(path)
+        _record(TimingRecord, {key: value for key, value in document.items() if key != "kind"}, path, number)
+        for number, document in documents(path)
     )
 
 
 def truncate_records(path: Path, *, keep: Callable[[Mapping[str, Any]], bool]) -> None:
     """Keep the whole lines whose document ``keep`` accepts; a file that does not exist stays absent."""
     if path.exists():
-        kept = [line for line in _whole_lines(path) if keep(json.loads(line))]
-        replace_file(path, "".join(line + "\n" for line in kept).encode())
+        kept = [line for number, line in _whole_lines(path) if keep(_document(line, path, number))]
+        replace_file(path, b"".join(kept))
 
 
-def _documents(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_whole_lines(path), start=1):
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is not JSON") from error
+def documents(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number, from 1, and the document of each whole line: an object with a number of steps, at least.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If a line is anything else.
+    """
+    for number, line in _whole_lines(path):
+        yield number, _document(line, path, number)
 
 
-def _whole_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line with its number and its end; not a last one that has none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield number, line
 
 
-def _record(type_: Any, document: Mapping[str, Any], path: Path) -> Any:
+def _document(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        return type_(**{key: _frozen(value) for key, value in document.items()})
-    except TypeError as error:
-        raise ValueError(f"{path}: a record with other keys than this version writes: {error}") from error
+        document = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: line {number} is not JSON") from error
+    if not isinstance(document, dict) or not _fits(document.get("step"), int):
+        raise ValueError(f"{path}: line {number} is no record of a step")
+    return document
+
+
+def _record(type_: Any, document: Mapping[str, Any], path: Path, number: int) -> Any:
+    """A record of ``type_``, if the document has the keys and the kinds of values that one has."""
+    known, values = get_type_hints(type_), {key: _frozen(value) for key, value in document.items()}
+    needed = {each.name for each in fields(type_) if each.default is MISSING and each.default_factory is MISSING}
+    if wrong := sorted((values.keys() - known.keys()) | (needed - values.keys())):
+        raise ValueError(f"{path}: line {number} has other keys than this version writes: {wrong[0]!r}")
+    if wrong := sorted(key for key, value in values.items() if not _fits(value, known[key])):
+        raise ValueError(f"{path}: line {number} has a {wrong[0]!r} that cannot be one: {document[wrong[0]]!r:.40}")
+    return type_(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON, with its lists as tuples, is what an annotation of a record says."""
+    inner = get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, each) for each in inner)
+    if get_origin(hint) is tuple:
+        hints = [inner[0]] * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else inner
+        return isinstance(value, tuple) and len(value) == len(hints) and all(map(_fits, value, hints))
+    if get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def _frozen(value: Any) -> Any:

@@ -7,24 +7,24 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rl.config import Config, TrackingConfig, differences
 from rl.errors import UsageError
 from rl.models.start import start_folder, weights_checksum
+from rl.records.layout import ABOUT, CHECKPOINTS, FOLDERS, LOCK, MODEL
+from rl.records.lock import check_unlocked, locked
 from rl.records.metrics import RECORD_FILES
 from rl.records.versions import versions
 from rl.storage import sha256_of, withdraw
 from rl.tasks.registry import data_files
 from weightopt.table import replace_file
 
-SCHEMA = "rl.run/2"
-ABOUT = "run.json"
-START, MODEL, CHECKPOINTS, BEST, TRACKING = "start", "model", "checkpoints", "best", "tracking"
-FOLDERS = (START, MODEL, CHECKPOINTS, BEST, TRACKING)
+SCHEMA = "rl.run/3"
 
 # What may be another value when a run goes on, since no number that has been written depends on it.
 CHANGEABLE = (
@@ -36,11 +36,14 @@ STEPS = "config.training.steps"
 
 
 @contextmanager
-def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> Iterator[None]:
-    """Open the folder of a run for the length of a ``with`` block.
+def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> Iterator[Callable[[], None]]:
+    """Open the folder of a run for the length of a ``with`` block, and keep other processes out of it.
 
     If the block ends in a `UsageError` before a first checkpoint, and the run was begun here, the folder is as it was
     before: the corrected call can have it.
+
+    Yields what is to be called when all that a run goes on from has been read. Until then nothing of it is changed;
+    then ``run.json`` is brought up to date, and the model of an end that is none any more goes.
 
     Parameters
     ----------
@@ -53,25 +56,29 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
     Raises
     ------
     UsageError
-        If the run may not write here, or is another one than asked for; nothing has been changed.
+        If the run may not write here, or is another one than asked for, or another process is at it; nothing has been
+        changed.
     """
     run = _describe(config, tables)
-    with _writing(output):
-        existed = output.is_dir()
-        used = _in_use(output, resume=resume)
-        if used:
-            _go_on(output, run)
-        else:
-            output.mkdir(parents=True, exist_ok=True)
-            _write(output / ABOUT, run)
-        for path in _leftovers(output):
-            path.unlink(missing_ok=True)
-    try:
-        yield
-    except UsageError:
-        if not used and not (output / CHECKPOINTS).exists():
-            _clear(output, folder_too=not existed)
-        raise
+    with ExitStack() as stack:
+        with _writing(output):
+            _in_use(output, resume=resume)  # a folder of something else gets no lock
+            if not output.is_dir():
+                output.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, output)
+            stack.enter_context(locked(output))
+            used = _in_use(output, resume=resume)  # and now nobody else changes it
+            changed = _changes(output, run) if used else []
+            if not used:
+                _write(output / ABOUT, run)
+            for path in _leftovers(output):
+                path.unlink(missing_ok=True)
+        try:
+            yield partial(_go_on, output, run, changed)
+        except UsageError:
+            if not used and not (output / CHECKPOINTS).exists():
+                _clear(output)
+            raise
 
 
 def check_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> None:
@@ -84,7 +91,9 @@ def check_folder(output: Path, config: Config, tables: dict[str, Any], *, resume
     """
     run = _describe(config, tables)
     with _writing(output):
-        if _in_use(output, resume=resume):
+        used = _in_use(output, resume=resume)
+        check_unlocked(output)
+        if used:
             _changes(output, run)
         else:
             _check_room(output)
@@ -125,7 +134,7 @@ def _writing(output: Path) -> Iterator[None]:
 def _in_use(output: Path, *, resume: bool) -> bool:
     """Whether the folder holds a run, which is to go on; refuse one that is not empty otherwise."""
     leftovers = _leftovers(output)
-    used = output.is_dir() and any(path not in leftovers for path in output.iterdir())
+    used = output.is_dir() and any(path.name != LOCK and path not in leftovers for path in output.iterdir())
     if used and not (resume and (output / ABOUT).is_file()):
         hint = f"it holds no {ABOUT} to resume" if resume else "add --resume to go on, or name another folder"
         raise UsageError(f"output {str(output)!r} is not empty: {hint}")
@@ -144,14 +153,14 @@ def _check_room(output: Path) -> None:
     raise OSError(number, os.strerror(number))
 
 
-def _go_on(output: Path, run: dict[str, Any]) -> None:
-    """Check that the run in ``output`` is ``run``, and note what may change."""
-    changed = _changes(output, run)
-    if any(key == STEPS for key, *_ in changed):
-        # First the model, which is that of the old end: a run that stops between these lines writes it again.
-        withdraw(output / MODEL)
-    if changed:
-        _write(output / ABOUT, run)
+def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]]) -> None:
+    """Note what has changed since the run in ``output`` was left."""
+    with _writing(output):
+        if any(key == STEPS for key, *_ in changed):
+            # First the model, which is that of the old end: a run that stops between these lines writes it again.
+            withdraw(output / MODEL)
+        if changed:
+            _write(output / ABOUT, run)
 
 
 def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -161,7 +170,7 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         before = json.loads(about.read_text(encoding="utf-8"))
         steps_before = before["config"]["training"]["steps"]
         known = isinstance(before["schema"], str) and isinstance(steps_before, int)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         known, before, steps_before = False, {}, 0
     if not known:
         raise UsageError(f"cannot resume {str(output)!r}: its {ABOUT} is not that of a run; start in a new folder")
@@ -187,11 +196,14 @@ def _write(about: Path, run: dict[str, Any]) -> None:
     replace_file(about, (json.dumps(run, indent=2) + "\n").encode())
 
 
-def _clear(output: Path, *, folder_too: bool) -> None:
+def _clear(output: Path) -> None:
     """Remove what a run that has made no step has written, and nothing else."""
     for name in FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
     for name in (*RECORD_FILES, ABOUT):
         (output / name).unlink(missing_ok=True)
-    if folder_too and not any(output.iterdir()):
+
+
+def _remove_empty(output: Path) -> None:
+    with suppress(OSError):  # it is not empty
         output.rmdir()

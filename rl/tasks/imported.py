@@ -1,12 +1,24 @@
 """A task of the user's own, by import path."""
 
+import pickle
+import reprlib
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from rl.config import ImportedConfig
 from rl.errors import UsageError
-from rl.tasks.protocol import GeneratedTask, ListedTask
+from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
+
+NEEDED = (
+    "a rl.tasks.protocol.Prompt needs id and text, texts that are not empty, difficulty, a text, and a problem that "
+    "can be pickled"
+)
 
 
 def load_task(config: ImportedConfig) -> Any:
@@ -14,6 +26,11 @@ def load_task(config: ImportedConfig) -> Any:
 
     It must be a `rl.tasks.protocol.GeneratedTask` or `rl.tasks.protocol.ListedTask` and a
     `rl.tasks.protocol.Verifier` in one. The folder that the program was started in is searched too.
+
+    Returns
+    -------
+    object
+        With the same members; whatever it gives has been checked, and what is no prompt is a `UsageError` that says so.
 
     Raises
     ------
@@ -23,12 +40,10 @@ def load_task(config: ImportedConfig) -> Any:
     module_name, _, attribute = config.path.partition(":")
     if "" not in sys.path:
         sys.path.append("")
-    try:
+    with _in_one_sentence(f"task.path {config.path!r} cannot be made into a task"):
         thing = getattr(import_module(module_name), attribute)
         task = thing(**config.parameters) if callable(thing) else thing
-    except Exception as error:  # whatever the user's module does
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"task.path {config.path!r} cannot be made into a task: {reason}") from error
+        isinstance(task, ListedTask)  # a list may be a property that raises
     if not callable(thing) and config.parameters:
         raise UsageError(
             f"task.path {config.path!r} is an object that cannot be called, so task.parameters have no use"
@@ -38,4 +53,87 @@ def load_task(config: ImportedConfig) -> Any:
             f"task.path {config.path!r} gives no task: it needs verify(prompt, response), and propose(rng) or the "
             "lists training and held_out"
         )
-    return task
+    return _checked(task, f"task.path {config.path!r}")
+
+
+def _checked(task: Any, name: str) -> Any:
+    """The members of a task that are used here, each made to give what it should."""
+    members: dict[str, Any] = {"verify": task.verify}
+    if isinstance(task, GeneratedTask):
+        members["propose"] = _proposing(task.propose, f"{name}: propose")
+    if isinstance(task, TeachingTask):
+        with _in_one_sentence(f"{name}: the alphabet cannot be read"):
+            members["alphabet"] = "".join(task.alphabet)
+        members["demonstrate"] = _demonstrating(task.demonstrate, f"{name}: demonstrate")
+    if isinstance(task, ListedTask):
+        members["training"] = _prompts(task.training, f"{name}: the list training")
+        members["held_out"] = _prompts(task.held_out, f"{name}: the list held_out")
+        if not members["training"]:
+            raise UsageError(f"{name}: the list training is empty")
+        names = Counter(prompt.id for prompt in (*members["training"], *members["held_out"]))
+        ((again, times),) = names.most_common(1)
+        if times > 1:
+            raise UsageError(
+                f"{name}: the id {again!r} stands twice in training and held_out together; each may stand there once, "
+                "so that no prompt is both trained on and measured"
+            )
+    return SimpleNamespace(**members)
+
+
+def _proposing(propose: Callable[[Random], Any], name: str) -> Callable[[Random], Prompt[Any]]:
+    def checked(rng: Random) -> Prompt[Any]:
+        with _in_one_sentence(f"{name} failed"):
+            proposed = propose(rng)
+        return _prompt(proposed, name)
+
+    return checked
+
+
+def _demonstrating(demonstrate: Callable[..., Any], name: str) -> Callable[..., str]:
+    def checked(prompt: Prompt[Any], rng: Random, *, solved: bool) -> str:
+        with _in_one_sentence(f"{name} failed"):
+            text = demonstrate(prompt, rng, solved=solved)
+        if not isinstance(text, str):
+            raise UsageError(f"{name} gave {_short(text)}: it must be a text")
+        return text
+
+    return checked
+
+
+def _prompts(prompts: Sequence[Any], name: str) -> tuple[Prompt[Any], ...]:
+    with _in_one_sentence(f"{name} cannot be read"):
+        each = tuple(prompts)
+    return tuple(_prompt(prompt, name) for prompt in each)
+
+
+def _prompt(prompt: Any, name: str) -> Prompt[Any]:
+    """The prompt, if it is one that everything from the sampler to the verifier's process can take."""
+    if not isinstance(prompt, Prompt):
+        raise UsageError(f"{name} gave {_short(prompt)}, which is no prompt: {NEEDED}")
+    for field, value in (("id", prompt.id), ("text", prompt.text), ("difficulty", prompt.difficulty)):
+        if not isinstance(value, str) or not (value or field == "difficulty"):
+            raise UsageError(f"{name} gave a prompt whose {field} is {_short(value)}: {NEEDED}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{name} gave a prompt whose {field}, {_short(value)}, is no text that can be written in UTF-8"
+            ) from error
+    with _in_one_sentence(f"{name} gave a prompt whose problem cannot be pickled, as its way to the verifier needs"):
+        pickle.dumps(prompt)
+    return prompt
+
+
+def _short(value: object) -> str:
+    with _in_one_sentence("a value that cannot be shown was given"):
+        return " ".join(reprlib.repr(value).split())
+
+
+@contextmanager
+def _in_one_sentence(what: str) -> Iterator[None]:
+    """Turn whatever the user's own code does in a ``with`` block, leaving the program included, into a `UsageError`."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"{what}: {reason}") from error

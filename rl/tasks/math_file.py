@@ -17,6 +17,9 @@ from rl.tasks.protocol import Prompt
 
 Row = Mapping[str, Any]
 
+JSON_LINES = "a .jsonl or .json file must be JSON lines, one object a line and no array around them"
+ENDINGS = "files are read that end in .jsonl, .json or .parquet"
+
 
 def load_problems(config: MathConfig) -> ProblemList:
     """Read the problems of a configuration.
@@ -63,6 +66,7 @@ def canonical_name(question: str) -> str:
 def _prompts(source: str, split: str, config: MathConfig) -> list[Prompt[Reference]]:
     """All problems of a source, in its order."""
     prompts = []
+    number = 0
     for number, row in enumerate(_rows(source, split, config.subset), start=1):
         place = f"row {number} of {source!r}"
         question = _text(row, config.question_column, place)
@@ -82,6 +86,8 @@ def _prompts(source: str, split: str, config: MathConfig) -> list[Prompt[Referen
                 problem=Reference(answer=answer),
             )
         )
+    if not number:
+        raise UsageError(f"{source!r} is empty: it has no problem")
     return prompts
 
 
@@ -98,10 +104,12 @@ def _text(row: Row, column: str, place: str) -> str:
 
 
 def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
-    reader = READERS.get(Path(source).suffix)
-    if reader is None:
-        return _hub_rows(source, split, subset)
     path = Path(source)
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        if path.is_file():
+            raise UsageError(f"data file {source!r} is of another kind: {ENDINGS}")
+        return _hub_rows(source, split, subset)
     try:
         return list(reader(path))
     except OSError as error:
@@ -110,7 +118,8 @@ def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON texts may hold U+2028 and other characters that end a line for Python as they are.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"data file {str(path)!r} is not UTF-8 text") from error
     for number, line in enumerate(lines, start=1):
@@ -118,10 +127,10 @@ def _json_lines(path: Path) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UsageError(f"line {number} of {str(path)!r} is not JSON") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"line {number} of {str(path)!r} is not JSON: {JSON_LINES}") from error
         if not isinstance(row, dict):
-            raise UsageError(f"line {number} of {str(path)!r} is not a JSON object")
+            raise UsageError(f"line {number} of {str(path)!r} is not a JSON object: {JSON_LINES}")
         yield row
 
 
@@ -150,11 +159,11 @@ def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
         import datasets  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{name!r} is neither a .jsonl nor a .parquet file; to read it as the name of a data set, the package "
-            "datasets is needed: pip install datasets"
+            f"{name!r} is no file that can be read ({ENDINGS}); if it is the name of a data set on the hub, "
+            "the package datasets is needed: pip install datasets"
         ) from error
     try:
         rows: Any = datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # it raises whatever the network, the hub or the data set leads to
-        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())} ({ENDINGS})") from error
     return rows

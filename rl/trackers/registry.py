@@ -15,8 +15,8 @@ from typing import Any
 
 from rl.config import Config, TrackingConfig
 from rl.errors import UsageError
+from rl.records.layout import ABOUT, TRACKING
 from rl.records.metrics import METRICS_FILE, TIMING_FILE, TimingRecord, read_metrics, read_timing
-from rl.records.run_folder import ABOUT, TRACKING
 from rl.trackers.backends import BACKENDS, Identity, Tracker
 from rl.trackers.values import Record, Values
 from weightopt.table import replace_file

@@ -25,7 +25,7 @@ from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
 from rl.verification.sealed import seal
-from rl.verification.verdict import Verdict
+from rl.verification.verdict import Judged, Verdict
 
 # At most so many bytes go back at once: a pipe takes and gives up to 4096 in one piece.
 LONGEST_REPLY = 1024
@@ -85,7 +85,8 @@ def _judge_in_child(
             _limit(settings)
             if settings.sealed:
                 seal()
-            _reply(writable, Verdict.of(verifier.verify(prompt, response)), "")
+            judged = Judged.of(verifier.verify(prompt, response))
+            _reply(writable, judged.verdict, " ".join(judged.reason.split()))
         except BaseException as error:  # nothing may leave this process but by the next line
             with contextlib.suppress(BaseException):
                 _reply(writable, Verdict.FAILED, _reason(error))

@@ -1,7 +1,9 @@
 """What is said of one response."""
 
+import reprlib
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 
 class Verdict(Enum):
@@ -11,14 +13,7 @@ class Verdict(Enum):
     WRONG = b"W"
     UNREADABLE = b"U"  # no answer can be read in it
     TIMED_OUT = b"T"  # the verifier did not come to an end within its limit
-    FAILED = b"F"  # the verifier raised, ran out of memory, crashed, or tried what it may not do
-
-    @staticmethod
-    def of(judged: bool | None) -> "Verdict":
-        """From what `rl.tasks.protocol.Verifier.verify` returns."""
-        if judged is None:
-            return Verdict.UNREADABLE
-        return Verdict.RIGHT if judged else Verdict.WRONG
+    FAILED = b"F"  # the verifier raised, gave no verdict, ran out of memory, crashed, or tried what it may not do
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,3 +22,20 @@ class Judged:
 
     verdict: Verdict
     reason: str = ""
+
+    @classmethod
+    def of(cls, said: object) -> Self:
+        """From what `rl.tasks.protocol.Verifier.verify` returns.
+
+        True, False and None are verdicts, also those of numpy. A score or a word is none, however true it looks: 0.1
+        and "wrong" would count as right.
+        """
+        if said is None:
+            return cls(verdict=Verdict.UNREADABLE)
+        kind = type(said)
+        if kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_")):
+            return cls(verdict=Verdict.RIGHT if said else Verdict.WRONG)
+        return cls(
+            verdict=Verdict.FAILED,
+            reason=f"verify returned {reprlib.repr(said)}, of type {kind.__name__}: it must return True, False or None",
+        )

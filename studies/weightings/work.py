@@ -11,7 +11,7 @@ import pandas as pd
 
 from rl.config import Config
 from rl.models.policy import load_policy
-from rl.records.run_folder import BEST, CHECKPOINTS, MODEL
+from rl.records.layout import BEST, CHECKPOINTS, MODEL
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.success import count_successes, judge
