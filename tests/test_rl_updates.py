@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import rl.train
+import rl.update
 from rl.advantage import look_up_advantages
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, UsageError
@@ -26,7 +27,8 @@ from rl.records.metrics import read_metrics
 from rl.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
-from rl.train import Update, learn, train
+from rl.train import train
+from rl.update import Update, learn
 from weightopt.table import WeightTable, group_table
 
 GROUP_SIZE = 3
@@ -393,7 +395,7 @@ def test_one_update_makes_no_further_pass(table: Path, tmp_path: Path, monkeypat
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a pass that nothing needs")
 
-    monkeypatch.setattr(rl.train, "log_probs_of", refuse)
+    monkeypatch.setattr(rl.update, "log_probs_of", refuse)
     train(parse_config(document(table)), tmp_path / "run", quiet=True)
     for record in read_metrics(tmp_path / "run" / "metrics.jsonl").steps:
         assert (record.updates_so_far, record.ratio_clipped, record.kl_per_token) == (record.step, None, None)
@@ -415,7 +417,7 @@ def test_a_gradient_that_is_not_finite_in_a_later_update_leaves_the_last_checkpo
         return accumulated
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl.train, "accumulate_gradient", spoiled)
+        patch.setattr(rl.update, "accumulate_gradient", spoiled)
         with pytest.raises(DivergenceError, match=r"step 3: the gradient is not finite.*last checkpoint is intact"):
             train(config, tmp_path / "run", quiet=True)
     assert calls == 11
