@@ -176,7 +176,10 @@ def _zero_gradient(policy: Policy) -> list[torch.nn.Parameter]:
     parameters = list(policy.trained().values())
     for parameter in parameters:
         # Not None: a step without any signal has a gradient of zero, and the optimizer's memory fades over it.
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        else:
+            parameter.grad.zero_()
     return parameters
 
 

@@ -6,7 +6,7 @@ In the small world all is float64: tolerances of 1e-12 are rounding over some hu
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rl.rollout import Batch, Completion, Group
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from rl.train import train
-from weightopt.table import group_table
+from tests.chain import Chain
 
 GROUP_SIZE = 3
 PROMPT = Prompt(id="0", text="0", difficulty="", problem=None)
@@ -37,49 +37,7 @@ COEFFICIENT = 0.7
 ROUNDING = 2e-6  # float32, log-probabilities of order 1: torch picks its products by who wants a gradient
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Chain:
-    """Up to ``longest`` tokens, each drawn from a softmax of the last one; token 0 ends."""
-
-    def __init__(self, seed: int, *, longest: int = 2) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.logits = torch.randn((3, 3), generator=generator, dtype=torch.float64).requires_grad_()
-        self.responses: list[tuple[int, ...]] = [
-            response
-            for length in range(1, longest + 1)
-            for response in product(range(3), repeat=length)
-            if 0 not in response[:-1] and (response[-1] == 0 or length == longest)
-        ]
-
-    def token_log_probs(
-        self,
-        prompts: Sequence[Sequence[int]],
-        owner: Sequence[int],
-        responses: Sequence[Sequence[int]],
-        *,
-        temperature: float,
-    ) -> Tensor:
-        assert max(owner) < len(prompts)
-        log_probs = torch.log_softmax(self.logits / temperature, dim=1)
-        longest = max(len(response) for response in responses)
-        padding = torch.zeros(longest, dtype=torch.float64)
-        return torch.stack(
-            [torch.cat([log_probs[[0, *each[:-1]], list(each)], padding[len(each) :]]) for each in responses]
-        )
-
-    def told(self, response: Sequence[int]) -> list[float]:
-        return self.token_log_probs([(0,)], [0], [response], temperature=1.0)[0].detach().tolist()
-
-    def response_log_probs(self) -> Tensor:
-        """Of all responses there are."""
-        return self.token_log_probs([(0,)], [0] * len(self.responses), self.responses, temperature=1.0).sum(dim=1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch_of(responses: Sequence[Sequence[int]], told: Callable[[Sequence[int]], Sequence[float]]) -> Batch:
@@ -290,17 +248,8 @@ def test_what_is_to_come() -> None:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("table") / "table.json"
-    group_table(
-        lambda rho: 1 / rho,
-        GROUP_SIZE,
-        name="linear-r",
-        label="Linear-R",
-        all_wrong_advantage=-1.0,
-        all_right_advantage=0.0,
-    ).save(path)
-    return path
+def table(table_file: Callable[[str, int], Path]) -> Path:
+    return table_file("linear-r", GROUP_SIZE)
 
 
 def settings(table: Path, **changes: Any) -> Config:

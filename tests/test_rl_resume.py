@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,7 @@ OPTIMIZER, STATE = SAVED / "optimizer.safetensors", SAVED / "state.json"
 METRICS, TIMING, ROLLOUTS = Path("metrics.jsonl"), Path("timing.jsonl"), Path("rollouts.jsonl")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The loop sets the number of threads of the process; put it back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

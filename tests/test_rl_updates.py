@@ -5,7 +5,7 @@ through the loop. In the small world all is float64: tolerances of 1e-12 are rou
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 from rl.train import train
 from rl.update import Update, learn
+from tests.chain import Chain
 from weightopt.table import WeightTable, group_table
 
 GROUP_SIZE = 3
@@ -43,47 +44,7 @@ TABLE = group_table(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Chain:
-    """Up to ``longest`` tokens, each drawn from a softmax of the last one; token 0 ends."""
-
-    def __init__(self, seed: int, *, tokens: int = 3, longest: int = 2) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.logits = torch.randn((tokens, tokens), generator=generator, dtype=torch.float64).requires_grad_()
-        self.responses: list[tuple[int, ...]] = [
-            response
-            for length in range(1, longest + 1)
-            for response in product(range(tokens), repeat=length)
-            if 0 not in response[:-1] and (response[-1] == 0 or length == longest)
-        ]
-
-    def token_log_probs(
-        self,
-        prompts: Sequence[Sequence[int]],
-        owner: Sequence[int],
-        responses: Sequence[Sequence[int]],
-        *,
-        temperature: float,
-    ) -> Tensor:
-        assert max(owner) < len(prompts)
-        log_probs = torch.log_softmax(self.logits / temperature, dim=1)
-        longest = max(len(response) for response in responses)
-        padding = torch.zeros(longest, dtype=torch.float64)
-        return torch.stack(
-            [torch.cat([log_probs[[0, *each[:-1]], list(each)], padding[len(each) :]]) for each in responses]
-        )
-
-    def response_log_probs(self) -> Tensor:
-        """Of all responses there are."""
-        owner = [0] * len(self.responses)
-        return self.token_log_probs([(0,)], owner, self.responses, temperature=1.0).sum(dim=1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drawn(tokens: Sequence[int], log_probs: Sequence[float] | None = None) -> Completion:

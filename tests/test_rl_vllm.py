@@ -351,8 +351,6 @@ def test_the_model_of_a_run_opens_in_vllm_as_in_transformers(
 ) -> None:
     # Five heads of 32: those of the default [model] have 40 dimensions, which vLLM on a CPU cannot do.
     shape = {"layers": 2, "hidden_size": 160, "intermediate_size": 192, "heads": 5, "context": 32}
-    if changes and find_spec("peft") is None:
-        pytest.skip("needs peft")
     document = {
         "table": str(table_file("linear-r", 4)),
         "start_model": str(start_model(ALPHABET, **shape)),

@@ -99,5 +99,5 @@ def _operators(example: Prompt[Numbers]) -> frozenset[str]:
 
 
 def _line(problem: Numbers) -> str:
-    # The target again, and an equals sign: of five wordings this one made SmolLM2-135M solve most (docs/log.md).
+    # The target again, and an equals sign: of the wordings tried this one made SmolLM2-135M solve most (docs/log.md).
     return f"Make {problem.target} from {', '.join(map(str, problem.given))}: {problem.target} ="
