@@ -271,7 +271,7 @@ class PolicyConfig(Section):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
-    logits_at_once: Annotated[Integer, Field(ge=1, le=2**40)] = 2**24
+    logits_at_once: Annotated[Integer, Field(ge=1, le=2**40)] = 2**23
     attention: Literal["auto", "eager", "sdpa"] = "auto"
 
 

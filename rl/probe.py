@@ -37,8 +37,9 @@ GROWTH = 4
 
 FLOAT32 = 4
 
-# Of the logits that are in memory at a time: they, their log-softmax, and the gradients of both.
-COPIES_OF_LOGITS = 4
+# Of the logits that are in memory at a time: they, their log-softmax, and the gradients of both. On a CPU an output
+# layer that is computed apart works on a few rows and writes the gradient over the logits.
+COPIES_OF_LOGITS, COPIES_APART = 4, 1
 
 # Responses of a step whose tokens are counted, at most about so many.
 COUNTED = 2**16
@@ -186,7 +187,9 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     answered = max(len(piece) * max(len(row.response) for row in piece) for piece in pieces)
     vocabulary = policy.model.config.get_text_config().vocab_size
     at_once = policy.settings.logits_at_once
-    piecewise = answered * vocabulary > at_once and policy.output_layer.separable
+    apart = policy.output_layer.separable
+    piecewise = apart and answered * vocabulary > at_once
+    copies = COPIES_APART if apart and policy.device.type == "cpu" else COPIES_OF_LOGITS
 
     def back(tokens: int) -> tuple[int, float, int]:
         """Tokens that went forward and back, at most about ``tokens``; seconds; bytes kept in between."""
@@ -220,7 +223,7 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     return Learnt(
         seconds=passes * times * sum(seconds + each * (size - tokens) for size in sizes),
         activations=int(kept + max(0.0, kept_by_each) * max(0, largest - tokens)),
-        logits=COPIES_OF_LOGITS * FLOAT32 * (at_once if piecewise else answered * vocabulary),
+        logits=copies * FLOAT32 * (at_once if piecewise else answered * vocabulary),
         tokens=tokens,
         in_a_step=round(times * sum(sizes)),
     )

@@ -16,7 +16,7 @@ from rl.config import ModelConfig, PolicyConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.rollout import Batch
-from rl.samplers import torch_sampler
+from rl.samplers import draw, torch_sampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 
@@ -105,20 +105,33 @@ def test_temperature_zero_is_generate_without_sampling(policy: Policy) -> None:
         assert set(completion.log_probs) == {0.0}
 
 
-@pytest.mark.parametrize("size", [torch_sampler.MANY, 1500])
+@pytest.mark.parametrize("size", [draw.MANY, 1500])
 def test_draws_from_many_tokens_follow_the_distribution(size: int) -> None:
     """The cut-off is a p-value of 1e-4; rare tokens count as one."""
     draws = 40_000
     generator = torch.Generator().manual_seed(1)
     logits = 3 * torch.randn(1, size, generator=generator)
     logits[0, -1] = 5.0  # beside the padding of the last block
-    tokens, log_probs = torch_sampler._draw(logits.expand(draws, -1), 1.0, generator)
+    tokens, log_probs = draw.draw(logits.expand(draws, -1), 1.0, generator)
     expected = draws * torch.softmax(logits[0].double(), dim=0)
     counts = torch.bincount(tokens, minlength=size).double()
     rare = expected < 5
     seen, wanted = (torch.cat([each[~rare], each[rare].sum().unsqueeze(0)]).numpy() for each in (counts, expected))
     assert stats.chisquare(seen, wanted).pvalue > 1e-4
     torch.testing.assert_close(log_probs, torch.log_softmax(logits, dim=1)[0, tokens])
+
+
+def test_what_is_impossible_is_not_drawn_from_many_and_no_distribution_is_said() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.full((300, draw.MANY + 1), -math.inf)
+    logits[:, 5] = logits[:, -1] = 1.0
+    tokens, log_probs = draw.draw(logits, 0.5, generator)
+    assert set(tokens.tolist()) == {5, draw.MANY}
+    torch.testing.assert_close(log_probs, torch.full((300,), -math.log(2)))
+    for value in (math.nan, math.inf):
+        logits[7, 3] = value
+        with pytest.raises(DivergenceError):
+            draw.draw(logits, 1.0, generator)
 
 
 def test_weights_rounded_once_give_what_autocast_gives(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,27 @@
 
 For a vocabulary of 49,152 or 151,936 the logits of a micro-batch outweigh everything else that a forward pass holds.
 Here hidden states are turned into log-probabilities of the chosen tokens piece by piece, and each piece computes its
-logits again when its gradient is asked for. Values are those of the whole computation, gradients too but for the order
-in which the pieces are added up.
+logits again when its gradient is asked for; with one piece they are kept. Values are those of the whole computation,
+gradients too but for the order in which the pieces are added up.
+
+With z = logits/T the gradient of log p(y) with respect to z is [y] - p. It is written over the logits, a few rows at a
+time: what autograd would do is read and write ten times as much memory, which on a CPU is a quarter of learning.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from rl.models.prefix import said
+from rl.models.products import Linear, product
+
+# Logits that are worked on at a time, on a CPU: in float32 they stay in its cache.
+IN_CACHE = 2**18
+ROWS_OF_WEIGHT = 2048
 
 
 class OutputLayer:
@@ -25,22 +34,21 @@ class OutputLayer:
         The rest: its outputs are the hidden states.
     vocabulary
         Number of logits a token.
+    separable
+        Whether the layer is a linear one, and decoder and layer, one after the other, do what the model does.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder: PreTrainedModel = model.base_model  # type: ignore[assignment]
-        self._linear: Callable[[Tensor], Tensor] | None = model.get_output_embeddings()
+        layer = model.get_output_embeddings()
+        # Not what is derived from it, such as an adapter's: that one adds something.
+        self._linear = layer if type(layer) in (torch.nn.Linear, Linear) else None
         self._transform = _transform(model)
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.separable = self._gives_the_logits_of(model)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states, shape (..., features) to (..., vocabulary)."""
-        assert self._linear is not None
-        return self._transform(self._linear(hidden))
-
     def log_probs(self, hidden: Tensor, tokens: Tensor, *, temperature: float, at_once: int) -> Tensor:
-        """Log-probabilities of tokens, with gradient.
+        """Log-probabilities of tokens, with gradient, of a layer that is ``separable``.
 
         Parameters
         ----------
@@ -56,25 +64,26 @@ class OutputLayer:
         Returns
         -------
         torch.Tensor
-            Shape (n,).
+            Shape (n,); in float32 or better.
         """
-
-        def piece(hidden: Tensor, tokens: Tensor) -> Tensor:
-            return chosen_log_probs(self.logits(hidden), tokens, temperature)
-
+        assert self._linear is not None
         rows = max(1, at_once // self.vocabulary)
-        pieces = zip(hidden.split(rows), tokens.split(rows), strict=True)
-        # Nothing in a piece is random.
-        return torch.cat([checkpoint(piece, *each, use_reentrant=False, preserve_rng_state=False) for each in pieces])
+        # In parts of one size: a remainder of a single token would take as long as many.
+        pieces = max(1, -(-len(hidden) // rows))
+        return _ChosenLogProbs.apply(
+            hidden, self._linear.weight, self._linear.bias, tokens, self._transform, temperature, pieces
+        )
 
     @torch.no_grad()
     def _gives_the_logits_of(self, model: PreTrainedModel) -> bool:
-        """Whether decoder and layer, one after the other, do what the model does: models may transform their logits."""
+        """Whether the parts do what the model does: models may transform their logits."""
         if self._linear is None or self.decoder is model:
             return False
         tokens = torch.arange(min(4, self.vocabulary), device=model.device).unsqueeze(0)
         whole = said(model(input_ids=tokens, use_cache=False))
-        parts = self.logits(said(self.decoder(input_ids=tokens, use_cache=False)))
+        parts = self._linear(said(self.decoder(input_ids=tokens, use_cache=False)))
+        if self._transform is not None:
+            parts = self._transform(parts)
         return parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -88,7 +97,115 @@ def log_probs_at(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
 
 
-def _transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+class _ChosenLogProbs(torch.autograd.Function):
+    """Log-probabilities of tokens, shape (n,), from hidden states, shape (n, features), in pieces.
+
+    Under autocast the product with the weight is computed in its precision. The gradient of the weight is added up in
+    the precision that the weight is held in.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        transform: Callable[[Tensor], Tensor] | None,
+        temperature: float,
+        pieces: int,
+    ) -> Tensor:
+        device = hidden.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        narrow, kept = hidden.to(precision), None
+        normaliser = hidden.new_empty(len(hidden), dtype=torch.promote_types(precision, torch.float32))
+        chosen = torch.empty_like(normaliser)
+        with torch.autocast(device, enabled=False):
+            factors = [weight.to(precision), None if bias is None else bias.to(precision)]
+            for part in _parts(len(hidden), pieces):
+                linear = product(narrow[part], *factors)
+                logits = linear if transform is None else transform(linear)
+                for block in blocks_of(logits):
+                    scaled = logits[block].to(normaliser.dtype) / temperature
+                    here = slice(part.start + block.start, part.start + block.stop)
+                    normaliser[here] = scaled.logsumexp(dim=1)
+                    chosen[here] = scaled.gather(1, tokens[here].unsqueeze(1)).squeeze(1)
+                kept = linear if pieces == 1 else None
+        ctx.save_for_backward(narrow, weight, bias, tokens, normaliser, kept)
+        ctx.transform, ctx.temperature, ctx.pieces, ctx.hidden_dtype = transform, temperature, pieces, hidden.dtype
+        return chosen - normaliser
+
+    @staticmethod
+    @once_differentiable  # takes the names off the parameters
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        narrow, weight, bias, tokens, normaliser, kept = ctx.saved_tensors
+        factors = [weight.to(narrow.dtype), None if bias is None else bias.to(narrow.dtype)]
+        to_hidden = torch.empty_like(narrow) if ctx.needs_input_grad[0] else None
+        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        for part in _parts(len(narrow), ctx.pieces):
+            linear = product(narrow[part], *factors) if kept is None else kept
+            to_linear = _gradient_of_linear(
+                linear, tokens[part], normaliser[part], grads[0][part], ctx.transform, ctx.temperature
+            )
+            if to_hidden is not None:
+                to_hidden[part] = product(to_linear, factors[0].t())
+            if to_weight is not None:
+                # A few rows at a time, so that what is added is still in the cache.
+                for start in range(0, len(to_weight), ROWS_OF_WEIGHT):
+                    some = slice(start, start + ROWS_OF_WEIGHT)
+                    to_weight[some] += product(to_linear[:, some].t(), narrow[part].t())
+            if to_bias is not None:
+                to_bias += to_linear.sum(dim=0)
+        return (None if to_hidden is None else to_hidden.to(ctx.hidden_dtype), to_weight, to_bias, *[None] * 4)
+
+
+def _gradient_of_linear(
+    linear: Tensor,
+    tokens: Tensor,
+    normaliser: Tensor,
+    grad: Tensor,
+    transform: Callable[[Tensor], Tensor] | None,
+    temperature: float,
+) -> Tensor:
+    """The gradient with respect to what the linear layer gave, written over it where nothing transforms it."""
+    if transform is None:
+        return _gradient_of_logits(linear, linear, tokens, normaliser, grad / temperature, temperature)
+    with torch.enable_grad():
+        leaf = linear.detach().requires_grad_()
+        logits = transform(leaf)
+    into = torch.empty_like(linear)
+    to_logits = _gradient_of_logits(logits.detach(), into, tokens, normaliser, grad / temperature, temperature)
+    return torch.autograd.grad(logits, leaf, to_logits)[0]
+
+
+def _gradient_of_logits(
+    logits: Tensor, into: Tensor, tokens: Tensor, normaliser: Tensor, grad: Tensor, temperature: float
+) -> Tensor:
+    """Write -g (p - [y]) into ``into``, row by row, and return that; it may be ``logits``."""
+    for block in blocks_of(logits):
+        part = logits[block].to(normaliser.dtype).div(temperature).sub_(normaliser[block].unsqueeze(1)).exp_()
+        part.scatter_add_(1, tokens[block].unsqueeze(1), part.new_full((len(part), 1), -1.0))
+        into[block] = part.mul_(-grad[block].unsqueeze(1))
+    return into
+
+
+def _parts(count: int, pieces: int) -> Iterator[slice]:
+    """Slices of ``count`` things in ``pieces`` parts of about the same size."""
+    for number in range(pieces):
+        yield slice(count * number // pieces, count * (number + 1) // pieces)
+
+
+def blocks_of(logits: Tensor) -> Iterator[slice]:
+    """Slices of rows, shape (n, vocabulary), to be worked on one after the other: on a CPU so many as fit its cache."""
+    rows = max(1, IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    for start in range(0, len(logits), rows):
+        yield slice(start, min(start + rows, len(logits)))
+
+
+def _transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
     """What the model is known to do with its logits; whether that is all it does, the probe shows."""
     config = model.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
@@ -100,4 +217,4 @@ def _transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     factor = getattr(config, "logit_scale", None)
     if factor:  # Cohere
         return lambda logits: logits * factor
-    return lambda logits: logits
+    return None

@@ -23,9 +23,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
+from rl.models.attention import use_grouped_attention
 from rl.models.lora import Adapter, merged_weights
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
+from rl.models.products import use_own_products
 from rl.models.start import check_weights, weight_files
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
@@ -168,20 +170,18 @@ class Policy:
         written = torch.tensor(
             [[1.0] * len(response) + [0.0] * (longest - len(response)) for response in responses], device=self.device
         )
-        at_once = self.settings.logits_at_once
-        vocabulary = self.model.config.get_text_config().vocab_size
-        piecewise = tokens.numel() * vocabulary > at_once and self.output_layer.separable
-        model = self.output_layer.decoder if piecewise else self.model
+        apart = self.output_layer.separable
+        model = self.output_layer.decoder if apart else self.model
         with self.autocast():
             if self.settings.gradient_checkpointing:
                 before = _read_again(model, [prompts[index] for index in owner], responses, longest)
             else:
                 before = _read_once(model, prompts, owner, tokens)
-            if not piecewise:
+            if not apart:
                 return chosen_log_probs(before, tokens, temperature) * written
             wanted = written.bool()
             log_probs = self.output_layer.log_probs(
-                before[wanted], tokens[wanted], temperature=temperature, at_once=at_once
+                before[wanted], tokens[wanted], temperature=temperature, at_once=self.settings.logits_at_once
             )
         return log_probs.new_zeros(tokens.shape).masked_scatter(wanted, log_probs)
 
@@ -260,6 +260,7 @@ def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(llama, attn_implementation=ATTENTION_ON_CPU)
+    use_own_products(model)
     return Policy(model=model.eval(), tokenizer=tokenizer)
 
 
@@ -326,6 +327,9 @@ def load_policy(
         raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
+    use_own_products(model)
+    if settings.attention == "auto" and device.type == "cpu":
+        use_grouped_attention(model)
     model.eval().to(device)  # type: ignore[arg-type]
     return Policy(model=model, tokenizer=tokenizer, settings=settings)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 
 class Prefix:
@@ -26,11 +27,17 @@ class Prefix:
         self.last = last
 
     @classmethod
-    def read(cls, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> "Prefix":
-        """Read P sequences of length ≥ 1, padded on the left so that all of them end in the same column."""
+    def read(cls, model: PreTrainedModel, sequences: Sequence[Sequence[int]], *, room: int = 0) -> "Prefix":
+        """Read P sequences of length ≥ 1, padded on the left so that all of them end in the same column.
+
+        With ``room`` for tokens to come these are written into memory that is taken at once; without gradient only.
+        """
         tokens, seen = pad_left(sequences, device=model.device)
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
         cache = DynamicCache(config=model.config)
+        if room:
+            # Layers that forget, or that remember something else, are left alone.
+            cache.layers = [_Roomy(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
         # Of a prompt only the logits after its end are wanted.
         only_last = {"logits_to_keep": 1} if model.get_output_embeddings() is not None else {}
         output = model(
@@ -67,6 +74,44 @@ class Prefix:
         self._position = positions[:, -1:]
         self.last = output[:, -1]
         return output
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values of a layer with room for more, where a growing one is copied for every token.
+
+    The room is made when rows are picked, since a prompt is read before it has as many rows as it is to have.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add some, shape (rows, heads, n, features)."""
+        begin = self.get_seq_length()
+        end = begin + key_states.shape[2]
+        if self._held is None or end > self._held[0].shape[2]:
+            return super().update(key_states, value_states, *args, **kwargs)
+        for held, states in zip(self._held, (key_states, value_states), strict=True):
+            held[:, :, begin:end] = states
+        self.keys, self.values = (held[:, :, :end] for held in self._held)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows."""
+        if self.keys is None or self.values is None:
+            return
+        length = self.keys.shape[2]
+        capacity = self._held[0].shape[2] if self._held is not None else length + self._room
+        keys, values = (
+            states.new_empty(len(indices), states.shape[1], capacity, states.shape[3])
+            for states in (self.keys, self.values)
+        )
+        torch.index_select(self.keys, 0, indices, out=keys[:, :, :length])
+        torch.index_select(self.values, 0, indices, out=values[:, :, :length])
+        self._held = keys, values
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
 
 def pad_left(sequences: Sequence[Sequence[int]], *, device: torch.device) -> tuple[Tensor, Tensor]:

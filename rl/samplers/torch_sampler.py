@@ -13,19 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rl.errors import DivergenceError, UsageError
-from rl.models.output_layer import log_probs_at
+from rl.errors import UsageError
 from rl.models.policy import Policy
 from rl.models.prefix import Prefix
 from rl.rollout import Batch, Completion, Group
+from rl.samplers.draw import draw
 from rl.samplers.stop_strings import StopStrings
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
-
-# Tokens from which on a vocabulary is drawn from by inverting sums: torch.multinomial asks for a random number a token,
-# one after the other, and at 49,152 tokens that took a quarter of the time of sampling.
-MANY = 1024
-BLOCK = 128
 
 
 class TorchSampler:
@@ -127,10 +122,10 @@ class TorchSampler:
         log_probs = torch.zeros((len(live), max_new_tokens), device=device)
         lengths = torch.full((len(live),), max_new_tokens, device=device)
         stopped = torch.zeros(len(live), dtype=torch.bool, device=device)
-        prefix = Prefix.read(self._policy.model, prompts)
+        prefix = Prefix.read(self._policy.model, prompts, room=max_new_tokens - 1)
         prefix.select(live // group_size)
         for column in range(max_new_tokens):
-            chosen, chosen_log_probs = _draw(prefix.last, temperature, generator)
+            chosen, chosen_log_probs = draw(prefix.last, temperature, generator)
             tokens[live, column] = chosen
             log_probs[live, column] = chosen_log_probs
             ended = chosen == end
@@ -154,42 +149,3 @@ def _round_linear_layers(model: PreTrainedModel) -> None:
         if isinstance(layer, torch.nn.Linear):
             # A parameter of its own, also where the output layer is tied to the embedding, which is not rounded.
             layer.weight = torch.nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
-
-
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw one token per row of ``logits``, shape (rows, vocabulary); tokens and their log-probabilities."""
-    if not torch.isfinite(logits).all():
-        raise DivergenceError("the logits of the policy are not finite")
-    if temperature == 0:
-        return logits.argmax(dim=-1), logits.new_zeros(len(logits), dtype=torch.float32)
-    log_probs = log_probs_at(logits, temperature)
-    probabilities = log_probs.exp()
-    if logits.shape[-1] < MANY:
-        tokens = torch.multinomial(probabilities, num_samples=1, generator=generator)
-    else:
-        tokens = _invert(probabilities, generator)
-    return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1)
-
-
-def _invert(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """One index per row with these probabilities, shape (rows, n) to (rows, 1), for one random number a row."""
-    size = probabilities.shape[1]
-    if size % BLOCK:
-        probabilities = torch.nn.functional.pad(probabilities, (0, -size % BLOCK))
-    # First the block, then the index in it. In float32 the sum of many probabilities would lose the rare ones.
-    blocks = probabilities.view(len(probabilities), -1, BLOCK)
-    sums = torch.nn.functional.pad(blocks.sum(dim=2, dtype=torch.float64).cumsum(dim=1), (1, 0))
-    uniform = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=generator)
-    threshold = uniform * sums[:, -1:]
-    block = _first_above(sums[:, 1:], threshold)
-    inside = blocks.take_along_dim(block.unsqueeze(2), dim=1).squeeze(1).cumsum(dim=1, dtype=torch.float64)
-    index = _first_above(inside, threshold - sums.gather(1, block))
-    return (block * BLOCK + index).clamp(max=size - 1)
-
-
-def _first_above(sums: Tensor, threshold: Tensor) -> Tensor:
-    """Index of the first that exceeds the threshold, shape (rows, n) and (rows, 1) to (rows, 1).
-
-    What adds nothing to the sums never does. The last index stands in where rounding leaves none.
-    """
-    return torch.searchsorted(sums.contiguous(), threshold, right=True).clamp(max=sums.shape[1] - 1)
