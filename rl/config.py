@@ -265,13 +265,15 @@ class PolicyConfig(Section):
     ``precision = "bf16"`` computes in bfloat16 what torch's autocast does, from weights that stay in float32.
     ``gradient_checkpointing`` computes the layers of a backward pass again instead of keeping what they held.
     ``logits_at_once`` bounds how many logits (tokens times vocabulary) exist at a time while learning: more are
-    computed piece by piece, and again in the backward pass. ``attention`` is the implementation in transformers:
-    "auto" is "eager" on a CPU, where it is the faster for sequences of a few dozen tokens, and "sdpa" elsewhere.
+    computed piece by piece, and again in the backward pass; "auto" is 2^23 on a CPU, where larger pieces of memory are
+    given back and asked for again, and 2^27 on a GPU, where small products are slow. ``attention`` is the
+    implementation in transformers: "auto" is "eager" on a CPU, where it is the faster for sequences of a few dozen
+    tokens, without its copies of the keys that query heads share (`rl.models.attention`), and "sdpa" elsewhere.
     """
 
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
-    logits_at_once: Annotated[Integer, Field(ge=1, le=2**40)] = 2**23
+    logits_at_once: Literal["auto"] | Annotated[Integer, Field(ge=1, le=2**40)] = "auto"
     attention: Literal["auto", "eager", "sdpa"] = "auto"
 
 

@@ -27,8 +27,9 @@ from rl.verification.pool import VerifierPool
 # Each of sampling, judging and learning stops growing when its next size would take it beyond so many.
 SECONDS = 6.0
 
-# And sampling at so many groups, learning at this part of the tokens of a step.
-MEASURED_GROUPS, ENOUGH = 4, 16
+# And sampling at so many groups, learning at this part of the tokens of a step, but not below so many: with few tokens
+# what a pass does to every weight, whatever it reads, would count as if there were as much for every token.
+MEASURED_GROUPS, ENOUGH, ENOUGH_TOKENS = 4, 16, 512
 
 # The first sizes: so many responses to one prompt, of one token each; so many tokens forward and back. The second size
 # is always measured: what a call takes whatever its size would count as often as there are tokens otherwise.
@@ -186,7 +187,7 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     tried = sorted(pieces[sizes.index(largest)], key=lambda row: row.prompt)
     answered = max(len(piece) * max(len(row.response) for row in piece) for piece in pieces)
     vocabulary = policy.model.config.get_text_config().vocab_size
-    at_once = policy.settings.logits_at_once
+    at_once = policy.logits_at_once
     apart = policy.output_layer.separable
     piecewise = apart and answered * vocabulary > at_once
     copies = COPIES_APART if apart and policy.device.type == "cpu" else COPIES_OF_LOGITS
@@ -205,7 +206,7 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     few, _, kept_by_few = back(1)  # the first call of anything is slow
     tokens, seconds, kept = back(FIRST_LEARNT)
     spent, each = 0.0, seconds / tokens
-    enough, size = min(largest, int(times * sum(sizes)) // ENOUGH), FIRST_LEARNT
+    enough, size = min(largest, max(int(times * sum(sizes)) // ENOUGH, ENOUGH_TOKENS)), FIRST_LEARNT
     while size < enough and (spent == 0 or spent + GROWTH * seconds < SECONDS):
         size = min(GROWTH * size, enough)
         before, took = tokens, seconds

@@ -15,7 +15,7 @@ from scipy import stats
 from rl.config import ModelConfig, PolicyConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
-from rl.rollout import Batch
+from rl.rollout import Batch, Completion
 from rl.samplers import draw, torch_sampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
@@ -119,6 +119,20 @@ def test_draws_from_many_tokens_follow_the_distribution(size: int) -> None:
     seen, wanted = (torch.cat([each[~rare], each[rare].sum().unsqueeze(0)]).numpy() for each in (counts, expected))
     assert stats.chisquare(seen, wanted).pvalue > 1e-4
     torch.testing.assert_close(log_probs, torch.log_softmax(logits, dim=1)[0, tokens])
+
+
+def test_when_responses_leave_the_batch_changes_nothing(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def completions(crowded: float) -> list[Completion]:
+        monkeypatch.setattr(torch_sampler, "CROWDED", crowded)
+        batch = TorchSampler(policy).sample(PROMPTS, group_size=16, temperature=1.0, max_new_tokens=12, seed=4)
+        return [completion for group in batch.groups for completion in group.completions]
+
+    at_once, usual, never = completions(1.0), completions(torch_sampler.CROWDED), completions(0.0)
+    assert len({len(completion.tokens) for completion in at_once}) > 3
+    for others in (usual, never):
+        for one, other in zip(at_once, others, strict=True):
+            assert (one.tokens, one.text, one.finished) == (other.tokens, other.text, other.finished)
+            assert one.log_probs == pytest.approx(other.log_probs, rel=1e-5, abs=1e-5)  # float32
 
 
 def test_what_is_impossible_is_not_drawn_from_many_and_no_distribution_is_said() -> None:

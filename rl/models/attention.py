@@ -26,6 +26,8 @@ def use_grouped_attention(model: PreTrainedModel) -> bool:
     heads = getattr(config, "num_attention_heads", None)
     if heads is None or getattr(config, "num_key_value_heads", heads) in (None, heads):
         return False
+    if not model._can_set_attn_implementation():  # asked for all the same, transformers would print a warning
+        return False
     before = _reads(model)
     try:
         model.set_attn_implementation(GROUPED)

@@ -40,6 +40,9 @@ END = "<end>"
 ATTENTION_ON_CPU = "eager"
 ATTENTION_ELSEWHERE = "sdpa"
 
+# Logits at a time that are the fastest; see `rl.config.PolicyConfig`.
+LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**27
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -76,6 +79,13 @@ class Policy:
     def context(self) -> int | None:
         """Most tokens of a prompt with its response; None if the model knows no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def logits_at_once(self) -> int:
+        """Bound on the logits that exist at a time while learning."""
+        if self.settings.logits_at_once == "auto":
+            return LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ELSEWHERE
+        return self.settings.logits_at_once
 
     @cached_property
     def output_layer(self) -> OutputLayer:
@@ -181,7 +191,7 @@ class Policy:
                 return chosen_log_probs(before, tokens, temperature) * written
             wanted = written.bool()
             log_probs = self.output_layer.log_probs(
-                before[wanted], tokens[wanted], temperature=temperature, at_once=self.settings.logits_at_once
+                before[wanted], tokens[wanted], temperature=temperature, at_once=self.logits_at_once
             )
         return log_probs.new_zeros(tokens.shape).masked_scatter(wanted, log_probs)
 
