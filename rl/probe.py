@@ -39,7 +39,7 @@ GROWTH = 4
 FLOAT32 = 4
 
 # Of the logits that are in memory at a time: they, their log-softmax, and the gradients of both. On a CPU an output
-# layer that is computed apart works on a few rows and writes the gradient over the logits.
+# layer computed apart works on a few rows and writes the gradient over the logits, if these are not transformed.
 COPIES_OF_LOGITS, COPIES_APART = 4, 1
 
 # Responses of a step whose tokens are counted, at most about so many.
@@ -190,7 +190,8 @@ def probe_learning(policy: Policy, prompts: Sequence[Prompt[Any]], sampled: Samp
     at_once = policy.logits_at_once
     apart = policy.output_layer.separable
     piecewise = apart and answered * vocabulary > at_once
-    copies = COPIES_APART if apart and policy.device.type == "cpu" else COPIES_OF_LOGITS
+    over = apart and not policy.output_layer.transforms and policy.device.type == "cpu"
+    copies = COPIES_APART if over else COPIES_OF_LOGITS
 
     def back(tokens: int) -> tuple[int, float, int]:
         """Tokens that went forward and back, at most about ``tokens``; seconds; bytes kept in between."""

@@ -192,6 +192,12 @@ def test_layers_that_are_not_there_are_one_sentence(start: Path) -> None:
         settings(start, lora={"alpha": 3})
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_a_weight_with_two_places_gets_no_adapter(start: Path, target: str) -> None:
+    with pytest.raises(UsageError, match="one weight for both"):
+        open_policy(settings(start, lora={"rank": 2, "targets": [target, "q_proj"]}), start, None)
+
+
 def test_a_missing_package_is_one_sentence(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(UsageError, match=r"needs peft, which is not installed: pip install 'weightopt\[lora\]'"):

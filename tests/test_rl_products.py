@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama
 
 from rl.config import ModelConfig, PolicyConfig
 from rl.models import products
-from rl.models.attention import GROUPED, use_grouped_attention
+from rl.models.attention import GROUPED, grouped_attention, use_grouped_attention
 from rl.models.policy import load_policy, new_policy, save_policy
+from rl.models.prefix import Prefix
 from rl.models.products import Linear, product, use_own_products
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,6 +80,34 @@ def test_float32_goes_to_onednn_and_the_rest_to_pytorch(monkeypatch: pytest.Monk
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert product(x, weight).dtype == torch.bfloat16
     assert not taken
+
+
+def test_a_bias_with_gaps_or_alone_in_being_trained() -> None:
+    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4), torch.arange(10.0)
+    for each in (bias[::2], bias[:1].expand(5)):
+        torch.testing.assert_close(product(x, weight, each), linear(x, weight, each))
+    leaf = bias[:5].clone().requires_grad_()
+    product(x, weight, leaf).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [3.0] * 5
+    assert product(x, weight[:0]).shape == (3, 0)
+
+
+@pytest.mark.parametrize(("inside", "out"), [(6, 9), (9, 6)])
+def test_what_goes_into_onednn_as_a_weight_has_no_gaps(inside: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, seen = products._product, []
+
+    def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        seen.append(products._dense(weight))
+        return own(x, weight, bias)
+
+    monkeypatch.setattr(products, "_product", watched)
+    x, weight = torch.randn(7, 2 * inside)[:, ::2].requires_grad_(), torch.randn(out, inside, requires_grad=True)
+    for part in (lambda y: y.sum(), lambda y: y[:, : out - 2].square().sum(), lambda y: y[::2].square().sum()):
+        found = torch.autograd.grad(part(product(x, weight)), (x, weight))
+        close(found, [each.double() for each in torch.autograd.grad(part(linear(x, weight)), (x, weight))])
+    assert len(seen) == 9 * products._ONEDNN
+    assert all(seen)
 
 
 def test_layers_keep_their_weights_names_and_class_where_it_is_another() -> None:
@@ -191,3 +220,52 @@ def test_a_policy_uses_it_unless_another_is_named(tmp_path: Path) -> None:
         for name in ("auto", "eager", "sdpa")
     }
     assert chosen == {"auto": GROUPED, "eager": "eager", "sdpa": "sdpa"}
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias", "indices", "block_indices", "something_new"])
+def test_what_it_does_not_know_it_refuses(name: str) -> None:
+    query, key = torch.randn(1, 4, 2, 8), torch.randn(1, 2, 2, 8)
+    layer: Any = torch.nn.Identity()
+    attend: Any = grouped_attention
+    mixed, _ = attend(layer, query, key, key, None, position_ids=torch.arange(2), **{name: None})
+    assert mixed.shape == (1, 2, 4, 8)
+    with pytest.raises(NotImplementedError, match=name):
+        attend(layer, query, key, key, None, **{name: torch.ones(1)})
+
+
+def test_a_cache_with_room_holds_what_one_without_does_also_beyond_it() -> None:
+    model = build(LlamaConfig(**SIZES))
+    tokens = torch.arange(24).view(2, 12) % 20
+
+    def reads(room: int) -> list[Tensor]:
+        prefix = Prefix.read(model, [[3, 4, 5], [6]], room=room)
+        said = [prefix.last]
+        for rows, columns in (((0, 0, 1), (0, 3)), ((2, 0), (3, 5)), ((1, 0, 1), (5, 11)), ((2, 1), (11, 12))):
+            prefix.select(torch.tensor(rows))
+            said.append(prefix.extend(tokens[:1, columns[0] : columns[1]].repeat(len(rows), 1)))
+        return said
+
+    with torch.inference_mode():
+        expected = reads(0)
+        for room in (1, 4, 5, 50):
+            for one, other in zip(reads(room), expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_whole_model_has_the_gradients_it_has_in_float64(checkpointed: bool, tmp_path: Path) -> None:
+    tokenizer = new_policy(ModelConfig(layers=1, hidden_size=16, heads=2), "ab", seed=0).tokenizer
+    build(LlamaConfig(**SIZES, tie_word_embeddings=True)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = PolicyConfig(gradient_checkpointing=checkpointed, logits_at_once=45)
+    prompts, owner, responses = [[3, 4, 5], [6]], [0, 0, 1], [[7, 8, 1], [9], [10, 11, 12, 1]]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        named = settings if dtype == torch.float32 else PolicyConfig(attention="sdpa")
+        policy = load_policy(tmp_path, named, dtype=dtype)
+        log_probs = policy.token_log_probs(prompts, owner, responses)
+        (torch.tensor([[1.0], [-2.0], [0.5]]) * log_probs).sum().backward()
+        found.append({name: weight.grad for name, weight in policy.trained().items()})
+    for name, gradient in found[0].items():
+        scale = float(found[1][name].abs().max())
+        torch.testing.assert_close(gradient.double(), found[1][name], rtol=0, atol=1e-5 * scale)

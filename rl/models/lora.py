@@ -5,6 +5,7 @@ it computes in the names of a model without one.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,7 +57,8 @@ def add_adapter(policy: "Policy", config: LoraConfig, *, base: Path, seed: int) 
     Raises
     ------
     UsageError
-        If peft is not installed, or the model has no layers of the names in ``config.targets``.
+        If peft is not installed, or the model has no layers of the names in ``config.targets``, or they are the output
+        layer or the embedding of a model that has one weight for both.
     """
     peft = _peft()
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
@@ -127,14 +129,25 @@ def merged_weights(model: PreTrainedModel) -> Mapping[str, Tensor]:
 
 
 def _adapted(policy: "Policy", adapter: Adapter) -> "Policy":
-    return replace(policy, model=adapter.wrapped.base_model.model.eval(), adapter=adapter)
+    model = adapter.wrapped.base_model.model.eval()
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    # The parts of an adapted layer are layers of their own.
+    if any(list(each.children()) for each in ends if each is not None) and model.config.tie_word_embeddings:
+        raise UsageError(
+            "lora.targets names the output layer or the embedding, and the start model has one weight for both: merged "
+            "into the one, an adapter would change the other. Leave it out"
+        )
+    return replace(policy, model=model, adapter=adapter)
 
 
 @contextmanager
 def _refusing() -> "Iterator[None]":
     """Turn what peft says about layers that are not there into our own kind of error."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # `_adapted` refuses what this warns of.
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+            yield
     except ValueError as error:
         raise UsageError(f"section [lora] does not fit the start model: {' '.join(str(error).split())}") from error
 

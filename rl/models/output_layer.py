@@ -2,8 +2,8 @@
 
 For a vocabulary of 49,152 or 151,936 the logits of a micro-batch outweigh everything else that a forward pass holds.
 Here hidden states are turned into log-probabilities of the chosen tokens piece by piece, and each piece computes its
-logits again when its gradient is asked for; with one piece they are kept. Values are those of the whole computation,
-gradients too but for the order in which the pieces are added up.
+logits again when its gradient is asked for; with one piece they are kept, and it can be asked for once. Values are
+those of the whole computation, gradients too but for the order in which the pieces are added up.
 
 With z = logits/T the gradient of log p(y) with respect to z is [y] - p. It is written over the logits, a few rows at a
 time: what autograd would do is read and write ten times as much memory, which on a CPU is a quarter of learning.
@@ -36,6 +36,8 @@ class OutputLayer:
         Number of logits a token.
     separable
         Whether the layer is a linear one, and decoder and layer, one after the other, do what the model does.
+    transforms
+        Whether the model caps, divides or multiplies its logits.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -44,6 +46,7 @@ class OutputLayer:
         # Not what is derived from it, such as an adapter's: that one adds something.
         self._linear = layer if type(layer) in (torch.nn.Linear, Linear) else None
         self._transform = _transform(model)
+        self.transforms = self._transform is not None
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.separable = self._gives_the_logits_of(model)
 
@@ -118,29 +121,32 @@ class _ChosenLogProbs(torch.autograd.Function):
         device = hidden.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         narrow, kept = hidden.to(precision), None
-        normaliser = hidden.new_empty(len(hidden), dtype=torch.promote_types(precision, torch.float32))
-        chosen = torch.empty_like(normaliser)
+        # log p = (z[y] - top) - log Σ exp(z - top): added up, the last two would lose the digits of the second.
+        top = hidden.new_empty(len(hidden), dtype=torch.promote_types(precision, torch.float32))
+        normaliser, log_probs = torch.empty_like(top), torch.empty_like(top)
         with torch.autocast(device, enabled=False):
             factors = [weight.to(precision), None if bias is None else bias.to(precision)]
             for part in _parts(len(hidden), pieces):
                 linear = product(narrow[part], *factors)
                 logits = linear if transform is None else transform(linear)
                 for block in blocks_of(logits):
-                    scaled = logits[block].to(normaliser.dtype) / temperature
+                    scaled = logits[block].to(top.dtype) / temperature
                     here = slice(part.start + block.start, part.start + block.stop)
-                    normaliser[here] = scaled.logsumexp(dim=1)
-                    chosen[here] = scaled.gather(1, tokens[here].unsqueeze(1)).squeeze(1)
+                    top[here] = scaled.amax(dim=1)
+                    chosen = scaled.sub_(top[here].unsqueeze(1)).gather(1, tokens[here].unsqueeze(1)).squeeze(1)
+                    normaliser[here] = scaled.exp_().sum(dim=1).log_()
+                    log_probs[here] = chosen - normaliser[here]
                 kept = linear if pieces == 1 else None
-        ctx.save_for_backward(narrow, weight, bias, tokens, normaliser, kept)
+        ctx.save_for_backward(narrow, weight, bias, tokens, top, normaliser, kept)
         ctx.transform, ctx.temperature, ctx.pieces, ctx.hidden_dtype = transform, temperature, pieces, hidden.dtype
-        return chosen - normaliser
+        return log_probs
 
     @staticmethod
     @once_differentiable  # takes the names off the parameters
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        narrow, weight, bias, tokens, normaliser, kept = ctx.saved_tensors
+        narrow, weight, bias, tokens, top, normaliser, kept = ctx.saved_tensors
         factors = [weight.to(narrow.dtype), None if bias is None else bias.to(narrow.dtype)]
         to_hidden = torch.empty_like(narrow) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -148,14 +154,15 @@ class _ChosenLogProbs(torch.autograd.Function):
         for part in _parts(len(narrow), ctx.pieces):
             linear = product(narrow[part], *factors) if kept is None else kept
             to_linear = _gradient_of_linear(
-                linear, tokens[part], normaliser[part], grads[0][part], ctx.transform, ctx.temperature
+                linear, tokens[part], (top[part], normaliser[part]), grads[0][part], ctx.transform, ctx.temperature
             )
             if to_hidden is not None:
                 to_hidden[part] = product(to_linear, factors[0].t())
             if to_weight is not None:
-                # A few rows at a time, so that what is added is still in the cache.
-                for start in range(0, len(to_weight), ROWS_OF_WEIGHT):
-                    some = slice(start, start + ROWS_OF_WEIGHT)
+                # On a CPU a few rows at a time, so that what is added is still in the cache.
+                rows = ROWS_OF_WEIGHT if to_weight.device.type == "cpu" else len(to_weight)
+                for start in range(0, len(to_weight), rows):
+                    some = slice(start, start + rows)
                     to_weight[some] += product(to_linear[:, some].t(), narrow[part].t())
             if to_bias is not None:
                 to_bias += to_linear.sum(dim=0)
@@ -165,7 +172,7 @@ class _ChosenLogProbs(torch.autograd.Function):
 def _gradient_of_linear(
     linear: Tensor,
     tokens: Tensor,
-    normaliser: Tensor,
+    normaliser: tuple[Tensor, Tensor],
     grad: Tensor,
     transform: Callable[[Tensor], Tensor] | None,
     temperature: float,
@@ -182,11 +189,17 @@ def _gradient_of_linear(
 
 
 def _gradient_of_logits(
-    logits: Tensor, into: Tensor, tokens: Tensor, normaliser: Tensor, grad: Tensor, temperature: float
+    logits: Tensor,
+    into: Tensor,
+    tokens: Tensor,
+    normaliser: tuple[Tensor, Tensor],
+    grad: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Write -g (p - [y]) into ``into``, row by row, and return that; it may be ``logits``."""
+    top, log_sum = (each.unsqueeze(1) for each in normaliser)
     for block in blocks_of(logits):
-        part = logits[block].to(normaliser.dtype).div(temperature).sub_(normaliser[block].unsqueeze(1)).exp_()
+        part = logits[block].to(top.dtype).div(temperature).sub_(top[block]).sub_(log_sum[block]).exp_()
         part.scatter_add_(1, tokens[block].unsqueeze(1), part.new_full((len(part), 1), -1.0))
         into[block] = part.mul_(-grad[block].unsqueeze(1))
     return into

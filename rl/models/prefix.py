@@ -30,12 +30,13 @@ class Prefix:
     def read(cls, model: PreTrainedModel, sequences: Sequence[Sequence[int]], *, room: int = 0) -> "Prefix":
         """Read P sequences of length ≥ 1, padded on the left so that all of them end in the same column.
 
-        With ``room`` for tokens to come these are written into memory that is taken at once; without gradient only.
+        With ``room`` for tokens to come these are written into memory that is taken at once, without gradient only;
+        more than that are added as without. A GPU gives none: memory that is never written to would be taken too.
         """
         tokens, seen = pad_left(sequences, device=model.device)
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
         cache = DynamicCache(config=model.config)
-        if room:
+        if room and model.device.type == "cpu":
             # Layers that forget, or that remember something else, are left alone.
             cache.layers = [_Roomy(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
         # Of a prompt only the logits after its end are wanted.
@@ -92,6 +93,7 @@ class _Roomy(DynamicLayer):
         begin = self.get_seq_length()
         end = begin + key_states.shape[2]
         if self._held is None or end > self._held[0].shape[2]:
+            self._held = None
             return super().update(key_states, value_states, *args, **kwargs)
         for held, states in zip(self._held, (key_states, value_states), strict=True):
             held[:, :, begin:end] = states

@@ -32,15 +32,20 @@ def use_own_products(model: torch.nn.Module) -> None:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `torch.nn.functional.linear`: x Wᵀ + b, shapes (..., n) and (m, n) to (..., m), with gradient."""
+    """x Wᵀ + b, shapes (..., n), (m, n) and (m,) to (..., m), with gradient, but none of the gradient."""
     fits = _ONEDNN and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-    # A weight that is a part of a larger matrix makes oneDNN fall back on something a thousand times slower.
-    whole = weight.is_contiguous() or weight.t().is_contiguous()
-    if not fits or not whole or not x.numel() or torch.is_autocast_enabled("cpu"):
+    # A weight that is a part of a larger matrix makes oneDNN fall back on something hundreds of times slower, and a
+    # bias with gaps it reads as if it had none.
+    whole = _dense(weight) and (bias is None or bias.is_contiguous())
+    if not fits or not whole or not x.numel() or not weight.numel() or torch.is_autocast_enabled("cpu"):
         return torch.nn.functional.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias)):
         return _Product.apply(x, weight, bias)
     return _product(x, weight, bias)
+
+
+def _dense(matrix: Tensor) -> bool:
+    return matrix.is_contiguous() or matrix.t().is_contiguous()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -60,12 +65,13 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         (grad,) = grads
-        rows, columns = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        inputs, outputs = x.reshape(-1, x.shape[-1]).t(), grad.reshape(-1, grad.shape[-1]).t()
         to_x = to_weight = None
         if ctx.needs_input_grad[0]:
             to_x = _product(grad, weight.t())
         if ctx.needs_input_grad[1]:
+            inputs, outputs = (each if _dense(each) else each.contiguous() for each in (inputs, outputs))
             # The first of the two is copied, so that should be the smaller.
             narrows = weight.shape[0] <= weight.shape[1]
-            to_weight = _product(columns.t(), rows.t()) if narrows else _product(rows.t(), columns.t()).t()
-        return to_x, to_weight, columns.sum(dim=0) if ctx.needs_input_grad[2] else None
+            to_weight = _product(outputs, inputs) if narrows else _product(inputs, outputs).t()
+        return to_x, to_weight, outputs.sum(dim=1) if ctx.needs_input_grad[2] else None

@@ -23,7 +23,7 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tupl
         If the logits do not make a distribution.
     """
     if logits.shape[-1] < MANY or temperature == 0:
-        if not torch.isfinite(logits).all():
+        if not torch.isfinite(logits.amax(dim=-1)).all():
             raise DivergenceError("the logits of the policy are not finite")
         if temperature == 0:
             return logits.argmax(dim=-1), logits.new_zeros(len(logits), dtype=torch.float32)
