@@ -135,6 +135,9 @@ def write_table(file: Path) -> None:
 
 def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of our run."""
+    sampler: dict[str, Any] = {"backend": job["sampler"]}
+    if job["sampler"] == "vllm":
+        sampler |= {"context": 64, "sleep": job["sleep"]}
     optimizer: dict[str, Any] = {"learning_rate": LEARNING_RATE, "max_grad_norm": 1.0}
     if job["micro_batch"]:
         optimizer["tokens_per_micro_batch"] = job["micro_batch"]
@@ -146,7 +149,7 @@ def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
         "task": TASK,
         "policy": {"precision": job["precision"]},
         "rollout": {"prompts_per_step": PROMPTS, "group_size": GROUP, "max_new_tokens": NEW_TOKENS},
-        "sampler": {"backend": job["sampler"], **({"context": 64} if job["sampler"] == "vllm" else {})},
+        "sampler": sampler,
         "optimizer": optimizer,
         "training": {"steps": FOREVER, "evaluate_every": FOREVER, "checkpoint_every": FOREVER, "rollout_share": 0.0},
         "evaluation": {"prompts": 8, "samples": 1, "keep_best": False},
@@ -663,7 +666,7 @@ def run(options: argparse.Namespace, names: Sequence[str], *, device: str, sampl
         job = {"model": str(model), "folder": str(folder), "table": str(folder / "table.json"), "device": device}
         job |= {"precision": options.precision, "threads": options.threads, "rounds": options.rounds}
         job |= {"micro_batch": options.micro_batch, "accumulate": options.accumulate, "sampler": sampler}
-        job |= {"trl_checkpointing": options.trl_checkpointing}
+        job |= {"trl_checkpointing": options.trl_checkpointing, "sleep": options.sleep and device == "cuda"}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         how = ", TRL with gradient checkpointing" if options.trl_checkpointing else ""
         print(f"\n{options.model}, {options.precision}, {device}, ours samples with {sampler}{how}:", flush=True)
@@ -692,6 +695,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--micro-batch", type=int, help="of ours: tokens in one pass")
     parser.add_argument("--accumulate", type=int, default=1, help="of TRL: passes a step")
     parser.add_argument("--trl-checkpointing", action="store_true", help="of TRL: as its defaults are")
+    parser.add_argument("--sleep", action="store_true", help="of ours, on a GPU: vLLM's memory goes while we learn")
     parser.add_argument("--vllm-python", type=Path, help="an interpreter that has vLLM")
     parser.add_argument("--parts", nargs="+", choices=["cpu", "gpu"], default=["cpu", "gpu"])
     parser.add_argument("--json", type=Path, help="write everything to this file")

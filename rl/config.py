@@ -266,7 +266,7 @@ class PolicyConfig(Section):
     ``gradient_checkpointing`` computes the layers of a backward pass again instead of keeping what they held.
     ``logits_at_once`` bounds how many logits (tokens times vocabulary) exist at a time while learning: more are
     computed piece by piece, and again in the backward pass; "auto" is 2^23 on a CPU, where larger pieces of memory are
-    given back and asked for again, and 2^27 on a GPU, where small products are slow. ``attention`` is the
+    given back and asked for again, and 2^27 on a GPU (not measured there). ``attention`` is the
     implementation in transformers: "auto" is "eager" on a CPU, where it is the faster for sequences of a few dozen
     tokens, without its copies of the keys that query heads share (`rl.models.attention`), and "sdpa" elsewhere.
     """

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import rl.collect
 import rl.train
 from benchmarks import rl_step
+from rl.config import parse_config
 
 
 class TwoTurns(rl_step.Turns):
@@ -57,6 +58,12 @@ def test_ours_computes_every_response_of_the_prompts_that_all_are_given(job: dic
         assert report["computed"] == 3 * 4  # no advantage is 0
         assert report["prompts"] == [tokenizer.encode(text) for text in rl_step.prompts_of(job, step)]
         assert report["sampling"] + report["learning"] <= report["seconds"]
+
+
+@pytest.mark.parametrize("sleep", [False, True])
+def test_the_engine_sleeps_where_it_is_asked_to(job: dict[str, Any], sleep: bool) -> None:
+    sampler = parse_config(rl_step.config_of({**job, "sampler": "vllm", "sleep": sleep})).sampler
+    assert (sampler.backend, sampler.sleep) == ("vllm", sleep)
 
 
 def rl_step_tokenizer(job: dict[str, Any]) -> Any:

@@ -136,7 +136,8 @@ class _ChosenLogProbs(torch.autograd.Function):
                     chosen = scaled.sub_(top[here].unsqueeze(1)).gather(1, tokens[here].unsqueeze(1)).squeeze(1)
                     normaliser[here] = scaled.exp_().sum(dim=1).log_()
                     log_probs[here] = chosen - normaliser[here]
-                kept = linear if pieces == 1 else None
+                if pieces == 1:
+                    kept = linear
         ctx.save_for_backward(narrow, weight, bias, tokens, top, normaliser, kept)
         ctx.transform, ctx.temperature, ctx.pieces, ctx.hidden_dtype = transform, temperature, pieces, hidden.dtype
         return log_probs

@@ -1,8 +1,8 @@
 """Products with a weight matrix on a CPU: oneDNN's in float32.
 
-PyTorch leaves float32 to MKL, which on processors of other makers than its own does not use their widest instructions;
-oneDNN, which PyTorch carries along for bfloat16, does. On an AMD EPYC with AVX-512 that is twice as fast, forward and
-backward (docs/performance.md). Whatever oneDNN is not there for, or what is not float32 on a CPU, is left to PyTorch.
+PyTorch leaves float32 to MKL; oneDNN, which it carries along for bfloat16, is twice as fast on an AMD EPYC with
+AVX-512, forward and backward (docs/performance.md). Whatever oneDNN is not there for, or what is not float32 on a CPU,
+is left to PyTorch.
 """
 
 from typing import Any
