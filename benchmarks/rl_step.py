@@ -382,18 +382,16 @@ def bare(job: Mapping[str, Any], turns: Turns) -> None:
 
 
 def matrix_rate(precision: str, device: Any) -> float:
-    """Floating-point operations a second of matrix products, the best of a few sizes, PyTorch's or those of `rl`."""
+    """Floating-point operations a second of matrix products, the best of a few sizes."""
     import torch
-
-    from rl.models.products import product
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
     for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
         left, right = torch.randn(2, size, size, device=device).to(dtype)
-        for multiply in 5 * (torch.matmul, product):
+        for _ in range(5):
             began = time.perf_counter()
-            multiply(left, right)
+            torch.matmul(left, right)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = max(best, 2 * size**3 / (time.perf_counter() - began))

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from rl.models.prefix import said
-from rl.models.products import Linear, product
 
 # Logits that are worked on at a time, on a CPU: in float32 they stay in its cache.
 IN_CACHE = 2**18
@@ -44,7 +44,7 @@ class OutputLayer:
         self.decoder: PreTrainedModel = model.base_model  # type: ignore[assignment]
         layer = model.get_output_embeddings()
         # Not what is derived from it, such as an adapter's: that one adds something.
-        self._linear = layer if type(layer) in (torch.nn.Linear, Linear) else None
+        self._linear = layer if type(layer) is torch.nn.Linear else None
         self._transform = _transform(model)
         self.transforms = self._transform is not None
         self.vocabulary: int = model.config.get_text_config().vocab_size
@@ -127,7 +127,7 @@ class _ChosenLogProbs(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             factors = [weight.to(precision), None if bias is None else bias.to(precision)]
             for part in _parts(len(hidden), pieces):
-                linear = product(narrow[part], *factors)
+                linear = F.linear(narrow[part], *factors)
                 logits = linear if transform is None else transform(linear)
                 for block in blocks_of(logits):
                     scaled = logits[block].to(top.dtype) / temperature
@@ -153,18 +153,18 @@ class _ChosenLogProbs(torch.autograd.Function):
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for part in _parts(len(narrow), ctx.pieces):
-            linear = product(narrow[part], *factors) if kept is None else kept
+            linear = F.linear(narrow[part], *factors) if kept is None else kept
             to_linear = _gradient_of_linear(
                 linear, tokens[part], (top[part], normaliser[part]), grads[0][part], ctx.transform, ctx.temperature
             )
             if to_hidden is not None:
-                to_hidden[part] = product(to_linear, factors[0].t())
+                to_hidden[part] = F.linear(to_linear, factors[0].t())
             if to_weight is not None:
                 # On a CPU a few rows at a time, so that what is added is still in the cache.
                 rows = ROWS_OF_WEIGHT if to_weight.device.type == "cpu" else len(to_weight)
                 for start in range(0, len(to_weight), rows):
                     some = slice(start, start + rows)
-                    to_weight[some] += product(to_linear[:, some].t(), narrow[part].t())
+                    to_weight[some] += F.linear(to_linear[:, some].t(), narrow[part].t())
             if to_bias is not None:
                 to_bias += to_linear.sum(dim=0)
         return (None if to_hidden is None else to_hidden.to(ctx.hidden_dtype), to_weight, to_bias, *[None] * 4)

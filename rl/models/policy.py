@@ -27,7 +27,6 @@ from rl.models.attention import use_grouped_attention
 from rl.models.lora import Adapter, merged_weights
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
-from rl.models.products import use_own_products
 from rl.models.start import check_weights, weight_files
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
@@ -270,7 +269,6 @@ def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(llama, attn_implementation=ATTENTION_ON_CPU)
-    use_own_products(model)
     return Policy(model=model.eval(), tokenizer=tokenizer)
 
 
@@ -337,7 +335,6 @@ def load_policy(
         raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
-    use_own_products(model)
     if settings.attention == "auto" and device.type == "cpu":
         use_grouped_attention(model)
     model.eval().to(device)  # type: ignore[arg-type]

@@ -1,144 +1,19 @@
-"""Products and attention on a CPU, against PyTorch's and transformers' own."""
+"""Attention and the prefix on a CPU, against transformers' own."""
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from rl.config import ModelConfig, PolicyConfig
-from rl.models import products
 from rl.models.attention import GROUPED, grouped_attention, use_grouped_attention
 from rl.models.policy import load_policy, new_policy, save_policy
 from rl.models.prefix import Prefix
-from rl.models.products import Linear, product, use_own_products
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-# Rows, columns in, columns out; a gradient copies the smaller of its factors, so both orders.
-SHAPES = [((5,), 7, 3), ((5,), 3, 7), ((2, 4, 3), 16, 16), ((1,), 1, 1), ((3, 0), 4, 2)]
-
-
-def values_and_gradients(function: Callable[..., Tensor], *factors: Tensor | None) -> list[Tensor]:
-    leaves = [None if each is None else each.detach().clone().requires_grad_() for each in factors]
-    result = function(*leaves)
-    (result * torch.linspace(-1, 2, result.numel(), dtype=result.dtype).view_as(result)).sum().backward()
-    return [result.detach(), *[each.grad for each in leaves if each is not None and each.grad is not None]]
-
-
-def close(found: Any, expected: Any) -> None:
-    # float32, sums of at most some hundred terms of order 1
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("rows", "inside", "out"), SHAPES)
-@pytest.mark.parametrize("biased", [False, True])
-def test_a_product_and_its_gradients_are_those_in_float64(
-    rows: tuple[int, ...], inside: int, out: int, biased: bool
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((*rows, inside), (out, inside), (out,))
-    x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
-    factors = [x, weight, bias if biased else None]
-    expected = values_and_gradients(linear, *[None if each is None else each.double() for each in factors])
-    close(values_and_gradients(product, *factors), expected)
-    turned = values_and_gradients(lambda x, weight, bias: product(x, weight.t().contiguous().t(), bias), *factors)
-    close(turned, expected)
-    with torch.inference_mode():
-        close([product(*factors)], expected[:1])
-
-
-def test_gradients_are_computed_where_they_are_asked_for() -> None:
-    x, weight = torch.randn(3, 4), torch.randn(2, 4)
-    for asked in (x, weight):
-        leaf = asked.clone().requires_grad_()
-        result = product(*(leaf if each is asked else each for each in (x, weight)))
-        (gradient,) = torch.autograd.grad(result.sum(), leaf)
-        assert gradient.shape == asked.shape
-    assert not product(x, weight).requires_grad
-
-
-def test_float32_goes_to_onednn_and_the_rest_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch.backends.mkldnn.is_available() == products._ONEDNN  # the PyTorch of the constraints has it
-    taken: list[torch.dtype] = []
-    own = products._product
-    monkeypatch.setattr(products, "_product", lambda *factors: taken.append(factors[0].dtype) or own(*factors))
-    x, weight = torch.randn(4, 6), torch.randn(5, 6)
-    product(x, weight)
-    assert taken == [torch.float32] * products._ONEDNN
-    taken.clear()
-    product(x.double(), weight.double())
-    # A part of a wider matrix: oneDNN would crawl.
-    wider = torch.randn(6, 20)
-    torch.testing.assert_close(product(x, wider[:, 3:8].t()), linear(x, wider[:, 3:8].t()))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert product(x, weight).dtype == torch.bfloat16
-    assert not taken
-
-
-def test_a_bias_with_gaps_or_alone_in_being_trained() -> None:
-    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4), torch.arange(10.0)
-    for each in (bias[::2], bias[:1].expand(5)):
-        torch.testing.assert_close(product(x, weight, each), linear(x, weight, each))
-    leaf = bias[:5].clone().requires_grad_()
-    product(x, weight, leaf).sum().backward()
-    assert leaf.grad is not None
-    assert leaf.grad.tolist() == [3.0] * 5
-    assert product(x, weight[:0]).shape == (3, 0)
-
-
-@pytest.mark.parametrize(("inside", "out"), [(6, 9), (9, 6)])
-def test_what_goes_into_onednn_as_a_weight_has_no_gaps(inside: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, seen = products._product, []
-
-    def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        seen.append(products._dense(weight))
-        return own(x, weight, bias)
-
-    monkeypatch.setattr(products, "_product", watched)
-    x, weight = torch.randn(7, 2 * inside)[:, ::2].requires_grad_(), torch.randn(out, inside, requires_grad=True)
-    for part in (lambda y: y.sum(), lambda y: y[:, : out - 2].square().sum(), lambda y: y[::2].square().sum()):
-        found = torch.autograd.grad(part(product(x, weight)), (x, weight))
-        close(found, [each.double() for each in torch.autograd.grad(part(linear(x, weight)), (x, weight))])
-    assert len(seen) == 9 * products._ONEDNN
-    assert all(seen)
-
-
-def test_layers_keep_their_weights_names_and_class_where_it_is_another() -> None:
-    class Twice(torch.nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            return 2 * super().forward(input)
-
-    model = torch.nn.ModuleDict({"plain": torch.nn.Linear(3, 2), "other": Twice(3, 2)})
-    before = copy.deepcopy(model.state_dict())
-    x = torch.randn(5, 3)
-    values = {name: layer(x) for name, layer in model.items()}
-    use_own_products(model)
-    assert [type(layer) for layer in model.values()] == [Linear, Twice]
-    assert list(model.state_dict()) == list(before)
-    for name, layer in model.items():
-        torch.testing.assert_close(layer(x), values[name])
-        assert torch.equal(layer.get_parameter("weight"), before[f"{name}.weight"])
-
-
-def test_a_policy_multiplies_so_and_saves_what_transformers_loads(tmp_path: Path) -> None:
-    policy = new_policy(ModelConfig(layers=1, hidden_size=16, heads=2), "ab", seed=0)
-    save_policy(policy, tmp_path)
-    again = load_policy(tmp_path)
-    for each in (policy, again):
-        kinds = {type(layer) for layer in each.model.modules() if isinstance(layer, torch.nn.Linear)}
-        assert kinds == {Linear}
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
-    tokens = torch.tensor([[2, 3, 2]])
-    with torch.no_grad():
-        torch.testing.assert_close(again.model(tokens).logits, plain(tokens).logits)
-
 
 SIZES: dict[str, Any] = {
     "vocab_size": 20,
