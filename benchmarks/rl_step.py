@@ -213,10 +213,10 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
     """Our training run, held up at the beginning of each step."""
     import numpy as np
 
-    import rl.collect
+    import rl.step.draw_groups
     import rl.train
     from rl.config import parse_config
-    from rl.success import Judgement
+    from rl.step.success import Judgement
 
     output = Path(job["folder"]) / "ours"
     collect, last = rl.train.collect, {}
@@ -259,7 +259,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
             return run(self, prompts, settings)
 
         _Engine._run = without_stop
-    rl.collect.judge, rl.train.collect = judge, in_turn
+    rl.step.draw_groups.judge, rl.train.collect = judge, in_turn
     rl.train.train(parse_config(config_of(job)), output, quiet=True)
 
 

@@ -11,19 +11,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.processes.failures import leading, one_voice, processes
 from rl.records.layout import ABOUT, CHECKPOINTS, latest_checkpoint, step_of
-from rl.voice import leading, one_voice, processes
 
 INSTALL = "pip install 'weightopt[rl]'"
 
 # The packages of the extra; any other missing import is a defect and shows its traceback.
-EXTRA = frozenset({"pydantic", "safetensors", "tokenizers", "torch", "transformers"})
+EXTRA = ("pydantic", "safetensors", "tokenizers", "torch", "transformers")
 
 # Models that come as a Python package, and what they are.
 MODELS = {"smollm2": "SmolLM2-135M-Instruct"}
@@ -73,8 +74,8 @@ def train(
 
     with _one_sentence(interrupted=interrupted), one_voice():
         from rl.config import load_config
-        from rl.dry_run import dry_run as look
-        from rl.dry_run import report
+        from rl.preview.dry_run import dry_run as look
+        from rl.preview.dry_run import report
         from rl.train import train as run
 
         settings = load_config(config, changes)
@@ -110,7 +111,7 @@ def supervise(
     """Make a start model: a new model that knows the format of a task and little else."""
     with _one_sentence(interrupted=lambda: "interrupted; no start model was written"):
         from rl.config import load_config
-        from rl.display.progress import Progress
+        from rl.run.display.progress import Progress
         from rl.supervised import make_start_model
 
         settings = load_config(config, overrides or [])
@@ -157,6 +158,9 @@ def _one_sentence(*, interrupted: Callable[[], str]) -> Iterator[None]:
     interrupted
         Says what to say after SIGINT (Ctrl-C) or SIGTERM.
     """
+    for package in EXTRA:
+        if find_spec(package) is None:
+            _stop(f"training needs {package}, which is not installed: {INSTALL}", BAD_USAGE)
     try:
         with _terminable():
             yield
@@ -168,11 +172,6 @@ def _one_sentence(*, interrupted: Callable[[], str]) -> Iterator[None]:
         _stop(str(error), FAILED)
     except (UsageError, OSError) as error:
         _stop(str(error), BAD_USAGE)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRA:
-            raise
-        _stop(f"training needs {package}, which is not installed: {INSTALL}", BAD_USAGE)
     except Exception as error:
         from weightopt.table import TableError
 

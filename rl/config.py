@@ -320,7 +320,8 @@ class RolloutConfig(Section):
 
     With ``dynamic_sampling`` further prompts are drawn until ``prompts_per_step`` groups hold both right and wrong
     responses, at most ``over_generation_limit`` times as many; only those groups are trained on, all are paid for.
-    A response ends at its end token or as soon as one of the strings ``stop`` stands in it; see `rl.rollout.Sampler`.
+    A response ends at its end token or as soon as one of the strings ``stop`` stands in it; see
+    `rl.samplers.rollout.Sampler`.
     """
 
     prompts_per_step: Annotated[Integer, Field(ge=1, le=MOST)] = 64
@@ -470,7 +471,7 @@ class KlConfig(Section):
     """``[kl]``: a penalty on the divergence from a reference, ``coefficient`` times KL(policy ‖ reference).
 
     ``reference`` is a folder or the hub name of a model, by default the start model. ``estimator`` is "score", whose
-    gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.kl`.
+    gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.learning.kl`.
     """
 
     coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0

@@ -23,12 +23,12 @@ from safetensors import SafetensorError
 
 from rl.config import Config
 from rl.errors import DivergenceError, StorageError, UsageError
-from rl.evaluate import evaluate
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.records.metrics import EvaluationRecord, Spent
-from rl.records.versions import versions
+from rl.run.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
+from rl.step.evaluate import evaluate
 from rl.storage import try_to_write, whole_folder
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts

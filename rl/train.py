@@ -9,7 +9,7 @@ estimates, rules for all-wrong groups, dynamic sampling, normalisers, schedules 
 several updates a step with PPO's clip, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of it with the same numbers; what they share out is
-sampling, judging, and the gradient with the weights (rl/distributed.py), and the first alone writes and shows.
+sampling, judging, and the gradient with the weights (rl/processes/ranks.py), and the first alone writes and shows.
 
 Left out of the usual recipe, because each would change the weighting that is being compared, or is not needed here:
 
@@ -36,29 +36,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from rl.advantage import weigh
-from rl.checkpoint import (
-    RunState,
-    kept_steps,
-    load_optimizer_state,
-    open_policy,
-    prune,
-    read_state,
-    save_checkpoint,
-    save_model,
-)
-from rl.collect import collect
 from rl.config import Config, TrackingConfig
-from rl.display.progress import Progress
-from rl.distributed import Ranks, open_ranks
 from rl.errors import DivergenceError, StorageError, SyncError, UsageError
-from rl.evaluate import evaluate
-from rl.loss import denominator
+from rl.learning.loss import denominator
+from rl.learning.reference import open_reference
+from rl.learning.update import learn, new_optimizer
 from rl.models.policy import Policy, save_policy
-from rl.models.sharded import shard, whole
 from rl.models.start import start_folder
-from rl.records.complete import check_records
-from rl.records.dump import append_rollouts, dumping
+from rl.processes.failures import processes
+from rl.processes.ranks import Ranks, open_ranks
+from rl.processes.sharded import shard, whole
 from rl.records.layout import BEST, CHECKPOINTS, MODEL, START, latest_checkpoint, safe
 from rl.records.metrics import (
     METRICS_FILE,
@@ -72,23 +59,36 @@ from rl.records.metrics import (
     read_metrics,
     truncate_records,
 )
-from rl.records.run_folder import run_folder
-from rl.reference import open_reference
+from rl.run.checkpoint import (
+    RunState,
+    kept_steps,
+    load_optimizer_state,
+    open_policy,
+    prune,
+    read_state,
+    save_checkpoint,
+    save_model,
+)
+from rl.run.complete import check_records
+from rl.run.display.progress import Progress
+from rl.run.folder import run_folder
+from rl.run.rollouts import append_rollouts, dumping
+from rl.run.trackers.registry import check_trackers, open_trackers
 from rl.samplers.registry import check_backend, open_sampler
-from rl.schedule import TableSchedule, all_wrong_factor
 from rl.seeds import derive_seed
-from rl.stopwatch import Stopwatch
+from rl.step.advantage import weigh
+from rl.step.draw_groups import collect
+from rl.step.evaluate import evaluate
+from rl.step.schedule import TableSchedule, all_wrong_factor
+from rl.step.stopwatch import Stopwatch
+from rl.step.success import Visits, count_successes, histogram_by_difficulty, success_histogram
 from rl.storage import whole_folder
-from rl.success import Visits, count_successes, histogram_by_difficulty, success_histogram
 from rl.supervised import make_start_model
 from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.protocol import Task, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, wants_chat
 from rl.tasks.split import held_out_prompts
-from rl.trackers.registry import check_trackers, open_trackers
-from rl.update import learn, new_optimizer
 from rl.verification.pool import open_verifier
-from rl.voice import processes
 
 T = TypeVar("T")
 

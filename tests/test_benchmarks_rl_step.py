@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-import rl.collect
+import rl.step.draw_groups
 import rl.train
 from benchmarks import rl_step
 from rl.config import parse_config
@@ -36,7 +36,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name, value in {"PROMPTS": 3, "GROUP": 4, "NEW_TOKENS": 6, "BARE": (12, 5)}.items():
         monkeypatch.setattr(rl_step, name, value)
     # The benchmark puts its own in their places, in a process of its own.
-    monkeypatch.setattr(rl.collect, "judge", rl.collect.judge)
+    monkeypatch.setattr(rl.step.draw_groups, "judge", rl.step.draw_groups.judge)
     monkeypatch.setattr(rl.train, "collect", rl.train.collect)
     model = tmp_path / "model"
     model.mkdir()

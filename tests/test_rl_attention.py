@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama
 
 from rl.config import ModelConfig, PolicyConfig
 from rl.models.attention import GROUPED, grouped_attention, use_grouped_attention
-from rl.models.policy import load_policy, new_policy, save_policy
+from rl.models.policy import load_policy, new_policy
 from rl.models.prefix import Prefix
 
 pytestmark = pytest.mark.usefixtures("one_thread")

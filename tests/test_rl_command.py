@@ -15,7 +15,7 @@ from rl import command
 from rl.config import parse_config
 from rl.errors import DivergenceError, StorageError
 from rl.records.metrics import EvaluationRecord
-from rl.records.versions import versions
+from rl.run.versions import versions
 from rl.train import Outcome
 
 ROOT = Path(__file__).parent.parent
@@ -296,7 +296,7 @@ def test_a_run_knows_its_data_again(
 def test_versions_are_of_what_the_run_uses(
     changes: dict[str, Any], added: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rl.records.versions.version", lambda package: f"1 of {package}")
+    monkeypatch.setattr("rl.run.versions.version", lambda package: f"1 of {package}")
     found = versions(parse_config({"task": {"name": "addition", "digits": {"1": 1}}, **changes}))
     assert found.keys() - versions().keys() == added
 
@@ -328,8 +328,8 @@ def test_another_missing_package_is_a_defect_and_shows_itself() -> None:
 
 
 def test_what_loads_without_torch() -> None:
-    light = "rl.command, rl.config, rl.records.metrics, rl.rollout, rl.success, rl.advantage, rl.evaluate"
-    light += ", rl.tasks.registry"
+    light = "rl.command, rl.config, rl.records.metrics, rl.samplers.rollout, rl.step.success, rl.step.advantage"
+    light += ", rl.step.evaluate, rl.tasks.registry"
     result = python("-c", f"import sys, {light}; print(*(sys.modules.keys() & {{'torch', 'transformers', 'scipy'}}))")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "\n"

@@ -18,8 +18,8 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rl.distributed import Ranks
-from rl.loss import Row, deal
+from rl.learning.loss import Row, deal
+from rl.processes.ranks import Ranks
 from rl.records.metrics import read_metrics
 from weightopt.table import group_table
 
@@ -38,15 +38,15 @@ import torch
 
 import rl.train
 from rl import command
-from rl.checkpoint import open_policy
+from rl.run.checkpoint import open_policy
 from rl.config import load_config, parse_config
-from rl.distributed import ALONE, open_ranks
+from rl.processes.ranks import ALONE, open_ranks
 from rl.models.policy import new_policy, save_policy
-from rl.models.sharded import shard, whole
-from rl.reference import open_reference
-from rl.rollout import Batch, Completion, Group
+from rl.processes.sharded import shard, whole
+from rl.learning.reference import open_reference
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.registry import open_sampler
-from rl.success import judge
+from rl.step.success import judge
 from rl.tasks.protocol import Prompt
 
 

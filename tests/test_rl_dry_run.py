@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import rl.dry_run
-import rl.probe
+import rl.preview.dry_run
+import rl.preview.probe
 from rl import command
 from rl.config import Config, parse_config
-from rl.dry_run import dry_run, report
 from rl.errors import UsageError
-from rl.loss import micro_batches
+from rl.learning.loss import micro_batches
 from rl.models.policy import load_policy
-from rl.probe import probe_judging, probe_learning, probe_sampling
-from rl.rollout import Batch, Completion, Group
+from rl.preview.dry_run import dry_run, report
+from rl.preview.probe import probe_judging, probe_learning, probe_sampling
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
@@ -108,8 +108,8 @@ def test_the_command_prints_and_writes_nothing(
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert result.stderr == ""
-    assert max(map(len, lines)) <= rl.dry_run.WIDTH
-    labels = [line[: rl.dry_run.LABEL].rstrip() for line in lines if line[0] != " "]
+    assert max(map(len, lines)) <= rl.preview.dry_run.WIDTH
+    labels = [line[: rl.preview.dry_run.LABEL].rstrip() for line in lines if line[0] != " "]
     expected = ["model", "memory", "step", "run", "estimate", "seen"]
     assert labels[:6] == expected
     assert labels[6:] == ["prompt 1", "response", "prompt 2", "response", "prompt 3", "response", "answer"]
@@ -133,8 +133,8 @@ def test_the_command_prints_and_writes_nothing(
 def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
     found = dry_run(parse_config(started))
     lines = report(found, parse_config(started), answer="two \n\x1b[31mlines\n" + "x" * 3000)
-    shown = [line[rl.dry_run.LABEL :] for line in lines[-4:-1]]
-    assert shown == ["│ two·", "│ \\x1b[31mlines", f"│ {'x' * (rl.dry_run.SHOWN - 16)}…"]
+    shown = [line[rl.preview.dry_run.LABEL :] for line in lines[-4:-1]]
+    assert shown == ["│ two·", "│ \\x1b[31mlines", f"│ {'x' * (rl.preview.dry_run.SHOWN - 16)}…"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_what_a_run_refuses_is_refused_in_its_words(
     started: dict[str, Any], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in ("rl.samplers.registry", "rl.trackers.registry"):
+    for module in ("rl.samplers.registry", "rl.run.trackers.registry"):
         monkeypatch.setattr(f"{module}.find_spec", lambda _: None)
     config = parse_config({**started, **changes, "verifier": {"workers": 1}})
     said = []
@@ -214,7 +214,7 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
 
 
 def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.dry_run, "free_memory", lambda _: 2**16)
+    monkeypatch.setattr(rl.preview.dry_run, "free_memory", lambda _: 2**16)
     with pytest.raises(UsageError, match=r"does not fit: its 4,\d\d\d parameters take 0\.0 GiB with gradients, AdamW"):
         dry_run(parse_config(started))
     # Frozen weights and the sampler's copy are 8 bytes a parameter instead of 20.
@@ -224,7 +224,7 @@ def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypat
 def test_free_memory_is_some_of_what_the_machine_has() -> None:
     import torch
 
-    free = rl.dry_run.free_memory(torch.device("cpu"))
+    free = rl.preview.dry_run.free_memory(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
 
 
@@ -241,7 +241,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(rl.probe.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(rl.preview.probe.time, "perf_counter", lambda: self.now)
 
 
 class Steady:
@@ -283,7 +283,7 @@ def test_what_is_slow_stops_growing_and_is_counted_to_the_limit(monkeypatch: pyt
     clock = Clock(monkeypatch)
     sampler: Any = Steady(clock, reading=0.5, writing=0.01, length=10_000)
     sampled = probe_sampling(sampler, PROMPTS, asking(16, 1000))
-    assert clock.now < 2 * rl.probe.SECONDS
+    assert clock.now < 2 * rl.preview.probe.SECONDS
     assert sampled.new_tokens < 1000
     # The prompt is read once a group, and a token more takes what a token takes: exact here, since nothing is uneven.
     assert sampled.per_response == pytest.approx(0.5 / 16 + 1000 * 0.01)
@@ -329,9 +329,9 @@ def test_tokens_of_a_step_are_those_of_its_micro_batches(
         )
         for group in batch.groups
     )
-    sampled = rl.probe.Sampled(batch=Batch(groups=groups), new_tokens=4, per_response=0.0)
+    sampled = rl.preview.probe.Sampled(batch=Batch(groups=groups), new_tokens=4, per_response=0.0)
     learnt = probe_learning(policy, prompts, sampled, config)
-    rows = rl.probe.rows_of(sampled.batch, np.ones((8, GROUP_SIZE)))
+    rows = rl.preview.probe.rows_of(sampled.batch, np.ones((8, GROUP_SIZE)))
     seen = 0
 
     def count(_: Any, __: Any, arguments: dict[str, Any]) -> None:
@@ -356,7 +356,7 @@ def test_several_updates_and_a_reference_take_their_time(
         prompts = training_prompts(build_teaching_task(config.task), count=8, seed=0)
         sampler: Any = Steady(Clock(monkeypatch), reading=0.0, writing=0.0, length=3)
         sampled = probe_sampling(sampler, prompts, config)
-        monkeypatch.setattr(rl.probe, "_timed", lambda work: (work(), 1.0))
+        monkeypatch.setattr(rl.preview.probe, "_timed", lambda work: (work(), 1.0))
         return probe_learning(policy, prompts, sampled, config).seconds
 
     once = seconds()
@@ -366,7 +366,7 @@ def test_several_updates_and_a_reference_take_their_time(
 
 
 def test_of_a_huge_step_a_part_is_looked_at(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.probe, "COUNTED", 16)
+    monkeypatch.setattr(rl.preview.probe, "COUNTED", 16)
     rollout = {"group_size": GROUP_SIZE, "max_new_tokens": 4}
     steps = {
         count: dry_run(parse_config({**started, "rollout": {**rollout, "prompts_per_step": count}}))
@@ -392,7 +392,7 @@ def test_an_interruption_is_one_sentence(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rl.dry_run, "probe_learning", interrupted)
+    monkeypatch.setattr(rl.preview.dry_run, "probe_learning", interrupted)
     path = tmp_path / "run.toml"
     path.write_text("task = { name = 'addition', digits = { 1 = 1 } }\n")
     options = ["--set", f"start_model={started['start_model']}", "--set", f"rollout.group_size={GROUP_SIZE}"]

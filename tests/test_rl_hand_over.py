@@ -16,15 +16,15 @@ from torch import Tensor
 import rl.samplers.registry
 import rl.train
 from rl import command
-from rl.checkpoint import read_state
 from rl.config import Config, ModelConfig, load_config, parse_config
 from rl.errors import SyncError, UsageError
 from rl.models.policy import Policy, new_policy
 from rl.records.layout import latest_checkpoint
-from rl.rollout import Batch
+from rl.run.checkpoint import read_state
 from rl.samplers.hand_over import HandOver, LogProbs, compare, make_probe
+from rl.samplers.preserved_rng import undisturbed
+from rl.samplers.rollout import Batch
 from rl.samplers.torch_sampler import TorchSampler
-from rl.samplers.undisturbed import undisturbed
 from rl.tasks.protocol import Prompt
 
 # float32 logits of order 1, the same operations on both sides but for the padding.

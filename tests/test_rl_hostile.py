@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from rl.config import Config, parse_config
-from rl.rollout import Batch, Completion, Group
-from rl.success import Judgement, judge
+from rl.samplers.rollout import Batch, Completion, Group
+from rl.step.success import Judgement, judge
 from rl.tasks.math_verifier import Reference
 from rl.tasks.protocol import GeneratedTask, Prompt
 from rl.tasks.registry import build_task

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 import rl.train
-from rl.checkpoint import open_policy
 from rl.config import Config, KlConfig, ModelConfig, parse_config
 from rl.errors import DivergenceError, UsageError
-from rl.kl import Divergence, Estimator, Penalty, baselines, to_come
-from rl.loss import Accumulated, accumulate_gradient, log_probs_of, penalties_of, rows_of
+from rl.learning.kl import Divergence, Estimator, Penalty, baselines, to_come
+from rl.learning.loss import Accumulated, accumulate_gradient, log_probs_of, penalties_of, rows_of
+from rl.learning.reference import open_reference
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.metrics import StepRecord, read_metrics
-from rl.reference import open_reference
-from rl.rollout import Batch, Completion, Group
+from rl.run.checkpoint import open_policy
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from rl.train import train

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from rl.checkpoint import open_policy
 from rl.config import Config, ModelConfig, parse_config
 from rl.errors import UsageError
 from rl.models import lora
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
+from rl.run.checkpoint import open_policy
 from rl.tasks.registry import build_task
 from rl.train import train
 

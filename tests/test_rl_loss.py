@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl.advantage import look_up_advantages, weigh, weight_function
 from rl.config import RolloutConfig, WeightingConfig
-from rl.loss import Occurrence, Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
-from rl.rollout import Batch, Completion, Group
-from rl.success import Visits, count_successes, judge
+from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
+from rl.samplers.rollout import Batch, Completion, Group
+from rl.step.advantage import look_up_advantages, weigh, weight_function
+from rl.step.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
 from theory.weightings import REGISTRY
 from weightopt.build import group_solved_table, named_table, solved_table

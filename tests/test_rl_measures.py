@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.advantage import look_up_advantages
 from rl.config import EvaluationConfig
 from rl.errors import UsageError
-from rl.evaluate import bootstrap_interval, evaluate
 from rl.records.metrics import (
     EvaluationRecord,
     Spent,
@@ -23,9 +21,11 @@ from rl.records.metrics import (
     read_timing,
     truncate_records,
 )
-from rl.rollout import Batch, Completion, Group
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.success import count_successes, judge, success_histogram
+from rl.step.advantage import look_up_advantages
+from rl.step.evaluate import bootstrap_interval, evaluate
+from rl.step.success import count_successes, judge, success_histogram
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from weightopt.table import WeightTable, group_table

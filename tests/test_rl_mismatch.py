@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl.advantage import look_up_advantages
 from rl.config import ModelConfig
-from rl.loss import Accumulated, accumulate_gradient, rows_of
-from rl.mismatch import Mismatch, importance_weights
+from rl.learning.loss import Accumulated, accumulate_gradient, rows_of
+from rl.learning.mismatch import Mismatch, importance_weights
 from rl.models.policy import new_policy
-from rl.rollout import Batch, Completion, Group
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
+from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
 from weightopt.table import group_table
 

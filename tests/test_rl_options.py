@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.advantage import centred_advantages, look_up_advantages, weigh, weight_function
-from rl.checkpoint import kept_steps
-from rl.collect import Collected, collect
 from rl.config import Config, EvaluationConfig, OptimizerConfig, WeightingConfig, parse_config
 from rl.errors import DivergenceError, UsageError
-from rl.evaluate import evaluate, pass_at
-from rl.records.dump import append_rollouts, dumping
+from rl.learning.learning_rate import learning_rate
 from rl.records.metrics import Spent
-from rl.rollout import Batch, Completion, Group
-from rl.schedule import TableSchedule, all_wrong_factor, learning_rate
+from rl.run.checkpoint import kept_steps
+from rl.run.rollouts import append_rollouts, dumping
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.stopwatch import Stopwatch
-from rl.success import Visits, count_successes, histogram_by_difficulty, leave_one_out
+from rl.step.advantage import centred_advantages, look_up_advantages, weigh, weight_function
+from rl.step.draw_groups import Collected, collect
+from rl.step.evaluate import evaluate, pass_at
+from rl.step.schedule import TableSchedule, all_wrong_factor
+from rl.step.stopwatch import Stopwatch
+from rl.step.success import Visits, count_successes, histogram_by_difficulty, leave_one_out
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts

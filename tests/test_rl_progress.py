@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rl.display.bars import columns, sparkline
-from rl.display.progress import Progress
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, append_record
+from rl.run.display.bars import columns, sparkline
+from rl.run.display.progress import Progress
 
 M = 4
 

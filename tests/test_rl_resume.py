@@ -16,17 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import rl.checkpoint
-import rl.records.lock
+import rl.run.checkpoint
+import rl.run.lock
 import rl.train
 from rl import command
-from rl.checkpoint import kept_steps, prune
 from rl.config import Config, load_config
 from rl.errors import UsageError
 from rl.records.layout import CHECKPOINTS, LOCK, latest_checkpoint
-from rl.records.lock import check_unlocked, locked
 from rl.records.metrics import read_metrics
-from rl.records.run_folder import run_folder
+from rl.run.checkpoint import kept_steps, prune
+from rl.run.folder import run_folder
+from rl.run.lock import check_unlocked, locked
 from rl.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -270,7 +270,7 @@ def test_two_processes_do_not_begin_one_run(toml: Path, tmp_path: Path, monkeypa
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from rl.records.lock import locked\n"
+    code = "import os, sys; from pathlib import Path; from rl.run.lock import locked\n"
     code += "with locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
     assert process.returncode == -signal.SIGKILL
@@ -292,7 +292,7 @@ def test_a_lock_file_that_was_removed_keeps_nobody_out(tmp_path: Path, monkeypat
             (tmp_path / LOCK).unlink()
         flock(*arguments)
 
-    monkeypatch.setattr(rl.records.lock.fcntl, "flock", late)
+    monkeypatch.setattr(rl.run.lock.fcntl, "flock", late)
     with locked(tmp_path), pytest.raises(UsageError, match="is in use"):
         check_unlocked(tmp_path)
     assert calls == 3
@@ -302,7 +302,7 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(rl.records.lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(rl.run.lock.fcntl, "flock", refuse)
     check_unlocked(tmp_path)
     with locked(tmp_path):
         check_unlocked(tmp_path)

@@ -15,8 +15,8 @@ from scipy import stats
 from rl.config import ModelConfig, PolicyConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
-from rl.rollout import Batch, Completion
 from rl.samplers import draw, torch_sampler
+from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 

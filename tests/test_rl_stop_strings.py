@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from rl.config import ModelConfig, RolloutConfig, parse_config
 from rl.errors import UsageError
 from rl.models.policy import Policy, new_policy
-from rl.rollout import Batch
+from rl.samplers.rollout import Batch
 from rl.samplers.stop_strings import StopStrings
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt

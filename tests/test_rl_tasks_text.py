@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from rl.config import Config, parse_config
 from rl.errors import UsageError
-from rl.rollout import Batch, Completion, Group
-from rl.success import Judgement, judge
+from rl.samplers.rollout import Batch, Completion, Group
+from rl.step.success import Judgement, judge
 from rl.tasks import extraction
 from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.countdown import Countdown, Numbers

@@ -10,10 +10,10 @@ import pytest
 
 from rl.config import parse_config
 from rl.errors import UsageError
-from rl.evaluate import doubt
 from rl.records.metrics import read_metrics
-from rl.rollout import Batch, Completion, Group
-from rl.success import Judgement, judge
+from rl.samplers.rollout import Batch, Completion, Group
+from rl.step.evaluate import doubt
+from rl.step.success import Judgement, judge
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.train import train

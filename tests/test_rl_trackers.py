@@ -15,10 +15,10 @@ import rl.train
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
+from rl.run.trackers.backends import BACKENDS, TensorBoardTracker
+from rl.run.trackers.registry import check_trackers
+from rl.run.trackers.values import GROUP_OF, Values
 from rl.supervised import make_start_model
-from rl.trackers.backends import BACKENDS, TensorBoardTracker
-from rl.trackers.registry import check_trackers
-from rl.trackers.values import GROUP_OF, Values
 from rl.train import train
 
 EVALUATION_TAGS = ("held_out/success", "held_out/success_low", "held_out/greedy_high", "held_out/pass_at/2_low")
@@ -329,7 +329,7 @@ def test_trackio_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Pat
 def test_a_missing_package_is_one_sentence(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("rl.trackers.registry.find_spec", lambda package: None if package == name else object())
+    monkeypatch.setattr("rl.run.trackers.registry.find_spec", lambda package: None if package == name else object())
     with pytest.raises(UsageError, match=rf"^tracker '{name}' is not installed: pip install 'weightopt\[{name}\]'$"):
         train(tracked(document, name), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

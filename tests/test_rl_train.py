@@ -19,14 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import rl.checkpoint
+import rl.run.checkpoint
 import rl.train
-from rl.checkpoint import read_state
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.models.policy import load_policy, new_policy
 from rl.records.layout import latest_checkpoint
 from rl.records.metrics import read_metrics, read_timing
+from rl.run.checkpoint import read_state
 from rl.storage import whole_folder
 from rl.supervised import make_start_model
 from rl.tasks.registry import build_teaching_task
@@ -217,7 +217,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
-    save_file = rl.checkpoint.save_file
+    save_file = rl.run.checkpoint.save_file
 
     def half_written(tensors: dict[str, torch.Tensor], path: Path) -> None:
         save_file(tensors, path)
@@ -227,7 +227,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
             raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl.checkpoint, "save_file", half_written)
+        patch.setattr(rl.run.checkpoint, "save_file", half_written)
         with pytest.raises(KilledError):
             train(config, output, quiet=True)
     # A real kill leaves the unfinished folder behind, which the exception above has removed.
@@ -832,7 +832,7 @@ def test_a_full_disk_ends_with_a_sentence_and_an_intact_checkpoint(
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    work, output = getattr(rl.checkpoint, function), tmp_path / "run"
+    work, output = getattr(rl.run.checkpoint, function), tmp_path / "run"
 
     def fail(first: Any, path: Path) -> None:
         if "step-000004" in str(path):
@@ -840,7 +840,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
         work(first, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl.checkpoint, function, fail)
+        patch.setattr(rl.run.checkpoint, function, fail)
         with pytest.raises(StorageError, match=r"^step 4 could not be written \(I/O error: No space left on device\)"):
             train(config, output, quiet=True)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-000002"]
@@ -901,7 +901,7 @@ def test_optimizer_state_comes_back_whole(config: Config, whole: Path) -> None:
     assert latest is not None
     policy = load_policy(latest / "model")
     optimizer = rl.train.new_optimizer(policy, config.optimizer)
-    rl.checkpoint.load_optimizer_state(latest, policy, optimizer)
+    rl.run.checkpoint.load_optimizer_state(latest, policy, optimizer)
     saved = load_file(latest / "optimizer.safetensors")
     names = {name for name, _ in policy.model.named_parameters()}
     assert {key.split("/", 1)[1] for key in saved} == names

@@ -15,20 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import rl.learning.update
 import rl.train
-import rl.update
-from rl.advantage import look_up_advantages
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, UsageError
-from rl.loss import NO_CLIP, Accumulated, accumulate_gradient, cut, log_probs_of, rows_of
+from rl.learning.loss import NO_CLIP, Accumulated, accumulate_gradient, cut, log_probs_of, rows_of
+from rl.learning.ppo_clip import Clip, ClippedTokens
+from rl.learning.update import Update, learn
 from rl.models.policy import Policy, new_policy
-from rl.ratio import Clip, ClippedTokens
 from rl.records.metrics import read_metrics
-from rl.rollout import Batch, Completion, Group
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
+from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
 from rl.train import train
-from rl.update import Update, learn
 from tests.chain import Chain
 from weightopt.table import WeightTable, group_table
 
@@ -356,7 +356,7 @@ def test_one_update_makes_no_further_pass(table: Path, tmp_path: Path, monkeypat
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a pass that nothing needs")
 
-    monkeypatch.setattr(rl.update, "log_probs_of", refuse)
+    monkeypatch.setattr(rl.learning.update, "log_probs_of", refuse)
     train(parse_config(document(table)), tmp_path / "run", quiet=True)
     for record in read_metrics(tmp_path / "run" / "metrics.jsonl").steps:
         assert (record.updates_so_far, record.ratio_clipped, record.kl_per_token) == (record.step, None, None)
@@ -378,7 +378,7 @@ def test_a_gradient_that_is_not_finite_in_a_later_update_leaves_the_last_checkpo
         return accumulated
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl.update, "accumulate_gradient", spoiled)
+        patch.setattr(rl.learning.update, "accumulate_gradient", spoiled)
         with pytest.raises(DivergenceError, match=r"step 3: the gradient is not finite.*last checkpoint is intact"):
             train(config, tmp_path / "run", quiet=True)
     assert calls == 11

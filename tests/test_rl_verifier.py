@@ -14,8 +14,8 @@ import pytest
 
 from rl.config import Config, parse_config
 from rl.errors import UsageError
-from rl.rollout import Batch, Completion, Group
-from rl.success import LONGEST_RESPONSE, Judgement, judge
+from rl.samplers.rollout import Batch, Completion, Group
+from rl.step.success import LONGEST_RESPONSE, Judgement, judge
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.verification.pool import VerifierPool, open_verifier

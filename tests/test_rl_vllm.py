@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rl.train
 from rl import command
-from rl.checkpoint import read_state
 from rl.config import ModelConfig, SamplerConfig, load_config, parse_config
 from rl.errors import SyncError, UsageError
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.records.metrics import read_metrics, read_timing
-from rl.rollout import Batch, Completion
+from rl.run.checkpoint import read_state
+from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.vllm_sampler import TOKENS_AT_ONCE, VllmSampler
 from rl.tasks.protocol import Prompt

@@ -1,1 +1,1 @@
-"""What a run leaves behind, besides its models."""
+"""What a run writes down, read without torch."""

@@ -1,1 +1,1 @@
-"""Samplers: one module per backend, each implementing `rl.rollout.Sampler`."""
+"""Samplers: one module per backend, each implementing `rl.samplers.rollout.Sampler`."""

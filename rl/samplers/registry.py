@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from rl.config import Config
-from rl.distributed import ALONE, Ranks
 from rl.errors import UsageError
 from rl.models.policy import Policy
-from rl.rollout import Sampler
+from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.rollout import Sampler
 from rl.samplers.shared import SharedSampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from rl.distributed import Ranks
-from rl.rollout import Batch, Group, Sampler
+from rl.processes.ranks import Ranks
+from rl.samplers.rollout import Batch, Group, Sampler
 from rl.tasks.protocol import Prompt
 
 
 class SharedSampler:
-    """A `rl.rollout.Sampler` of which every process has a part.
+    """A `rl.samplers.rollout.Sampler` of which every process has a part.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class SharedSampler:
         seed: int,
         first: int = 0,
     ) -> Batch:
-        """Sample ``group_size`` responses to each prompt; see `rl.rollout.Sampler.sample`."""
+        """Sample ``group_size`` responses to each prompt; see `rl.samplers.rollout.Sampler.sample`."""
         share = self._ranks.share(prompts)
         own: list[Any] = []
         if share:

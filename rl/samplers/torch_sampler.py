@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from rl.errors import UsageError
 from rl.models.policy import Policy
 from rl.models.prefix import Prefix
-from rl.rollout import Batch, Completion, Group
 from rl.samplers.draw import draw
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.stop_strings import StopStrings
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
@@ -26,14 +26,14 @@ CROWDED = 7 / 8
 
 
 class TorchSampler:
-    """A `rl.rollout.Sampler` with a copy of the policy of its own.
+    """A `rl.samplers.rollout.Sampler` with a copy of the policy of its own.
 
     Parameters
     ----------
     policy
         Policy to copy.
     stop
-        Stop strings; see `rl.rollout.Sampler`.
+        Stop strings; see `rl.samplers.rollout.Sampler`.
     """
 
     def __init__(self, policy: Policy, *, stop: Sequence[str] = ()) -> None:
@@ -59,7 +59,7 @@ class TorchSampler:
         seed: int,
         first: int = 0,
     ) -> Batch:
-        """Sample ``group_size`` responses to each prompt; see `rl.rollout.Sampler.sample`."""
+        """Sample ``group_size`` responses to each prompt; see `rl.samplers.rollout.Sampler.sample`."""
         prompt_tokens = [self._policy.encode_prompt(prompt.text) for prompt in prompts]
         context = self._policy.context
         longest = max(len(sequence) for sequence in prompt_tokens)

@@ -22,10 +22,10 @@ from torch import Tensor
 from rl.config import SamplerConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy
-from rl.rollout import Batch, Completion, Group
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
+from rl.samplers.preserved_rng import undisturbed
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.stop_strings import StopStrings
-from rl.samplers.undisturbed import undisturbed
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
 
@@ -39,7 +39,7 @@ TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "bf16": 0.5}
 
 
 class VllmSampler:
-    """A `rl.rollout.Sampler` with a vLLM engine of its own.
+    """A `rl.samplers.rollout.Sampler` with a vLLM engine of its own.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class VllmSampler:
     config
         The engine's settings.
     stop
-        Stop strings; see `rl.rollout.Sampler`.
+        Stop strings; see `rl.samplers.rollout.Sampler`.
     weights
         Its weights, for the first hand-over; see `publish`.
     probe
@@ -126,7 +126,7 @@ class VllmSampler:
         seed: int,
         first: int = 0,
     ) -> Batch:
-        """Sample ``group_size`` responses to each prompt; see `rl.rollout.Sampler.sample`.
+        """Sample ``group_size`` responses to each prompt; see `rl.samplers.rollout.Sampler.sample`.
 
         Response j to prompt i is drawn with a seed that follows from ``seed``, ``first`` + i and j.
         """

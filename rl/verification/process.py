@@ -24,7 +24,7 @@ from rl.config import VerifierConfig, parse_config
 from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
-from rl.verification.sealed import seal
+from rl.verification.sandbox import seal
 from rl.verification.verdict import Judged, Verdict
 
 # At most so many bytes go back at once: a pipe takes and gives up to 4096 in one piece.

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from rl.checkpoint import open_policy
 from rl.config import Config
-from rl.evaluate import evaluate
 from rl.models.policy import Policy, load_policy, save_policy
 from rl.models.start import start_folder
 from rl.records.metrics import Spent
+from rl.run.checkpoint import open_policy
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
+from rl.step.evaluate import evaluate
+from rl.step.success import count_successes, judge
 from rl.storage import whole_folder
-from rl.success import count_successes, judge
 from rl.supervised import BETAS, demonstration_loss, make_start_model
 from rl.tasks.protocol import TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task

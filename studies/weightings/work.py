@@ -14,7 +14,7 @@ from rl.models.policy import load_policy
 from rl.records.layout import BEST, CHECKPOINTS, MODEL
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
-from rl.success import count_successes, judge
+from rl.step.success import count_successes, judge
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts
 from rl.train import train

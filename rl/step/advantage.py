@@ -15,8 +15,8 @@ import numpy as np
 
 from rl.config import WeightingConfig
 from rl.errors import UsageError
-from rl.rollout import Batch
-from rl.success import Visits, count_successes, leave_one_out
+from rl.samplers.rollout import Batch
+from rl.step.success import Visits, count_successes, leave_one_out
 from weightopt.table import WeightTable
 
 # Weight and advantages of a table are computed from one another in a few operations.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from rl.config import EvaluationConfig
-from rl.distributed import ALONE, Ranks
+from rl.processes.ranks import ALONE, Ranks
 from rl.records.metrics import EvaluationRecord, Spent
-from rl.rollout import Batch, Sampler
+from rl.samplers.rollout import Batch, Sampler
 from rl.seeds import derive_seed
-from rl.success import Judgement, judge
+from rl.step.success import Judgement, judge
 from rl.tasks.protocol import Prompt, Verifier
 from rl.verification.pool import VerifierPool
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from rl.config import Config, OptimizerConfig
-from rl.distributed import ALONE, Ranks
 from rl.errors import DivergenceError
-from rl.loss import (
+from rl.learning.learning_rate import learning_rate
+from rl.learning.loss import (
     NO_CLIP,
     Accumulated,
     accumulate_gradient,
@@ -23,12 +23,12 @@ from rl.loss import (
     penalties_of,
     rows_of,
 )
+from rl.learning.ppo_clip import Clip
+from rl.learning.reference import Reference
 from rl.models.policy import Policy
-from rl.models.sharded import gathered, idle, own_part
-from rl.ratio import Clip
-from rl.reference import Reference
-from rl.rollout import Batch
-from rl.schedule import learning_rate
+from rl.processes.ranks import ALONE, Ranks
+from rl.processes.sharded import gathered, idle, own_part
+from rl.samplers.rollout import Batch
 from rl.seeds import derive_seed
 
 

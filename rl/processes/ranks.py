@@ -2,7 +2,8 @@
 
 Each process samples and judges its part of a step's groups, and then tells all the others: every process knows the
 whole batch. So whatever is weighed, counted and decided comes out the same everywhere, and none is in charge; only what
-leaves the run, files and lines on a terminal, is left to the first. The weights are shared out in `rl.models.sharded`.
+leaves the run, files and lines on a terminal, is left to the first. The weights are shared out in
+`rl.processes.sharded`.
 
 One process is the same program with nobody to talk to: `Ranks` as it is by default does nothing, and needs no torch.
 """
@@ -15,7 +16,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from rl.errors import UsageError
-from rl.voice import processes
+from rl.processes.failures import processes
 
 T = TypeVar("T")
 

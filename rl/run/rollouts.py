@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rl.collect import Collected
 from rl.errors import DivergenceError
 from rl.records.metrics import append_lines
 from rl.seeds import derive_seed
+from rl.step.draw_groups import Collected
 from weightopt.table import replace_file
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from rl.config import Config
-from rl.loss import Row, micro_batches, rows_of
+from rl.learning.loss import Row, micro_batches, rows_of
 from rl.models.policy import Policy
-from rl.rollout import Batch
+from rl.samplers.rollout import Batch
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
-from rl.success import judge
+from rl.step.success import judge
 from rl.tasks.protocol import Prompt, Verifier
 from rl.train import new_optimizer
 from rl.verification.pool import VerifierPool

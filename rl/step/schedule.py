@@ -1,10 +1,9 @@
-"""What changes with the step: the table, the rule for all-wrong groups, the learning rate.
+"""What changes with the step: the table, and the rule for all-wrong groups.
 
 Each is a function of the step and the configuration alone, so a resumed run needs no state for it, and none depends on
 when the run ends, so a run that is prolonged keeps its past.
 """
 
-import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from rl.advantage import weight_function
-from rl.config import Config, OptimizerConfig, WeightingConfig
+from rl.config import Config, WeightingConfig
 from rl.errors import UsageError
+from rl.step.advantage import weight_function
 from weightopt.table import TableError, WeightTable
 
 
@@ -101,19 +100,3 @@ def all_wrong_factor(config: WeightingConfig, step: int) -> float:
             assert after is not None
             assert full_at is not None
             return min(max((step - after) / (full_at - after), 0.0), 1.0)
-
-
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Learning rate of the updates of ``step`` ≥ 1: it goes by steps, however many updates one makes.
-
-    It is r·step/W over the W warm-up steps and r afterwards; with a horizon H it is
-    r·(s + (1-s)·(1 + cos π(step-W)/(H-W))/2) between W and H, and s·r from H on, s the final share.
-    """
-    warmup, horizon = config.warmup_steps, config.cosine_until
-    if step < warmup:
-        return config.learning_rate * step / warmup
-    if horizon is None:
-        return config.learning_rate
-    way = min((step - warmup) / (horizon - warmup), 1.0)
-    share = config.final_share
-    return config.learning_rate * (share + (1 - share) * (1 + math.cos(math.pi * way)) / 2)

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from rl.display.bars import columns, sparkline
 from rl.records.metrics import METRICS_FILE, EvaluationRecord, StepRecord, TimingRecord, read_metrics
+from rl.run.display.bars import columns, sparkline
 
 # Steps over which throughput and seconds are averaged, and training reward and the groups by K are shown.
 WINDOW = 20

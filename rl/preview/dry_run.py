@@ -2,7 +2,7 @@
 
 Everything that a run refuses at the door is refused here. Memory is counted: weights, gradients and optimizer from the
 model, what a backward pass keeps from one that is made. Time is multiplied up from a piece of the first step
-(`rl.probe`). Without a start model the weights are random, so lengths and success are not those of the run.
+(`rl.preview.probe`). Without a start model the weights are random, so lengths and success are not those of the run.
 """
 
 import os
@@ -17,25 +17,25 @@ from typing import Any
 
 import torch
 
-from rl.checkpoint import open_policy
 from rl.config import Config
 from rl.errors import UsageError
+from rl.learning.reference import open_reference
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.models.start import parameters_in, start_folder
-from rl.probe import FLOAT32, probe_judging, probe_learning, probe_sampling, probe_updating, prompts_to_draw
-from rl.records.run_folder import check_folder
-from rl.reference import open_reference
-from rl.rollout import Batch, Completion, Group
+from rl.preview.probe import FLOAT32, probe_judging, probe_learning, probe_sampling, probe_updating, prompts_to_draw
+from rl.run.checkpoint import open_policy
+from rl.run.folder import check_folder
+from rl.run.trackers.registry import check_trackers
 from rl.samplers.registry import check_backend
+from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
-from rl.schedule import TableSchedule
 from rl.seeds import derive_seed
-from rl.success import Judgement, judge
+from rl.step.schedule import TableSchedule
+from rl.step.success import Judgement, judge
 from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.protocol import Prompt, Task
 from rl.tasks.registry import build_task, build_teaching_task, wants_chat
 from rl.tasks.split import held_out_prompts, training_prompts
-from rl.trackers.registry import check_trackers
 from rl.train import check_alphabet
 from rl.verification.pool import open_verifier
 

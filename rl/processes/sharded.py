@@ -20,9 +20,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rl.distributed import Ranks
 from rl.models.lora import merged_weights
 from rl.models.policy import Policy
+from rl.processes.ranks import Ranks
 
 
 class Computation(torch.nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rl.config import WeightingConfig
-from rl.distributed import ALONE, Ranks
-from rl.rollout import Batch
+from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.rollout import Batch
 from rl.tasks.protocol import Verifier
 from rl.verification.pool import VerifierPool
 from rl.verification.verdict import Judged, Verdict

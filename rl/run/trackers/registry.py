@@ -17,8 +17,8 @@ from rl.config import Config, TrackingConfig
 from rl.errors import UsageError
 from rl.records.layout import ABOUT, TRACKING
 from rl.records.metrics import METRICS_FILE, TIMING_FILE, TimingRecord, read_metrics, read_timing
-from rl.trackers.backends import BACKENDS, Identity, Tracker
-from rl.trackers.values import Record, Values
+from rl.run.trackers.backends import BACKENDS, Identity, Tracker
+from rl.run.trackers.values import Record, Values
 from weightopt.table import replace_file
 
 STATE = "state.json"

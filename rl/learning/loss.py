@@ -10,13 +10,13 @@ of a step that dynamic sampling could not fill: that one is a smaller step. What
 
 Two things are exact savings. A response with advantage 0 has no part in the gradient and is not computed. Equal
 responses to the same prompt have the same gradient and are computed once, with their advantages added. With importance
-sampling (`rl.mismatch`) each occurrence i has weights w_it of its own, since an engine may give equal tokens not quite
-equal probabilities; the coefficient of a token is then Σ_i A_i w_it, and the response is still computed once.
+sampling (`rl.learning.mismatch`) each occurrence i has weights w_it of its own, since an engine may give equal tokens
+not quite equal probabilities; the coefficient of a token is then Σ_i A_i w_it, and the response is still computed once.
 
 A step may make several updates, each from a part of its groups (`cut`) with a denominator of its own. At those after
 the first the policy π is no longer π_old, the one that acted, and a token has the weight w_it r_t, r = π/π_old; the
-clip (`rl.ratio`) looks at r and at the sign of each A_i. A penalty on the divergence from a reference (`rl.kl`) takes
-its own part from A_i, token by token.
+clip (`rl.learning.ppo_clip`) looks at r and at the sign of each A_i. A penalty on the divergence from a reference
+(`rl.learning.kl`) takes its own part from A_i, token by token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from rl.config import KlConfig, RolloutConfig
-from rl.kl import Divergence, Penalty, baselines
-from rl.mismatch import Mismatch, importance_weights
-from rl.ratio import Clip, ClippedTokens
-from rl.rollout import Batch
+from rl.learning.kl import Divergence, Penalty, baselines
+from rl.learning.mismatch import Mismatch, importance_weights
+from rl.learning.ppo_clip import Clip, ClippedTokens
+from rl.samplers.rollout import Batch
 
 NO_CLIP = Clip()
 

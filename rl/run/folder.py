@@ -17,9 +17,9 @@ from rl.config import Config, TrackingConfig, differences
 from rl.errors import UsageError
 from rl.models.start import start_folder, weights_checksum
 from rl.records.layout import ABOUT, CHECKPOINTS, FOLDERS, LOCK, MODEL
-from rl.records.lock import check_unlocked, locked
 from rl.records.metrics import RECORD_FILES
-from rl.records.versions import versions
+from rl.run.lock import check_unlocked, locked
+from rl.run.versions import versions
 from rl.storage import sha256_of, withdraw
 from rl.tasks.registry import data_files
 from weightopt.table import replace_file
@@ -48,7 +48,7 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
     Parameters
     ----------
     tables
-        What `rl.schedule.TableSchedule.describe` says.
+        What `rl.step.schedule.TableSchedule.describe` says.
     resume
         Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps``,
         another ``training.keep_checkpoints`` and other ``[tracking]``.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from rl.config import Config
-from rl.distributed import ALONE, Ranks
-from rl.rollout import Batch, Group, Sampler
+from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
-from rl.stopwatch import Stopwatch
-from rl.success import Judgement, count_successes, judge
+from rl.step.stopwatch import Stopwatch
+from rl.step.success import Judgement, count_successes, judge
 from rl.tasks.protocol import Task, Verifier
 from rl.tasks.split import training_prompts
 from rl.verification.pool import VerifierPool

@@ -1,7 +1,7 @@
 """What a run needs to go on: weights, optimizer state, the number of steps done and what has been counted until then.
 
 Random state is not among it, because every draw of a run has a seed of its own (`rl.seeds`), and neither is the place
-in a schedule, which follows from the step (`rl.schedule`). A checkpoint is a folder::
+in a schedule, which follows from the step (`rl.step.schedule`). A checkpoint is a folder::
 
     checkpoints/step-000120/model/                  weights, configuration, tokenizer: opens with transformers;
                                                     with LoRA the adapter, the tokenizer, and in base.json the
@@ -30,8 +30,8 @@ from rl.config import Config
 from rl.errors import UsageError
 from rl.models.lora import add_adapter, load_adapter, save_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
-from rl.models.sharded import gathered, parted_like, whole
 from rl.models.start import check_weights
+from rl.processes.sharded import gathered, parted_like, whole
 from rl.records.layout import step_folder, step_folders, step_of
 from rl.records.metrics import Spent
 from rl.seeds import derive_seed
@@ -56,7 +56,7 @@ class RunState:
     best_step, best_success
         The best evaluation so far, the earlier one of equals; None before the first.
     visits
-        Counts of the Beta posteriors, from `rl.success.Visits.to_json`.
+        Counts of the Beta posteriors, from `rl.step.success.Visits.to_json`.
     """
 
     step: int = 0

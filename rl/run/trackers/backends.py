@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from rl.config import TrackingConfig
-from rl.trackers.values import Values
+from rl.run.trackers.values import Values
 
 
 @dataclass(frozen=True, kw_only=True)

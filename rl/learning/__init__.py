@@ -1,0 +1,1 @@
+"""Learning from a batch: its loss, the gradient of that, the update of the weights."""

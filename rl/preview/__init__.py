@@ -1,0 +1,1 @@
+"""A look before a run: what it will ask, and what it will take."""
