@@ -16,7 +16,8 @@ from scipy import stats
 
 from figures.style import label
 from rl.records.metrics import TIMING_FILE, read_timing
-from weightopt.table import WeightTable, replace_file
+from weightopt.files import replace_file
+from weightopt.table import WeightTable
 
 LEVELS = (0.3, 0.5, 0.7)
 

@@ -21,9 +21,9 @@ from theory.quadrature import panels
 from weightopt.build import catalogue_table
 from weightopt.compare import compare
 from weightopt.curve import solve
+from weightopt.files import replace_file
 from weightopt.problem import Problem
 from weightopt.solution import even_grid
-from weightopt.table import replace_file
 
 CASES = ((0.01, 0.9, "regular"), (0.01, 0.9, "effective"), (0.38, 0.7, "regular"), (0.38, 0.7, "effective"))
 GROUP_SIZE = 16

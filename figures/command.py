@@ -104,7 +104,7 @@ def figures(
             print("\n".join(files))
     if captions is not None:
         from figures.captions import page
-        from weightopt.table import replace_file
+        from weightopt.files import replace_file
 
         replace_file(captions, page(sections).encode())
         if not as_json:
@@ -141,7 +141,7 @@ def _write(output: Path, name: str, drawn: Drawn) -> list[str]:
 def _section(name: str, drawn: Drawn, captions: Path) -> Any:
     from figures.captions import Section
     from figures.output import png
-    from weightopt.table import replace_file
+    from weightopt.files import replace_file
 
     folder = captions.parent / captions.stem
     replace_file(folder / f"{name}.png", png(drawn.figure, PAGE_DPI))

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 # No version strings and no dates: the same numbers, the same bytes.
 PNG_METADATA = {"Software": None}

@@ -34,7 +34,7 @@ from sim.trajectory import COLUMNS, Schedule, Trajectory, run
 from sim.weighting import PromptWeights
 from sim.world import World
 from theory.dynamics import update_budget
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 RECORDS = 200  # where record_every is 0
 DAPO_GROUPS = 64  # groups drawn at most by a weighting that is defined by dynamic sampling

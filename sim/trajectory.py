@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sim.errors import UsageError
 from sim.weighting import PromptWeights
 from sim.world import World
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 COLUMNS = ("step", "responses", "groups", "success", "quantile", "never_lifted", "all_wrong", "all_right")
 

@@ -17,8 +17,9 @@ from scipy.stats import binom
 from theory import weightings
 from weightopt.build import named_table, solved_table
 from weightopt.curve import solve
+from weightopt.files import replace_file
 from weightopt.problem import Problem
-from weightopt.table import TableError, WeightTable, group_table, replace_file
+from weightopt.table import TableError, WeightTable, group_table
 
 SOLVED = solve(Problem(0.01, 0.9, "effective"))
 CURVE = solved_table(SOLVED)

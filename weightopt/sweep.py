@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from weightopt.curve import solve
 from weightopt.errors import ProblemError
+from weightopt.files import replace_file
 from weightopt.problem import Monotone, Problem
-from weightopt.table import replace_file
 
 COLUMNS = (
     "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",

@@ -8,18 +8,17 @@ and a checksum over everything else in the file.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from weightopt.files import replace_file
 
 SCHEMA = "weightopt.table/1"
 MAX_FILE_BYTES = 64 * 2**20
@@ -344,45 +343,6 @@ def group_table(
         certificate=certificate,
         provenance=provenance or {},
     )
-
-
-def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file in the same folder, flushed to disk, then renamed.
-
-    Parameters
-    ----------
-    path : path
-        The folder must exist. A file already there is replaced only once the new one is safe on disk.
-    data : bytes
-
-    Raises
-    ------
-    OSError
-        If the folder is missing, not writable or full, or something that is no file stands there; nothing is left
-        behind and an older file is untouched.
-    """
-    path = Path(path).resolve()  # a link stays a link: what it points to is replaced
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a finished table has the permissions any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _floats(key: str, values: Sequence[Any]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"

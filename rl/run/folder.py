@@ -22,7 +22,7 @@ from rl.run.lock import check_unlocked, locked
 from rl.run.versions import versions
 from rl.storage import sha256_of, withdraw
 from rl.tasks.registry import data_files
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 SCHEMA = "rl.run/3"
 
@@ -188,7 +188,7 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
 
 
 def _leftovers(output: Path) -> set[Path]:
-    """Temporary files of `weightopt.table.replace_file` that a process left when it was killed."""
+    """Temporary files of `weightopt.files.replace_file` that a process left when it was killed."""
     return {path for name in (*RECORD_FILES, ABOUT) for path in output.glob(f".{name}.*.tmp")}
 
 

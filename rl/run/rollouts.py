@@ -18,7 +18,7 @@ from rl.errors import DivergenceError
 from rl.records.metrics import append_lines
 from rl.seeds import derive_seed
 from rl.step.draw_groups import Collected
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 
 def append_rollouts(

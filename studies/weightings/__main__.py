@@ -31,7 +31,7 @@ from studies.weightings.plan import HERE, Job, Plan, Setting, load_plan
 from studies.weightings.report import PAGE, rewrite
 from studies.weightings.starts import make_start, start_model
 from studies.weightings.work import run_job
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 
 def main() -> None:

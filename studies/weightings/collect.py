@@ -17,7 +17,7 @@ import pandas as pd
 
 from rl.records.metrics import METRICS_FILE, TIMING_FILE, read_metrics, read_timing
 from studies.weightings.plan import HERE, Plan, Setting
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 RESULTS = HERE / "results"
 OPERATORS_FILE = "operators.csv"

@@ -20,7 +20,7 @@ from rl.tasks.split import held_out_prompts
 from rl.train import train
 from studies.weightings.collect import DONE, OPERATORS_FILE
 from studies.weightings.plan import Job, Setting
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 PROMPTS, SAMPLES = 150, 32  # nearly all held-out problems there are
 

@@ -43,7 +43,7 @@ def check_folders(**paths: Path | None) -> None:
 
 def replace(option: str, path: Path, data: bytes) -> None:
     """Write a file whole or not at all; refuse in the name of the option that asked for it."""
-    from weightopt.table import replace_file
+    from weightopt.files import replace_file
 
     try:
         replace_file(path, data)

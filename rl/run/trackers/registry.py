@@ -19,7 +19,7 @@ from rl.records.layout import ABOUT, TRACKING
 from rl.records.metrics import METRICS_FILE, TIMING_FILE, TimingRecord, read_metrics, read_timing
 from rl.run.trackers.backends import BACKENDS, Identity, Tracker
 from rl.run.trackers.values import Record, Values
-from weightopt.table import replace_file
+from weightopt.files import replace_file
 
 STATE = "state.json"
 
