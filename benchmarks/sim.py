@@ -14,15 +14,13 @@ Start it as a module: by its path this file would shadow the package it measures
 
 import argparse
 import math
-import os
-import platform
 import time
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from numba import njit
 
+from benchmarks.harness import introduce, machine
 from sim import kernels
 from sim.engine import FiniteSample, in_threads
 from sim.weighting import read
@@ -139,10 +137,8 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=16)
     arguments = parser.parse_args()
     rates = measure(arguments.prompts, arguments.group_size)
-    print(
-        f"{arguments.prompts:,} prompts, M = {arguments.group_size}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}, load {os.getloadavg()[0]:.1f}"
-    )
+    introduce(machine(("weightopt", "numpy", "numba")))
+    print(f"{arguments.prompts:,} prompts, M = {arguments.group_size}")
     for name, value in rates.items():
         print(f"  {name:<26}{value / 1e6:8.1f} million prompt-steps per second")
     ours = rates["ours, ratio"]

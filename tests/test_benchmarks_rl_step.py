@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 import rl.step.draw_groups
 import rl.train
-from benchmarks import rl_step
+from benchmarks import rl_parties, rl_step
 from rl.config import parse_config
 
 
-class TwoTurns(rl_step.Turns):
+class TwoTurns(rl_parties.Turns):
     """Turns without a process around them."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class TwoTurns(rl_step.Turns):
 
     def wait(self) -> None:
         if len(self.said) == 3:
-            raise rl_step.Enough
+            raise rl_parties.Enough
         self._began = 0.0
 
     def say(self, **what: Any) -> None:
@@ -34,35 +34,36 @@ class TwoTurns(rl_step.Turns):
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name, value in {"PROMPTS": 3, "GROUP": 4, "NEW_TOKENS": 6, "BARE": (12, 5)}.items():
-        monkeypatch.setattr(rl_step, name, value)
+        monkeypatch.setattr(rl_parties, name, value)
+        monkeypatch.setattr(rl_step, name, value, raising=False)
     # The benchmark puts its own in their places, in a process of its own.
     monkeypatch.setattr(rl.step.draw_groups, "judge", rl.step.draw_groups.judge)
     monkeypatch.setattr(rl.train, "collect", rl.train.collect)
     model = tmp_path / "model"
     model.mkdir()
-    rl_step.make_model(None, model)
-    rl_step.write_table(tmp_path / "table.json")
+    rl_parties.make_model(None, model)
+    rl_parties.write_table(tmp_path / "table.json")
     job = {"model": str(model), "folder": str(tmp_path), "table": str(tmp_path / "table.json"), "device": "cpu"}
     return {**job, "precision": "fp32", "threads": 1, "rounds": 1, "micro_batch": None, "sampler": "torch"}
 
 
 def test_ours_computes_every_response_of_the_prompts_that_all_are_given(job: dict[str, Any]) -> None:
     turns = TwoTurns()
-    with pytest.raises(rl_step.Enough):
-        rl_step.ours(job, turns)
+    with pytest.raises(rl_parties.Enough):
+        rl_parties.ours(job, turns)
     ready, first, second = turns.said
     assert ready == {"ready": True}
     tokenizer = rl_step_tokenizer(job)
     for step, report in enumerate((first, second), start=1):
         assert report["tokens"] == 3 * 4 * 6  # nobody ended
         assert report["computed"] == 3 * 4  # no advantage is 0
-        assert report["prompts"] == [tokenizer.encode(text) for text in rl_step.prompts_of(job, step)]
+        assert report["prompts"] == [tokenizer.encode(text) for text in rl_parties.prompts_of(job, step)]
         assert report["sampling"] + report["learning"] <= report["seconds"]
 
 
 @pytest.mark.parametrize("sleep", [False, True])
 def test_the_engine_sleeps_where_it_is_asked_to(job: dict[str, Any], sleep: bool) -> None:
-    sampler = parse_config(rl_step.config_of({**job, "sampler": "vllm", "sleep": sleep})).sampler
+    sampler = parse_config(rl_parties.config_of({**job, "sampler": "vllm", "sleep": sleep})).sampler
     assert (sampler.backend, sampler.sleep) == ("vllm", sleep)
 
 
@@ -75,10 +76,10 @@ def rl_step_tokenizer(job: dict[str, Any]) -> Any:
 def test_the_bare_pass_reports_its_way_and_the_rate_of_matrix_products(
     job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rl_step, "matrix_rate", lambda *_: 1e9)
+    monkeypatch.setattr(rl_parties, "matrix_rate", lambda *_: 1e9)
     turns = TwoTurns()
-    with pytest.raises(rl_step.Enough):
-        rl_step.bare(job, turns)
+    with pytest.raises(rl_parties.Enough):
+        rl_parties.bare(job, turns)
     for report in turns.said[1:]:
         assert report["way"][0] in (12, 5)
         assert report["learning"] > 0
