@@ -68,9 +68,9 @@ from scipy.special import expit, logit
 from scipy.stats import binom
 
 from theory.finite_group import weight_speeds
-from weightopt.cells import CellProgram, solve_cells
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt.curves.cell_program import CellProgram, solve_cells
+from weightopt.groups.group import GroupProblem, solve_group
+from weightopt.curves.problem import Problem
 
 ca: Any = importlib.import_module("casadi") if importlib.util.find_spec("casadi") else None
 

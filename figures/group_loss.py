@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, lookup, part
-from weightopt.compare import compare_groups
-from weightopt.finite_group import GroupProblem
-from weightopt.problem import Problem
-from weightopt.solution import even_grid
+from weightopt.comparison import compare_groups
+from weightopt.groups.group import GroupProblem
+from weightopt.curves.problem import Problem
+from weightopt.curves.weighting import even_grid
 
 TITLE = "Named weightings in finite groups"
 TARGET, LOWEST, HIGHEST = 0.9, 0.003, 0.7

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import part
-from weightopt.curve import solve
-from weightopt.finite_group import GroupProblem, Shape, solve_group, time_and_budget
-from weightopt.problem import Problem
+from weightopt.curves.curve import solve
+from weightopt.groups.group import GroupProblem, Shape, solve_group, time_and_budget
+from weightopt.curves.problem import Problem
 
 TITLE = "Optimal tables for groups of M"
 START, TARGET = 0.01, 0.9

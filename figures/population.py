@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from figures import style
 from figures.frames import groups, lookup
 from theory.weightings import REGISTRY
-from weightopt.distance import shortest_time
-from weightopt.pass_rates import from_preset
-from weightopt.population import ClockName, PopulationProblem, tabulate, time_of
-from weightopt.shared import solve_population
+from weightopt.populations.lower_bounds import shortest_time
+from weightopt.populations.pass_rates import from_preset
+from weightopt.populations.passage import ClockName, PopulationProblem, tabulate, time_of
+from weightopt.populations.population import solve_population
 
 TITLE = "Which weighting for which target of a population"
 PRESETS = ("from-scratch", "post-sft")

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from weightopt.compare import compare
-from weightopt.curve import TOLERANCE
-from weightopt.problem import Problem
+from weightopt.comparison import compare
+from weightopt.curves.curve import TOLERANCE
+from weightopt.curves.problem import Problem
 
 TITLE = "Cost relative to the optimum"
 CASES = (

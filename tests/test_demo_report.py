@@ -9,9 +9,9 @@ from scipy import stats
 
 from demo import report
 from theory.weightings import REGISTRY
-from weightopt.build import named_table, solved_table
-from weightopt.curve import solve
-from weightopt.problem import Problem
+from weightopt.catalogue_tables import named_table, solved_table
+from weightopt.curves.curve import solve
+from weightopt.curves.problem import Problem
 
 
 def run(successes, seed="seed-0", table="grpo"):

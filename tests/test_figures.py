@@ -36,9 +36,9 @@ from figures import (
     weights,
 )
 from theory.weightings import REGISTRY
-from weightopt.compare import compare
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt.comparison import compare
+from weightopt.groups.group import GroupProblem, solve_group
+from weightopt.curves.problem import Problem
 
 MODULES = {
     "weights": weights,

@@ -24,10 +24,10 @@ from rl.step.advantage import look_up_advantages, weigh, weight_function
 from rl.step.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
 from theory.weightings import REGISTRY
-from weightopt.build import group_solved_table, named_table, solved_table
-from weightopt.curve import solve
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt.catalogue_tables import group_solved_table, named_table, solved_table
+from weightopt.curves.curve import solve
+from weightopt.groups.group import GroupProblem, solve_group
+from weightopt.curves.problem import Problem
 from weightopt.table import WeightTable, group_table
 
 GROUP_SIZE = 3

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from theory import clocks, weightings
-from weightopt.build import budget_scale, named_table, solved_table
-from weightopt.curve import solve
+from weightopt.catalogue_tables import budget_scale, named_table, solved_table
+from weightopt.curves.curve import solve
 from weightopt.errors import ProblemError
-from weightopt.problem import Problem
+from weightopt.curves.problem import Problem
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 

@@ -11,9 +11,9 @@ from theory import catalogue, finite_group
 from theory.group_schemes import GroupScheme
 from theory.quadrature import integrate
 from weightopt import cli
-from weightopt.build import budget_scale, catalogue_table
-from weightopt.compare import NAMES, compare
-from weightopt.problem import Problem
+from weightopt.catalogue_tables import budget_scale, catalogue_table
+from weightopt.comparison import NAMES, compare
+from weightopt.curves.problem import Problem
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 

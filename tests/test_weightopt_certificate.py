@@ -10,9 +10,9 @@ from scipy.optimize import linprog
 
 from theory import dynamics, weightings
 from theory.quadrature import panels
-from weightopt.certificate import Weight, certify
-from weightopt.curve import solve
-from weightopt.problem import Problem
+from weightopt.curves.certificate import Weight, certify
+from weightopt.curves.curve import solve
+from weightopt.curves.problem import Problem
 
 MONOTONE = (None, "decreasing", "increasing")
 CLOCKS = ("regular", "effective", "failures", "mixed:8", "affine:1,0.5")

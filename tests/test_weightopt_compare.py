@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import catalogue, closed_forms, finite_group
-from weightopt.compare import FACTORS, GROUP_NAMES, NAMES, compare, compare_groups
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt.comparison import FACTORS, GROUP_NAMES, NAMES, compare, compare_groups
+from weightopt.groups.group import GroupProblem, solve_group
+from weightopt.curves.problem import Problem
 
 COLUMNS = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r")
 # The theory's table "Cost relative to the optimum at equal budget"; three decimals are exact.

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weightopt.build import solved_table
-from weightopt.certificate import SlopePrices, certify
+from weightopt.catalogue_tables import solved_table
+from weightopt.curves.certificate import SlopePrices, certify
 from weightopt.convex import solve_convex
-from weightopt.curve import solve, tolerance
+from weightopt.curves.curve import solve, tolerance
 from weightopt.errors import ProblemError
-from weightopt.problem import Problem
+from weightopt.curves.problem import Problem
 from weightopt.table import WeightTable
 from weightopt.verify import verify
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from weightopt.convex import solve_convex
-from weightopt.curve import solve
-from weightopt.problem import Problem
+from weightopt.curves.curve import solve
+from weightopt.curves.problem import Problem
 
 CASES = [
     {"clock": "regular"},

@@ -5,10 +5,10 @@ import pytest
 
 from theory import finite_group as theory
 from weightopt.convex import solve_convex_group
-from weightopt.curve import solve
+from weightopt.curves.curve import solve
 from weightopt.errors import ProblemError
-from weightopt.finite_group import BUDGET_KINDS, SHAPES, GroupProblem, certify_group, solve_group
-from weightopt.problem import Problem
+from weightopt.groups.group import BUDGET_KINDS, SHAPES, GroupProblem, certify_group, solve_group
+from weightopt.curves.problem import Problem
 
 EFFECTIVE = Problem(0.01, 0.9, "effective")
 REGULAR = Problem(0.01, 0.9, "regular")

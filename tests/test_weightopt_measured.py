@@ -5,13 +5,13 @@ import pytest
 
 from theory.clocks import Tabulated
 from theory.measured import Measured
-from weightopt.build import solved_table
+from weightopt.catalogue_tables import solved_table
 from weightopt.convex import solve_convex
-from weightopt.curve import solve
+from weightopt.curves.curve import solve
 from weightopt.errors import ProblemError
-from weightopt.measured import read_clock, read_density, read_mobility
-from weightopt.problem import Problem
-from weightopt.solution import even_grid
+from weightopt.curves.measured_files import read_clock, read_density, read_mobility
+from weightopt.curves.problem import Problem
+from weightopt.curves.weighting import even_grid
 from weightopt.verify import verify
 
 COSTS = Measured((0.005, 0.05, 0.2, 0.3, 0.5, 0.95), (50.0, 12.0, 9.0, 14.0, 3.0, 2.5))

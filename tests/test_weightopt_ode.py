@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from theory import clocks, dynamics, weightings
 from weightopt import ode
-from weightopt.curve import solve
+from weightopt.curves.curve import solve
 from weightopt.errors import SolverError
-from weightopt.problem import Problem
+from weightopt.curves.problem import Problem
 
 REGULAR = clocks.REGULAR
 

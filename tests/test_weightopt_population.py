@@ -15,11 +15,11 @@ from scipy.special import expit
 from theory import catalogue
 from theory.quadrature import log_odds
 from weightopt import cli
-from weightopt.build import population_table
+from weightopt.catalogue_tables import population_table
 from weightopt.errors import ProblemError
-from weightopt.pass_rates import fit_beta, from_beta, from_preset, read_metrics, read_rates
-from weightopt.population import Passage, PopulationProblem, tabulate, time_and_gradient, time_of
-from weightopt.shared import advise, certify, solve_population
+from weightopt.populations.pass_rates import fit_beta, from_beta, from_preset, read_metrics, read_rates
+from weightopt.populations.passage import Passage, PopulationProblem, tabulate, time_and_gradient, time_of
+from weightopt.populations.population import advise, certify, solve_population
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 

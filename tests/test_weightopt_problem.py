@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from theory import clocks, dynamics
 from weightopt.errors import ProblemError
-from weightopt.problem import LATER, Problem
+from weightopt.curves.problem import LATER, Problem
 
 FINE = {"start": 0.01, "target": 0.9, "clock": "effective"}
 OUT_OF_RANGE = [

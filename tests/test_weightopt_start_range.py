@@ -6,11 +6,11 @@ import pytest
 from scipy.stats import binom
 
 from theory.quadrature import log_odds
-from weightopt.build import group_solved_table
+from weightopt.catalogue_tables import group_solved_table
 from weightopt.errors import ProblemError
-from weightopt.finite_group import GroupProblem, solve_group, time_and_budget
-from weightopt.problem import Problem
-from weightopt.start_range import RangeProblem, solve_range
+from weightopt.groups.group import GroupProblem, solve_group, time_and_budget
+from weightopt.curves.problem import Problem
+from weightopt.groups.start_range import RangeProblem, solve_range
 from weightopt.table import WeightTable
 from weightopt.verify import verify
 

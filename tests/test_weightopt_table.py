@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from theory import weightings
-from weightopt.build import named_table, solved_table
-from weightopt.curve import solve
+from weightopt.catalogue_tables import named_table, solved_table
+from weightopt.curves.curve import solve
 from weightopt.files import replace_file
-from weightopt.problem import Problem
+from weightopt.curves.problem import Problem
 from weightopt.table import TableError, WeightTable, group_table
 
 SOLVED = solve(Problem(0.01, 0.9, "effective"))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from theory.finite_group import binomial
 from weightopt.errors import SolverError
-from weightopt.finite_group import GroupProblem
-from weightopt.problem import Problem
+from weightopt.groups.group import GroupProblem
+from weightopt.curves.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from weightopt.solution import Solution
+from weightopt.curves.weighting import Solution
 from weightopt.table import WeightTable
 
 INK, ACCENT, DOT = "#222222", "#0072B2", "#D55E00"  # Okabe-Ito: readable in print and by the colour-blind

@@ -9,15 +9,15 @@ import numpy as np
 
 from theory import catalogue
 from theory.measured import Measured
-from weightopt.build import catalogue_table, group_solved_table, population_table, solved_table
-from weightopt.curve import solve
+from weightopt.catalogue_tables import catalogue_table, group_solved_table, population_table, solved_table
+from weightopt.curves.curve import solve
 from weightopt.errors import ProblemError, SolverError
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.population import PopulationProblem
-from weightopt.problem import LATER, Problem
-from weightopt.shared import certify as certify_shared
-from weightopt.shared import normalised
-from weightopt.start_range import RangeProblem, solve_range
+from weightopt.groups.group import GroupProblem, solve_group
+from weightopt.populations.passage import PopulationProblem
+from weightopt.curves.problem import LATER, Problem
+from weightopt.populations.population import certify as certify_shared
+from weightopt.populations.population import normalised
+from weightopt.groups.start_range import RangeProblem, solve_range
 from weightopt.table import TableError, WeightTable
 
 RANGE_NOISE = 1e-7  # the same for the gap of a range of starts, which adds up those of single starts

@@ -22,9 +22,9 @@ from weightopt.commands.options import (
 from weightopt.commands.output import only_defaults, print_json, print_table
 
 if TYPE_CHECKING:
-    from weightopt.compare import GroupRow
-    from weightopt.finite_group import GroupProblem
-    from weightopt.problem import Problem
+    from weightopt.comparison import GroupRow
+    from weightopt.groups.group import GroupProblem
+    from weightopt.curves.problem import Problem
 
 
 def compare(
@@ -51,7 +51,7 @@ def compare(
 ) -> None:
     """Time of every named weighting relative to the optimum, at equal budget."""
     from theory import catalogue
-    from weightopt.compare import GROUP_NAMES, NAMES
+    from weightopt.comparison import GROUP_NAMES, NAMES
 
     problem = read_problem(
         start=start, target=target, clock=clock, mobility=mobility, budget=budget, budget_density=budget_density
@@ -61,14 +61,14 @@ def compare(
         only_defaults(for_tables, "needs --group-size: it describes tables for groups")
         _curves(problem, tuple(catalogue.WEIGHTINGS) if every else NAMES, as_json)
         return
-    from weightopt.finite_group import GroupProblem
+    from weightopt.groups.group import GroupProblem
 
     group = GroupProblem(problem, group_size, step_model, budget_kind, shape)  # pyright: ignore[reportArgumentType]
     _groups(group, tuple(catalogue.EVERYTHING) if every else GROUP_NAMES, as_json)
 
 
 def _curves(problem: Problem, names: tuple[str, ...], as_json: bool) -> None:
-    from weightopt.compare import compare as compare_weightings
+    from weightopt.comparison import compare as compare_weightings
 
     solution, rows = compare_weightings(problem, names)
     if as_json:
@@ -92,7 +92,7 @@ def _curves(problem: Problem, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _groups(problem: GroupProblem, names: tuple[str, ...], as_json: bool) -> None:
-    from weightopt.compare import FACTORS, compare_groups
+    from weightopt.comparison import FACTORS, compare_groups
 
     solution, rows = compare_groups(problem, names)
     curve = problem.curve

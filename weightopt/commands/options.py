@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from weightopt.problem import Problem
+    from weightopt.curves.problem import Problem
 
 CLOCKS = (
     "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b (a + b/ρ); or measured, "
@@ -71,8 +71,8 @@ def read_problem(
     *, start: float, target: float, clock: str, mobility: str, budget_density: Path | None, **values: Any
 ) -> Problem:
     """The problem of the command line, with whatever was measured read from its files."""
-    from weightopt.measured import read_clock, read_density, read_mobility
-    from weightopt.problem import Problem
+    from weightopt.curves.measured_files import read_clock, read_density, read_mobility
+    from weightopt.curves.problem import Problem
 
     Problem(start, target, "regular")  # so that start and target are known to be sound before a file must cover them
     return Problem(

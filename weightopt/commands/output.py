@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 LARGEST_WIDTH = 500
 
 if TYPE_CHECKING:
-    from weightopt.solution import Solution
+    from weightopt.curves.weighting import Solution
     from weightopt.table import WeightTable
 
 

@@ -12,8 +12,8 @@ from weightopt.commands.options import AllRight, AllWrong, AsJson, Csv, Output
 from weightopt.commands.output import check_folders, print_json, print_table, print_weights, refuse, write
 
 if TYPE_CHECKING:
-    from weightopt.pass_rates import PassRates
-    from weightopt.shared import PopulationSolution
+    from weightopt.populations.pass_rates import PassRates
+    from weightopt.populations.population import PopulationSolution
 
 MOST_TARGETS = 6
 MANY = 0.05  # share of prompts at the floor that is worth a remark
@@ -81,9 +81,9 @@ def population(
     Named weightings and the best shared one found are compared with a lower bound on the time of *all* weights, prompt
     by prompt and step by step. With --output, one target and one clock, the shared one is written as a table.
     """
-    from weightopt.build import population_table
-    from weightopt.population import CLOCKS, PopulationProblem
-    from weightopt.shared import advise, solve_population
+    from weightopt.catalogue_tables import population_table
+    from weightopt.populations.passage import CLOCKS, PopulationProblem
+    from weightopt.populations.population import advise, solve_population
 
     check_folders(output=output, csv=csv)
     start = _read_start(preset, beta, rates, metrics, step, prompts, floor)
@@ -139,7 +139,7 @@ def _read_start(
     prompts: int,
     floor: float,
 ) -> PassRates:
-    from weightopt.pass_rates import from_preset, read_beta, read_metrics, read_rates
+    from weightopt.populations.pass_rates import from_preset, read_beta, read_metrics, read_rates
 
     if sum(given is not None for given in (preset, beta, rates, metrics)) > 1:
         refuse("--preset, --beta, --rates and --metrics each say where the population starts; give one of them")
@@ -168,7 +168,7 @@ def _default_targets(start: PassRates, solved: float) -> tuple[float, float]:
 
 
 def _print(start: PassRates, solutions: list[PopulationSolution]) -> None:
-    from weightopt.population import CLOCKS
+    from weightopt.populations.passage import CLOCKS
 
     first = solutions[0].problem
     clipped = f", {start.clipped} clipped to the floor or 1 - floor" if start.clipped else ""

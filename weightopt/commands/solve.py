@@ -26,10 +26,10 @@ from weightopt.commands.options import (
 from weightopt.commands.output import check_folders, only_defaults, print_json, print_weights, refuse, replace, write
 
 if TYPE_CHECKING:
-    from weightopt.finite_group import GroupProblem, GroupSolution
-    from weightopt.problem import Problem
-    from weightopt.solution import Solution
-    from weightopt.start_range import RangeSolution
+    from weightopt.groups.group import GroupProblem, GroupSolution
+    from weightopt.curves.problem import Problem
+    from weightopt.curves.weighting import Solution
+    from weightopt.groups.start_range import RangeSolution
     from weightopt.table import WeightTable
 
 
@@ -140,13 +140,13 @@ def solve(
     if group_size is None or plug_in:
         answer = _solve_curve(problem, group_size, all_wrong, all_right)
     else:
-        from weightopt.finite_group import GroupProblem
+        from weightopt.groups.group import GroupProblem
 
         group = GroupProblem(problem, group_size, step_model, budget_kind, shape, not uncentred)  # pyright: ignore[reportArgumentType]
         answer = _solve_group(group, None if start_range is None else start_range[1])
     picture = None
     if plot is not None:
-        from weightopt.curve import solve as solve_curve
+        from weightopt.curves.curve import solve as solve_curve
         from weightopt.plot import draw_weights
 
         picture = draw_weights(solve_curve(problem), answer.table)
@@ -200,9 +200,9 @@ def _solve_curve(problem: Problem, group_size: int | None, all_wrong: float | No
 
     import numpy as np
 
-    from weightopt.build import solved_table
-    from weightopt.curve import solve as solve_curve
-    from weightopt.finite_group import LARGEST_GROUP, GroupProblem, time_and_budget
+    from weightopt.catalogue_tables import solved_table
+    from weightopt.curves.curve import solve as solve_curve
+    from weightopt.groups.group import LARGEST_GROUP, GroupProblem, time_and_budget
 
     solution = solve_curve(problem)
     table = solved_table(solution, group_size, all_wrong, all_right)
@@ -223,10 +223,10 @@ def _solve_curve(problem: Problem, group_size: int | None, all_wrong: float | No
 
 def _solve_group(group: GroupProblem, last_start: float | None) -> _Answer:
     """The best table for one start, or for a range of them."""
-    from weightopt.build import group_solved_table
-    from weightopt.curve import solve as solve_curve
-    from weightopt.finite_group import solve_group
-    from weightopt.start_range import RangeProblem, solve_range
+    from weightopt.catalogue_tables import group_solved_table
+    from weightopt.curves.curve import solve as solve_curve
+    from weightopt.groups.group import solve_group
+    from weightopt.groups.start_range import RangeProblem, solve_range
 
     if last_start is not None:
         of_range = solve_range(RangeProblem(group, last_start))
@@ -240,8 +240,8 @@ def _solve_group(group: GroupProblem, last_start: float | None) -> _Answer:
 
 
 def _solution_document(answer: _Answer) -> dict[str, Any]:
-    from weightopt.solution import Solution
-    from weightopt.start_range import RangeSolution
+    from weightopt.curves.weighting import Solution
+    from weightopt.groups.start_range import RangeSolution
 
     solution, table = answer.solution, answer.table
     if isinstance(solution, Solution) and table.group_size is None:

@@ -17,7 +17,7 @@ high, adds a function S(x) that vanishes at both ends: ∫S ω' dx ≤ ∫max(lo
     T[ω] ≥ ∫ min over w of (f/w + (λ - dS/dm + β - α) w) dm - λB - ∫max(low S, high S) dx.
 
 The best S has dS/dm = λ - f/ω² where the slope is at its bound and is 0 elsewhere; a solver says where that is, and
-whatever it says the bound holds. Weights on bins are a finite program with a bound of its own (`weightopt.cells`).
+whatever it says the bound holds. Weights on bins are a finite program with a bound of its own (`weightopt.curves.cell_program`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from theory.quadrature import NODE_WEIGHTS, NODES, Panels
-from weightopt.bins import bin_program
-from weightopt.cells import balanced, bound_cells
-from weightopt.envelope import Envelope, envelope, find_root
-from weightopt.interior import Prices
-from weightopt.problem import Problem
+from weightopt.curves.bins import bin_program
+from weightopt.curves.cell_program import balanced, bound_cells
+from weightopt.curves.monotone import Envelope, envelope, find_root
+from weightopt.curves.interior_point import Prices
+from weightopt.curves.problem import Problem
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 CHECK_WIDTH = 1 / 16  # panel width in log-odds, finer than the solver's own

@@ -20,9 +20,9 @@ from scipy.optimize import minimize
 from theory import catalogue
 from theory.measured import Measured
 from theory.quadrature import log_odds
-from weightopt.distance import shortest_time
+from weightopt.populations.lower_bounds import shortest_time
 from weightopt.errors import SolverError
-from weightopt.population import Passage, PopulationProblem, tabulate, time_and_gradient, time_of
+from weightopt.populations.passage import Passage, PopulationProblem, tabulate, time_and_gradient, time_of
 
 Array = NDArray[np.float64]
 NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")

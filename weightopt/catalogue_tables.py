@@ -15,12 +15,12 @@ from theory.dynamics import update_budget
 from theory.group_schemes import GroupScheme
 from theory.measured import Measured
 from theory.weightings import Weighting
-from weightopt.finite_group import GroupSolution
-from weightopt.population import PopulationProblem
-from weightopt.problem import Problem
-from weightopt.shared import Certificate as PopulationCertificate
-from weightopt.solution import Solution, even_grid, table_grid
-from weightopt.start_range import RangeProblem, RangeSolution
+from weightopt.groups.group import GroupSolution
+from weightopt.populations.passage import PopulationProblem
+from weightopt.curves.problem import Problem
+from weightopt.populations.population import Certificate as PopulationCertificate
+from weightopt.curves.weighting import Solution, even_grid, table_grid
+from weightopt.groups.start_range import RangeProblem, RangeSolution
 from weightopt.table import MAX_GROUP_SIZE, TableError, WeightTable, group_table
 
 

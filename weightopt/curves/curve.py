@@ -14,14 +14,14 @@ import numpy as np
 from theory.closed_forms import optimal_antiderivative
 from theory.dynamics import NATURAL
 from theory.quadrature import log_odds_distance
-from weightopt.bins import bin_program
-from weightopt.cells import rising_root, solve_cells, water_level
-from weightopt.certificate import CHECK_WIDTH, Certificate, certify, violation
-from weightopt.envelope import Envelope, envelope, find_root
+from weightopt.curves.bins import bin_program
+from weightopt.curves.cell_program import rising_root, solve_cells, water_level
+from weightopt.curves.certificate import CHECK_WIDTH, Certificate, certify, violation
+from weightopt.curves.monotone import Envelope, envelope, find_root
 from weightopt.errors import SolverError
-from weightopt.problem import Problem
-from weightopt.slopes import solve_slopes
-from weightopt.solution import LinearWeighting, Solution, SolvedWeighting, Status, StepWeighting
+from weightopt.curves.problem import Problem
+from weightopt.curves.lipschitz import solve_slopes
+from weightopt.curves.weighting import LinearWeighting, Solution, SolvedWeighting, Status, StepWeighting
 
 TOLERANCE = 1e-10
 ITERATIVE = 1e-9
@@ -35,7 +35,7 @@ def solve(problem: Problem, *, throw: bool = True) -> Solution:
     Unconstrained: ω = B√f/∫√f. Bounds: water-filling, the multiplier exact to rounding; a bound on the ratio of weights
     is bounds whose level is solved for. Monotone: the monotone envelope of f in place of f. Integrals are by
     Gauss-Legendre panels split at every kink, so nothing depends on a grid. Constant on bins: a finite program
-    (`weightopt.cells`). A Lipschitz bound: knots and the interior-point method (`weightopt.slopes`).
+    (`weightopt.curves.cell_program`). A Lipschitz bound: knots and the interior-point method (`weightopt.curves.lipschitz`).
 
     Parameters
     ----------

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
-from weightopt.certificate import Certificate
+from weightopt.curves.certificate import Certificate
 from weightopt.errors import ProblemError, SolverError
-from weightopt.interior import reach
-from weightopt.problem import Problem
-from weightopt.solution import Status
+from weightopt.curves.interior_point import reach
+from weightopt.curves.problem import Problem
+from weightopt.curves.weighting import Status
 
 BudgetKind = Literal["drift", "advantage-variance"]
 Shape = Literal["free", "convex", "nonincreasing"]

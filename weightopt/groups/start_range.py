@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from theory.quadrature import log_odds
 from weightopt.errors import ProblemError, SolverError
-from weightopt.finite_group import (
+from weightopt.groups.group import (
     TOLERANCE,
     Design,
     GroupProblem,
@@ -40,8 +40,8 @@ from weightopt.finite_group import (
     time_and_budget,
     unpack,
 )
-from weightopt.interior import reach
-from weightopt.solution import Status, even_grid
+from weightopt.curves.interior_point import reach
+from weightopt.curves.weighting import Status, even_grid
 
 Array = NDArray[np.float64]
 STARTS = 17  # even in log-odds, both ends included

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from theory import catalogue
-from weightopt.build import catalogue_table, group_solved_table, solved_table
-from weightopt.curve import solve
-from weightopt.finite_group import GroupProblem, GroupSolution, solve_group, time_and_budget
-from weightopt.problem import EDGE, Problem
-from weightopt.solution import Solution
+from weightopt.catalogue_tables import catalogue_table, group_solved_table, solved_table
+from weightopt.curves.curve import solve
+from weightopt.groups.group import GroupProblem, GroupSolution, solve_group, time_and_budget
+from weightopt.curves.problem import EDGE, Problem
+from weightopt.curves.weighting import Solution
 from weightopt.table import TableError, WeightTable
 
 NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")

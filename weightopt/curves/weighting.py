@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from theory.quadrature import log_odds
-from weightopt.certificate import Certificate
-from weightopt.envelope import Envelope
-from weightopt.problem import Coordinate, Problem
+from weightopt.curves.certificate import Certificate
+from weightopt.curves.monotone import Envelope
+from weightopt.curves.problem import Coordinate, Problem
 
 GRID_POINTS = 1025
 GRID_EDGE = 1 / 1024

@@ -15,10 +15,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from theory.quadrature import log_odds, log_odds_distance
-from weightopt.certificate import Certificate, SlopePrices, certify
-from weightopt.interior import Limits, Prices, Terms, interior_point
-from weightopt.problem import Problem
-from weightopt.solution import LinearWeighting
+from weightopt.curves.certificate import Certificate, SlopePrices, certify
+from weightopt.curves.interior_point import Limits, Prices, Terms, interior_point
+from weightopt.curves.problem import Problem
+from weightopt.curves.weighting import LinearWeighting
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -21,7 +21,7 @@ from scipy.special import expit
 from theory.measured import Measured
 from theory.population import BUDGETS, LogLinearFlow, StepBudget
 from theory.quadrature import log_odds
-from weightopt.distance import crossing
+from weightopt.populations.lower_bounds import crossing
 from weightopt.errors import ProblemError, SolverError
 
 Array = NDArray[np.float64]
