@@ -22,7 +22,6 @@ whatever it says the bound holds. Weights on bins are a finite program with a bo
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from theory.quadrature import NODE_WEIGHTS, NODES, Panels
+from weightopt.answer import TimeCertificate
 from weightopt.curves.bins import bin_program
 from weightopt.curves.cell_program import balanced, bound_cells
 from weightopt.curves.monotone import Envelope, envelope, find_root
@@ -67,44 +67,9 @@ class SlopePrices(NamedTuple):
     runs: NDArray[np.float64]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """Proof of how good a weighting is.
-
-    Attributes
-    ----------
-    time : float
-        T[ω], charged in proportion where ω spends more than the budget.
-    lower_bound : float
-        No feasible weighting is faster.
-    gap : float
-        (time - lower_bound)/lower_bound, with both quadrature errors charged against it; ≥ 0.
-    quadrature_error : float
-        Relative change of time and bound when the panels are halved.
-    multiplier : float
-        λ, the price of the budget: -dT*/dB.
-    budget_error : float
-        ∫ω/B - 1.
-    violation : float
-        Largest relative violation of the bounds and of monotonicity at the quadrature points.
-    """
-
-    time: float
-    lower_bound: float
-    gap: float
-    quadrature_error: float
-    multiplier: float
-    budget_error: float
-    violation: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The certificate as JSON values."""
-        return dataclasses.asdict(self)
-
-
 def certify(
     problem: Problem, weighting: Weight, breaks: Iterable[float] = (), prices: Prices | SlopePrices | None = None
-) -> Certificate:
+) -> TimeCertificate:
     """Certify any weighting against a problem.
 
     Parameters
@@ -144,7 +109,7 @@ def certify(
     # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called a gap of 0.
     bound = fine["lower_bound"]
     gap = abs(fine["time"] - bound) / bound + 2 * error if bound > 0 else math.inf
-    return Certificate(**fine, gap=gap, quadrature_error=error)
+    return TimeCertificate(**fine, gap=gap, quadrature_error=error)
 
 
 def _primal(problem: Problem, weighting: Weight, points: Panels) -> tuple[NDArray[np.float64], float, float]:

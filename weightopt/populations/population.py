@@ -1,8 +1,8 @@
-"""The best shared weighting of a population: the search, its certificate, and how the named ones fare.
+"""The population kind: the search for the best shared weighting, its certificate, and how the named ones fare.
 
 One ω(ρ) for all prompts is sought as ln ω piecewise linear in log-odds between a few tens of knots, which is how weight
 tables are read. Unknown are the slopes, each within ±steepness, so that one can train with it; the level of ω does not
-matter. The time is not convex in the slopes. L-BFGS-B follows its gradient (`population.time_and_gradient`) from
+matter. The time is not convex in the slopes. L-BFGS-B follows its gradient (`passage.time_and_gradient`) from
 several starts, and what it finds is a *local* optimum. What is certified is the distance to a bound that holds for all
 weights, prompt by prompt and step by step: it contains the price of sharing one ω, and that of the steepness.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,83 +21,90 @@ from scipy.optimize import minimize
 from theory import catalogue
 from theory.measured import Measured
 from theory.quadrature import log_odds
-from weightopt.populations.lower_bounds import shortest_time
+from weightopt.answer import Answer, Certificate, Promise, Status
 from weightopt.errors import SolverError
-from weightopt.populations.passage import Passage, PopulationProblem, tabulate, time_and_gradient, time_of
+from weightopt.populations.lower_bounds import shortest_time
+from weightopt.populations.passage import Passage, tabulate, time_and_gradient, time_of
+from weightopt.populations.problem import CLOCKS, PopulationProblem
+from weightopt.table import TableError, WeightTable
+from weightopt.tabulate import tabulate as tabulate_weighting
 
 Array = NDArray[np.float64]
 NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")
-SYMMETRIC, ASYMMETRIC = ("rloo", "grpo"), ("linear-r", "sqrt-r")
-WHAT = {"regular": "steps", "effective": "draws"}
 # Exponents (a, b) of ρ^-a (1-ρ)^-b: RLOO, GRPO, Linear-R, Sqrt-R, and one that favours the easy prompts.
 STARTS = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (1.0, 0.5), (-1.0, 1.0))
-NEGLIGIBLE = 0.02  # share of a time that no training run would show
+STEEPNESS_ROUNDING = 1e-8
+PROMISE = Promise(math.inf)
 SEARCH_PIECES = 48  # of a path, during the search
 SEARCH_ROUNDS, SEARCH_STEPS = 2, 60  # the pieces are evened out anew in each round
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """How far a shared weighting can be from the best weights of any kind.
+class PopulationCertificate(Certificate):
+    """How far a shared weighting can be from the best weights of any kind, shared or by prompt and step.
 
     Attributes
     ----------
     time : float
         What it takes to the target.
-    lower_bound : float
-        No weights, whether shared or by prompt and step, are faster.
-    distance : float
-        time/lower_bound - 1, twice the quadrature error charged; ≥ 0.
-    quadrature_error : float
-        Relative change of the time when the pieces of the path are halved.
     steepness : float
-        Largest |d ln ω / d log-odds|.
+        Largest |d ln ω / d log-odds|; `violation` is what exceeds the problem's.
     """
 
     time: float
-    lower_bound: float
-    distance: float
-    quadrature_error: float
     steepness: float
+
+    @property
+    def objective(self) -> float:
+        """The time."""
+        return self.time
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Time of a named weighting, its ratio to the lower bound, and its certified distance as in `Certificate`."""
+    """Time of a named weighting, its ratio to the lower bound, and its certified gap."""
 
     weighting: str
     label: str
     time: float
     ratio: float
-    distance: float
+    gap: float
 
 
-@dataclasses.dataclass(frozen=True)
-class PopulationSolution:
-    """Answer to a population problem.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PopulationAnswer(Answer):
+    """Answer to a population problem; the gap contains the price of sharing one ω.
 
     Attributes
     ----------
-    problem : PopulationProblem
     weighting : Measured
         Best shared ω found; at the start a step with it spends the budget.
-    certificate : Certificate
     rows : tuple of Row
-        The named ones.
+        The named ones; none where the answer is read from a file.
     schedule : float
         Time of weights by prompt and step that are known, so that the optimum over all weights is at most this.
     exact : bool
         Whether the lower bound is the optimum over all weights if prompts may be split.
-    method : str
     """
 
+    ROUNDING = 1e-8  # rounding enters a flow time relative to the longest one
+
     problem: PopulationProblem
+    certificate: PopulationCertificate
     weighting: Measured
-    certificate: Certificate
-    rows: tuple[Row, ...]
-    schedule: float
-    exact: bool
-    method: str
+    rows: tuple[Row, ...] = ()
+    schedule: float = math.inf
+    exact: bool = False
+
+    @property
+    def status(self) -> Status:
+        """Best found: the search is a local one, and how far off it can be is certified."""
+        return Status.BEST_FOUND if all(check.passed for check in self.checks) else Status.UNCERTIFIED
+
+    @property
+    def time(self) -> float:
+        """What the shared weighting takes to the target."""
+        return self.certificate.time
 
     @property
     def best_named(self) -> Row:
@@ -108,15 +116,75 @@ class PopulationSolution:
         """Time of the best shared weighting found over the lower bound."""
         return self.certificate.time / self.certificate.lower_bound
 
+    def table(
+        self, group_size: int | None = None, all_wrong: float | None = None, all_right: float | None = None
+    ) -> WeightTable:
+        """The curve of the shared weighting, or with a group size its values at K/M; see `Answer.table`.
 
-def solve_population(problem: PopulationProblem, names: Sequence[str] = NAMES) -> PopulationSolution:
+        Beyond its ends a curve keeps its weight, so that -ρω and (1-ρ)ω tend to 0: these are the advantages in
+        all-wrong and all-right groups unless others are stated.
+        """
+        problem, weighting = self.problem, self.weighting
+        curve = tabulate_weighting(
+            weighting,
+            weighting.rho,
+            None,
+            name="shared",
+            label=f"Best shared weighting found, {problem.clock} clock, {problem.budget_kind} budget, "
+            f"{problem.source} → {problem.target:g}",
+            limits=(0.0, 0.0),
+            given=(all_wrong, all_right),
+            problem=problem.to_dict(),
+            certificate=self.certificate.to_dict(),
+            # A table for groups, read off this curve, is checked from the knots.
+            provenance={
+                "method": self.method,
+                "weighting": "shared",
+                "knots": {"rho": list(weighting.rho), "weight": list(weighting.value)},
+            },
+        )
+        return curve if group_size is None else curve.for_group(group_size)
+
+    def headline(self) -> str:
+        """What was asked, in one line."""
+        problem = self.problem
+        return (
+            f"Shared weighting for {problem.source}, mean success {problem.mean:.3g} → {problem.target:g}, "
+            f"{problem.norm.reading} {problem.budget:g} a step"
+        )
+
+    def about(self) -> dict[str, str]:
+        """The clock."""
+        return {"clock": f"{self.problem.clock} ({CLOCKS[self.problem.clock]})"}
+
+    def numbers(self) -> dict[str, Any]:
+        """The shared weighting at its knots, the named ones, and what is known of the optimum over all weights."""
+        return {
+            **self.certificate.to_dict(),
+            "ratio": self.ratio,
+            "schedule": self.schedule,
+            "bound_is_optimum_if_prompts_are_split": self.exact,
+            "named": [dataclasses.asdict(row) for row in self.rows],
+            "rho": list(self.weighting.rho),
+            "weight": list(self.weighting.value),
+        }
+
+
+def solve(problem: PopulationProblem, *, throw: bool = True, names: Sequence[str] = NAMES) -> PopulationAnswer:
     """Bound, best shared weighting found, and the named ones.
 
     Parameters
     ----------
     problem : PopulationProblem
+    throw : bool
+        Raise when the weighting found misses the budget or the steepness; a large gap is an answer.
     names : sequence of str
         Keys of `theory.catalogue.WEIGHTINGS`, at least one.
+
+    Raises
+    ------
+    SolverError
+        See `throw`; and where the search leaves the range of numbers.
     """
     bound = shortest_time(problem.norm, problem.theta, problem.share, problem.target, problem.clock)
     lower = bound.lower / problem.budget
@@ -125,19 +193,52 @@ def solve_population(problem: PopulationProblem, names: Sequence[str] = NAMES) -
         w = catalogue.WEIGHTINGS[name].weighting
         tables.append(tabulate(problem, w, w.kinks))
         time, error = time_of(problem, tables[-1])
-        rows.append(Row(name, w.label, time, time / lower, _distance(time, lower, error)))
+        rows.append(Row(name, w.label, time, time / lower, _gap(time, lower, error)))
     found, best = search(problem), min(range(len(rows)), key=lambda k: rows[k].time)
     method = f"L-BFGS-B from {len(STARTS)} starts, {len(found.rho)} knots"
     if rows[best].time <= time_of(problem, found)[0]:
         found, method = tables[best], f"no better one found than {rows[best].label}"
     found = normalised(problem, found)
-    certificate = certify(problem, found, lower)
-    # A shared weighting is a schedule too.
-    schedule = min(bound.schedule / problem.budget, certificate.time)
-    return PopulationSolution(problem, found, certificate, tuple(rows), schedule, bound.exact, method)
+    certificate = certify_weighting(problem, found, lower)
+    answer = PopulationAnswer(
+        problem=problem,
+        certificate=certificate,
+        method=method,
+        promise=PROMISE,
+        weighting=found,
+        rows=tuple(rows),
+        # A shared weighting is a schedule too.
+        schedule=min(bound.schedule / problem.budget, certificate.time),
+        exact=bound.exact,
+    )
+    answer.certified(throw)
+    return answer
 
 
-def certify(problem: PopulationProblem, weighting: Measured, lower: float | None = None) -> Certificate:
+def certify(problem: PopulationProblem, table: WeightTable) -> PopulationAnswer:
+    """The answer that a table states, certified from its knots and its problem alone; nothing is searched for.
+
+    Raises
+    ------
+    TableError
+        If the knots are no weighting for this problem.
+    """
+    knots, method = table.provenance.get("knots"), table.provenance.get("method")
+    try:
+        weighting = Measured(tuple(knots["rho"]), tuple(knots["weight"]))  # pyright: ignore[reportOptionalSubscript]
+        certificate = certify_weighting(problem, weighting)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableError(f"key 'provenance.knots' holds no weighting ({error}); build the table again.") from None
+    if not isinstance(method, str):
+        raise TableError("key 'provenance.method' must be text; build the table again.")
+    return PopulationAnswer(
+        problem=problem, certificate=certificate, method=method, promise=PROMISE, weighting=weighting
+    )
+
+
+def certify_weighting(
+    problem: PopulationProblem, weighting: Measured, lower: float | None = None
+) -> PopulationCertificate:
     """Certify a shared weighting from the problem and the weighting alone; `lower` spares computing the bound again.
 
     Raises
@@ -154,25 +255,27 @@ def certify(problem: PopulationProblem, weighting: Measured, lower: float | None
         lower = bound.lower / problem.budget
     time, error = time_of(problem, weighting)
     slope = np.diff(np.log(weighting.value)) / np.diff(log_odds(np.array(weighting.rho)))
-    return Certificate(
+    steepness = float(np.max(np.abs(slope)))
+    return PopulationCertificate(
         time=time,
         lower_bound=lower,
-        distance=_distance(time, lower, error),
+        gap=_gap(time, lower, error),
         quadrature_error=error,
-        steepness=float(np.max(np.abs(slope))),
+        steepness=steepness,
+        budget_error=1 / _factor(problem, weighting) - 1,
+        # A search ends on the limit, so rounding is left out.
+        violation=max(0.0, steepness / problem.steepness - 1 - STEEPNESS_ROUNDING),
     )
 
 
-def _distance(time: float, lower: float, error: float) -> float:
+def _gap(time: float, lower: float, error: float) -> float:
     # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called 0.
     return abs(time / lower - 1) + 2 * error
 
 
 def normalised(problem: PopulationProblem, weighting: Measured) -> Measured:
     """The weighting times the factor with which the first step spends the budget."""
-    theta = problem.theta
-    weight = np.where(np.array(problem.rates) < problem.solved, weighting(np.array(problem.rates)), 0.0)
-    factor = problem.budget / float(problem.norm.norm(problem.norm.slope(theta) * weight, problem.share))
+    factor = _factor(problem, weighting)
     try:
         return Measured(weighting.rho, tuple((factor * np.array(weighting.value)).tolist()))
     except ValueError:
@@ -234,58 +337,8 @@ def _objective(
     return function
 
 
-def advise(solutions: Sequence[PopulationSolution]) -> list[str]:
-    """What to use for which target, in sentences made from the numbers alone.
-
-    One sentence for each problem: the best named weighting, which others take no more than 2 % longer, and what the
-    best shared one found would save. One more over all of them: whether favouring hard prompts pays (Linear-R and
-    Sqrt-R against RLOO and GRPO), which is what separates the two regimes.
-    """
-    parts: dict[str, list[str]] = {"save": [], "cost": [], "make less than 2% of difference for": []}
-    for solution in solutions:
-        gain, where = _asymmetric_gain(solution), _where(solution)
-        if gain > NEGLIGIBLE:
-            parts["save"].append(f"{gain:.1%} of the {where}")
-        elif gain < -NEGLIGIBLE:
-            parts["cost"].append(f"{-gain:.1%} more {where}")
-        else:
-            parts["make less than 2% of difference for"].append(where)
-    said = "; ".join(f"{verb} {_list(what)}" for verb, what in parts.items() if what)
-    return [
-        *(_advise_one(solution) for solution in solutions),
-        f"From mean success {solutions[0].problem.mean:.2g}, against the better of RLOO and GRPO, weights that favour "
-        f"hard prompts (the better of Linear-R and Sqrt-R) {said}.",
-    ]
-
-
-def _where(solution: PopulationSolution) -> str:
-    return f"{WHAT[solution.problem.clock]} to {solution.problem.target:.3g}"
-
-
-def _asymmetric_gain(solution: PopulationSolution) -> float:
-    """Share of the time that the better of Linear-R and Sqrt-R saves against the better of RLOO and GRPO."""
-    times = {row.weighting: row.time for row in solution.rows}
-    symmetric, asymmetric = (min(times[name] for name in names) for names in (SYMMETRIC, ASYMMETRIC))
-    return 1 - asymmetric / symmetric
-
-
-def _advise_one(solution: PopulationSolution) -> str:
-    best = solution.best_named
-    near = [row.label for row in solution.rows if row is not best and row.time <= best.time * (1 + NEGLIGIBLE)]
-    worst = max(solution.rows, key=lambda row: row.time)
-    where = f"For {_where(solution)}"
-    if len(near) == len(solution.rows) - 1:
-        sentence = f"{where} the choice hardly matters: {best.label} is best and no named weighting takes more than "
-        sentence += f"{NEGLIGIBLE:.0%} longer"
-    else:
-        alike = f"; {_list(near)} within {NEGLIGIBLE:.0%} of {best.label}" if near else ""
-        sentence = f"{where} use {best.label}, at most {best.distance:.1%} above the optimum{alike}; "
-        sentence += f"{worst.label} takes {worst.time / best.time - 1:.0%} longer"
-    saved = max(0.0, 1 - solution.certificate.time / best.time)
-    if saved > NEGLIGIBLE:
-        return f"{sentence}; the shared weighting found saves another {saved:.1%}."
-    return f"{sentence}; the shared weighting found saves {saved:.1%}, which is negligible."
-
-
-def _list(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _factor(problem: PopulationProblem, weighting: Measured) -> float:
+    """By what to multiply a weighting so that the first step with it spends the budget."""
+    theta = problem.theta
+    weight = np.where(np.array(problem.rates) < problem.solved, weighting(np.array(problem.rates)), 0.0)
+    return problem.budget / float(problem.norm.norm(problem.norm.slope(theta) * weight, problem.share))
