@@ -68,9 +68,8 @@ from scipy.special import expit, logit
 from scipy.stats import binom
 
 from theory.finite_group import weight_speeds
+from weightopt import GroupProblem, Problem, solve
 from weightopt.curves.cell_program import CellProgram, solve_cells
-from weightopt.groups.group import GroupProblem, solve_group
-from weightopt.curves.problem import Problem
 
 ca: Any = importlib.import_module("casadi") if importlib.util.find_spec("casadi") else None
 
@@ -468,7 +467,7 @@ def _scipy(
 
 
 def _group_ours(_: Group, __: float) -> Answer:
-    solution = solve_group(GroupProblem(Problem(START, TARGET, "effective"), GROUP_SIZE))
+    solution = solve(GroupProblem(Problem(START, TARGET, "effective"), GROUP_SIZE))
     return Answer(np.array(solution.weight), solution.gap)
 
 

@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from weightopt.comparison import compare
+from weightopt import Problem, compare
 from weightopt.curves.curve import TOLERANCE
-from weightopt.curves.problem import Problem
 
 TITLE = "Cost relative to the optimum"
 CASES = (

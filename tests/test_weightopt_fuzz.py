@@ -1,8 +1,8 @@
 """Thousands of odd calls of the command line: each ends in an answer that holds, or in one sentence.
 
-Answers are certified again without `weightopt.curves.certificate` and without the project's quadrature: trapezoids on the
-printed grid, Simpson's rule and `scipy.stats.binom` elsewhere, the constraints read off the printed weights, and weak
-duality: no feasible competitor, a handful for each answer, may be faster than the printed lower bound.
+Answers are certified again without `weightopt.curves.certificate` and without the project's quadrature: trapezoids on
+the printed grid, Simpson's rule and `scipy.stats.binom` elsewhere, the constraints read off the printed weights, and
+weak duality: no feasible competitor, a handful for each answer, may be faster than the printed lower bound.
 """
 
 import contextlib

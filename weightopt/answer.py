@@ -44,11 +44,12 @@ CONVEX = Promise(1e-4, 1e-7)  # the convex road: prices of an interior-point met
 
 
 class Check(NamedTuple):
-    """One check of an answer: a number of its certificate, and the largest that is accepted."""
+    """One check of an answer: a number, the largest that is accepted, and what more there is to say."""
 
     name: str
     value: float
     limit: float
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -215,7 +216,7 @@ class Answer:
             "status": self.status.value,
             **self.measures(),
             "gap": f"{self.gap:.2e} (certified, relative)",
-            **{check.name: f"{check.value:.1e} (at most {check.limit:g})" for check in self.cross_checks},
+            **{check.name: f"{check.value:.1e} (at most {check.limit:g}){check.note}" for check in self.cross_checks},
             "method": self.method,
         }
 

@@ -153,7 +153,11 @@ def _best_curve(problem: Problem, program: Program) -> Found:
         return None if constraint is None else np.abs(np.asarray(constraint.dual_value)) * (time_unit / unit)
 
     rising, falling = price(up), price(down)
-    slopes = None if up is None and down is None else (0.0 if rising is None else rising) - (0.0 if falling is None else falling)
+    slopes = (
+        None
+        if up is None and down is None
+        else (0.0 if rising is None else rising) - (0.0 if falling is None else falling)
+    )
     prices = Prices(
         abs(float(np.asarray(constraints[0].dual_value))) * time_unit / problem.budget,
         None if slopes is None else np.asarray(slopes),

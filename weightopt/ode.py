@@ -35,7 +35,7 @@ RTOL, ATOL = 1e-12, 1e-13
 HORIZON = 1e300  # a clock time by which everything that ever arrives has arrived
 # 1-ρ is then 1e-8: a weighting that reaches ρ = 1 in finite time is taken to be there.
 SATURATED = 18.5
-AGREEMENT = 1e-6  # relative difference of the two times: a kink of the weighting costs an integrator digits
+AGREEMENT = 1e-9  # relative difference of the two times: a kink of the weighting costs an integrator digits
 
 
 def hitting_time(
@@ -162,7 +162,7 @@ A = TypeVar("A", bound=Answer)
 def _checked(answer: A, weighting: Weight, curve: Problem, throw: bool) -> A:
     """The answer with the check of its time by this module."""
     time = hitting_time(weighting, curve.clock, curve.start, curve.target, curve.mobility)
-    check = Check("ode", abs(time / answer.objective - 1), AGREEMENT)
+    check = Check("ode", abs(time / answer.objective - 1), AGREEMENT, f": it arrives at {time:.12g}")
     checked = dataclasses.replace(answer, cross_checks=(*answer.cross_checks, check))
     checked.certified(throw)
     return checked

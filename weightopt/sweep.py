@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weightopt.curves.curve import solve
+from weightopt.curves.problem import Monotone, Problem
 from weightopt.errors import ProblemError
 from weightopt.files import replace_file
-from weightopt.curves.problem import Monotone, Problem
 
 COLUMNS = (
     "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",

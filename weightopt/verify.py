@@ -113,7 +113,9 @@ def _compare_tables(table: WeightTable, rebuilt: WeightTable) -> None:
     """Refuse a table whose words or weights are not those of the rebuilt one."""
     stated_problem, wanted_problem = table.problem, rebuilt.problem
     if stated_problem is not None and wanted_problem is not None:
-        later = {key: value for key, value in {**LATER, "kind": wanted_problem["kind"]}.items() if key in wanted_problem}
+        later = {
+            key: value for key, value in {**LATER, "kind": wanted_problem["kind"]}.items() if key in wanted_problem
+        }
         stated_problem = {**later, **stated_problem}
     for key in ("name", "label", "group_size"):
         if getattr(table, key) != getattr(rebuilt, key):
@@ -139,7 +141,7 @@ def _compare_tables(table: WeightTable, rebuilt: WeightTable) -> None:
 
 
 def _check_certificate(claim: Mapping[str, Any] | None, answer: Answer, proven: Mapping[str, Any]) -> None:
-    """Compare a stated certificate with the one that the weights lead to, and hold both to the promise of their kind."""
+    """Compare a stated certificate with the one that the weights lead to, and hold both to what the method promises."""
     claim = claim or {}
     stated = {RENAMED.get(key, key): value for key, value in claim.items()}
     rounding = {"gap", "quadrature_error", "budget_error", "violation"}

@@ -17,7 +17,8 @@ high, adds a function S(x) that vanishes at both ends: ∫S ω' dx ≤ ∫max(lo
     T[ω] ≥ ∫ min over w of (f/w + (λ - dS/dm + β - α) w) dm - λB - ∫max(low S, high S) dx.
 
 The best S has dS/dm = λ - f/ω² where the slope is at its bound and is 0 elsewhere; a solver says where that is, and
-whatever it says the bound holds. Weights on bins are a finite program with a bound of its own (`weightopt.curves.cell_program`).
+whatever it says the bound holds. Weights on bins are a finite program with a bound of its own (see
+`weightopt.curves.cell_program`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from theory.quadrature import NODE_WEIGHTS, NODES, Panels
 from weightopt.answer import TimeCertificate
 from weightopt.curves.bins import bin_program
 from weightopt.curves.cell_program import balanced, bound_cells
-from weightopt.curves.monotone import Envelope, envelope, find_root
 from weightopt.curves.interior_point import Prices
+from weightopt.curves.monotone import Envelope, envelope, find_root
 from weightopt.curves.problem import Problem
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]

@@ -160,11 +160,6 @@ def solve(problem: Problem, *, throw: bool = True) -> CurveAnswer:
     return answer
 
 
-def tolerance(problem: Problem) -> float:
-    """The certified gap that `solve` promises: 1e-10, and 1e-9 where the interior-point method is needed."""
-    return ITERATIVE if math.isfinite(problem.lipschitz) or problem.bins is not None else TOLERANCE
-
-
 def answered(
     problem: Problem,
     weighting: CurveWeighting,
@@ -368,4 +363,6 @@ def _read_prices(problem: Problem, values: Any) -> Prices | SlopePrices:
         raise ValueError("must have a price for every bin, or for every pair of neighbours")
     if any(np.any(arrays[key] < 0) for key in ("ratio_low", "ratio_high") if key in arrays):
         raise ValueError("must not be negative for a ratio")
-    return Prices(budget, arrays.get("difference"), ratio_low=arrays.get("ratio_low"), ratio_high=arrays.get("ratio_high"))
+    return Prices(
+        budget, arrays.get("difference"), ratio_low=arrays.get("ratio_low"), ratio_high=arrays.get("ratio_high")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -175,7 +176,7 @@ def read_weighting(problem: Problem, parameters: Mapping[str, Any]) -> CurveWeig
             raise ValueError("must list numbers")
     places = lists.get("rho", lists.get("edges", []))
     weight = lists.get("weight", [])
-    if not (all(x < y for x, y in zip(places, places[1:], strict=False)) and all(value > 0 for value in weight)):
+    if not (all(x < y for x, y in itertools.pairwise(places)) and all(value > 0 for value in weight)):
         raise ValueError("must have increasing success probabilities and positive weights")
     if parameters.keys() == {"rho", "weight", "coordinate"}:
         coordinate, ends = parameters["coordinate"], [problem.start, problem.target]

@@ -8,8 +8,8 @@ The expected speed u = S y is linear in them (`theory.finite_group`), the time T
     advantage-variance   V = ∫ E[A²]/(κu) dρ           pays for sampling noise too; equals ∫ω dρ as M → ∞
 
 so minimising T at V = B is minimising T + V over a cone y = R v, v ≥ 0, whose rays R say what shape a table may have,
-and rescaling. Newton's method solves it. Certificate: with G = -∇T and g = ∇V along the rays, Cauchy-Schwarz and convexity give, for every table
-y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G_k/g_k); nothing about the method enters.
+and rescaling, which Newton's method does. Certificate: with G = -∇T and g = ∇V along the rays, Cauchy-Schwarz and
+convexity give, for every table y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G_k/g_k); nothing about the method enters.
 """
 
 from __future__ import annotations
@@ -199,9 +199,7 @@ class GroupAnswer(Answer, Advantages):
         self, group_size: int | None = None, all_wrong: float | None = None, all_right: float | None = None
     ) -> WeightTable:
         """The table; see `Answer.table`. The default advantages in uniform groups are 0 for a centred table."""
-        return self.advantages_table(
-            self, self.problem, self.problem.curve.label, group_size, (all_wrong, all_right)
-        )
+        return self.advantages_table(self, self.problem, self.problem.curve.label, group_size, (all_wrong, all_right))
 
     def headline(self) -> str:
         """What was asked, in one line."""

@@ -164,9 +164,7 @@ class RangeAnswer(Answer, Advantages):
         """The table; see `Answer.table`. The default advantages in uniform groups are 0 for a centred table."""
         group = self.problem.group
         label = group.curve.label.replace(" →", f" to {self.problem.last_start:g} →")
-        return self.advantages_table(
-            self, group, label, group_size, (all_wrong, all_right), prices=list(self.prices)
-        )
+        return self.advantages_table(self, group, label, group_size, (all_wrong, all_right), prices=list(self.prices))
 
     def headline(self) -> str:
         """What was asked, in one line."""

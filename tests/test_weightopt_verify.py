@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from theory import clocks, weightings
-from weightopt.catalogue_tables import budget_scale, named_table, solved_table
-from weightopt.curves.curve import solve
+from weightopt import Problem, solve
+from weightopt.catalogue_tables import budget_scale, named_table
 from weightopt.errors import ProblemError
-from weightopt.curves.problem import Problem
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 
@@ -32,16 +31,16 @@ KINDS = {
     "scaled curve": named_table(weightings.REGISTRY["plateau-r"], scale=12.5),
     "stated ends": named_table(GRPO, 8, all_wrong=-0.5),
     "read off a named curve": named_table(weightings.REGISTRY["rloo"]).for_group(8),
-    "solved": solved_table(EFFECTIVE),
-    "solved in groups": solved_table(EFFECTIVE, 16),
-    "read off a solved curve": solved_table(EFFECTIVE).for_group(16),
-    "solved with stated ends": solved_table(EFFECTIVE, 16, 0.0, 0.25),
-    "solved, stated ends, read off": solved_table(EFFECTIVE, None, 0.0).for_group(5),
-    "bounded": solved_table(BOUNDED),
-    "bounded in groups": solved_table(BOUNDED, 8),
-    "monotone": solved_table(MONOTONE, 8),
-    "bounded and monotone": solved_table(BOTH),
-    "whole numbers in the clock": solved_table(solve(Problem(0.1, 0.9, clocks.Affine(1, 2))), 4),
+    "solved": EFFECTIVE.table(),
+    "solved in groups": EFFECTIVE.table(16),
+    "read off a solved curve": EFFECTIVE.table().for_group(16),
+    "solved with stated ends": EFFECTIVE.table(16, 0.0, 0.25),
+    "solved, stated ends, read off": EFFECTIVE.table(None, 0.0).for_group(5),
+    "bounded": BOUNDED.table(),
+    "bounded in groups": BOUNDED.table(8),
+    "monotone": MONOTONE.table(8),
+    "bounded and monotone": BOTH.table(),
+    "whole numbers in the clock": solve(Problem(0.1, 0.9, clocks.Affine(1, 2))).table(4),
 }
 
 
