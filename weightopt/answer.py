@@ -153,6 +153,14 @@ class Answer:
         )
 
     @property
+    def stated(self) -> dict[str, Any]:
+        """What a table file says of the certificate: its numbers, and the limit of every check they are held to."""
+        promise = self.promise
+        gap = {"gap": promise.gap} if math.isfinite(promise.gap) else {}
+        limits = {"budget": promise.feasible, "constraints": promise.feasible, **gap}
+        return {**self.certificate.to_dict(), "checks": limits}
+
+    @property
     def status(self) -> Status:
         """Optimal if every check passed."""
         return Status.OPTIMAL if all(check.passed for check in self.checks) else Status.UNCERTIFIED

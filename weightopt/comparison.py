@@ -74,7 +74,7 @@ def compare(problem: Any, names: Sequence[str] | None = None) -> Comparison[Any,
     >>> from weightopt import Problem, compare
     >>> answer, rows = compare(Problem(start=0.01, target=0.9, clock="effective"), ["grpo", "sqrt-r"])
     >>> [f"{row.weighting} {row.ratio:.3f}" for row in rows]
-    ['grpo 1.736', 'sqrt-r 1.000', 'optimal 1.000']
+    ['grpo 1.555', 'sqrt-r 1.000', 'optimal 1.000']
     """
     methods: dict[str, Any] = {"curve": (compare_curves, NAMES), "group": (compare_groups, GROUP_NAMES)}
     if problem.kind not in methods:

@@ -146,12 +146,14 @@ def _check_certificate(claim: Mapping[str, Any] | None, answer: Answer, proven: 
     stated = {RENAMED.get(key, key): value for key, value in claim.items()}
     rounding = {"gap", "quadrature_error", "budget_error", "violation"}
     keys, unstated = set(proven), "prices" in proven and "prices" not in stated
-    # A file of version 0.1 has no prices, and one of a population no feasibility.
-    keys -= {"prices"} if unstated else set()
+    # A file of version 0.1 has no checks, no prices, and for a population no feasibility.
+    keys -= {"checks", "prices"} - stated.keys()
     keys -= {"budget_error", "violation"} if claim.keys() & RENAMED.keys() else set()
     if stated.keys() != keys:
         raise TableError("key 'certificate' must hold what a certificate holds, no more; build the table again.")
-    for key in sorted(keys - rounding - {"prices"}):
+    if stated.get("checks", proven["checks"]) != proven["checks"]:
+        raise TableError("key 'certificate.checks' does not state what the method promises; build the table again.")
+    for key in sorted(keys - rounding - {"checks", "prices"}):
         # Of prices that are solved for again: the multiplier, like the weights, is fixed only to the root of the times.
         again = UNSTATED_WEIGHTS if key == "multiplier" else UNSTATED_TIMES
         _compare(f"certificate.{key}", stated[key], proven[key], max(answer.ROUNDING, again if unstated else 0.0))

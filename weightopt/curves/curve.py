@@ -29,6 +29,7 @@ from weightopt.curves.monotone import Envelope, envelope, find_root
 from weightopt.curves.problem import Problem
 from weightopt.curves.weighting import (
     CurveWeighting,
+    LinearWeighting,
     SolvedWeighting,
     StepWeighting,
     formula_weighting,
@@ -38,6 +39,9 @@ from weightopt.table import TableError, WeightTable
 from weightopt.tabulate import GRID_EDGE, GRID_POINTS, even_grid, tabulate
 
 CONVEX_METHOD = "convex program on knots (Clarabel)"
+CELL_METHODS = ("constant", "formula", "water-filling", "isotonic regression", "isotonic regression and water-filling")
+BIN_METHODS = tuple(f"{method} on bins" for method in (*CELL_METHODS, "interior point"))
+KNOT_METHOD = "interior point on knots"
 TOLERANCE = 1e-10
 ITERATIVE = 1e-9
 WIDE = 1.0  # log-odds between start and target from where an antiderivative's difference is as good as quadrature
@@ -85,7 +89,7 @@ class CurveAnswer(Answer):
             limits=(weighting.all_wrong_advantage, weighting.all_right_advantage),
             given=(all_wrong, all_right),
             problem=problem.to_dict(),
-            certificate={**self.certificate.to_dict(), **prices},
+            certificate={**self.stated, **prices},
             # A curve is its parameters; what a table reads off it is checked from them.
             provenance={"method": self.method, "weighting": "optimal", "parameters": weighting.parameters()},
         )
@@ -204,13 +208,19 @@ def certify(problem: Problem, table: WeightTable) -> CurveAnswer:
     if parameters is None and "parameters" not in table.provenance:
         return solve(problem)
     certificate = table.certificate or {}
-    method, promise = promised(dict.fromkeys(METHODS, Promise(tolerance(problem))) | {CONVEX_METHOD: CONVEX}, table)
     try:
         if not isinstance(parameters, Mapping):
             raise ValueError("must be a JSON object")
         weighting = read_weighting(problem, parameters)
     except (ValueError, TypeError) as error:
         raise TableError(f"key 'provenance.parameters' {error}; build the table again.") from None
+    known = {
+        SolvedWeighting: (_formula_method(problem),),
+        LinearWeighting: (KNOT_METHOD, CONVEX_METHOD),
+        StepWeighting: (*BIN_METHODS, CONVEX_METHOD),
+    }[type(weighting)]
+    own = Promise(tolerance(problem))
+    method, promise = promised({name: CONVEX if name == CONVEX_METHOD else own for name in known}, table)
     try:
         prices = _read_prices(problem, certificate["prices"]) if "prices" in certificate else None
         return answered(problem, weighting, prices, method, promise)
@@ -241,13 +251,18 @@ def _solve(problem: Problem) -> _Found:
         free = _solve(problem.without_slopes)
         if _steepness(problem, free.weighting) <= SLOPE_NOISE:
             return free
-        return _Found(*solve_slopes(problem), "interior point on knots")
+        return _Found(*solve_slopes(problem), KNOT_METHOD)
     shape = envelope(problem)
+    weighting = _within_ratio(shape) if math.isfinite(problem.max_ratio) else _water_fill(shape)
+    return _Found(weighting, proof.certify(problem, weighting, weighting.kinks), None, _formula_method(problem))
+
+
+def _formula_method(problem: Problem) -> str:
+    """How the multiplier of a formula is found."""
     method = "isotonic regression" if problem.monotone else "quadrature"
     if problem.bounded or math.isfinite(problem.max_ratio):
-        method = "water-filling" if problem.monotone is None else f"{method} and water-filling"
-    weighting = _within_ratio(shape) if math.isfinite(problem.max_ratio) else _water_fill(shape)
-    return _Found(weighting, proof.certify(problem, weighting, weighting.kinks), None, method)
+        return "water-filling" if problem.monotone is None else f"{method} and water-filling"
+    return method
 
 
 def _steepness(problem: Problem, weighting: CurveWeighting) -> float:
@@ -321,14 +336,6 @@ def _water_fill(shape: Envelope, low: float | None = None, high: float | None = 
 
     mu = rising_root(excess, water_level(root, measure, problem.budget, a, b), 2e-15 * problem.budget)
     return formula_weighting(shape, mu, a, b)
-
-
-CELL_METHODS = ("constant", "formula", "water-filling", "isotonic regression", "isotonic regression and water-filling")
-METHODS = {
-    *("quadrature", "water-filling", "isotonic regression", "isotonic regression and water-filling"),
-    *(f"{method} on bins" for method in (*CELL_METHODS, "interior point")),
-    "interior point on knots",
-}
 
 
 def _listed(prices: Prices | SlopePrices) -> dict[str, Any]:

@@ -73,6 +73,16 @@ class Problem:
     ------
     ProblemError
         A ValueError that names the parameter and its valid range.
+
+    Examples
+    --------
+    >>> from weightopt import Problem
+    >>> problem = Problem(start=0.01, target=0.9, clock="effective", max_weight=3.0)
+    >>> problem.constraints
+    ['weights in [0, 3]']
+    >>> Problem(start=0.9, target=0.1, clock="effective")
+    Traceback (most recent call last):
+    weightopt.errors.ProblemError: start must be below the target 0.1, got 0.9
     """
 
     kind: ClassVar[str] = "curve"

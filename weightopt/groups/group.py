@@ -76,6 +76,13 @@ class GroupProblem:
     ------
     ProblemError
         If a parameter is out of range.
+
+    Examples
+    --------
+    >>> from weightopt import GroupProblem, Problem, solve
+    >>> answer = solve(GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=8))
+    >>> f"{answer.time:.4f}, all right in a group: advantage {answer.advantage_correct[8]:g}"
+    '34.4177, all right in a group: advantage 0'
     """
 
     kind: ClassVar[str] = "group"
@@ -169,7 +176,7 @@ class Advantages:
             name="optimal",
             label=f"{label}, groups of {group.group_size}",
             problem=answer.problem.to_dict(),
-            certificate={**answer.certificate.to_dict(), **more},
+            certificate={**answer.stated, **more},
             provenance={"method": answer.method, "weighting": "optimal"},
         )
 

@@ -79,6 +79,14 @@ class RangeProblem:
     ------
     ProblemError
         If the range is not one.
+
+    Examples
+    --------
+    >>> from weightopt import GroupProblem, Problem, RangeProblem, solve
+    >>> group = GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=4)
+    >>> answer = solve(RangeProblem(group, last_start=0.1))
+    >>> f"at most {answer.worst_ratio - 1:.1%} slower than the best table for a start"
+    'at most 2.8% slower than the best table for a start'
     """
 
     kind: ClassVar[str] = "range"

@@ -135,7 +135,7 @@ class PopulationAnswer(Answer):
             limits=(0.0, 0.0),
             given=(all_wrong, all_right),
             problem=problem.to_dict(),
-            certificate=self.certificate.to_dict(),
+            certificate=self.stated,
             # A table for groups, read off this curve, is checked from the knots.
             provenance={
                 "method": self.method,

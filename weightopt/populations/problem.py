@@ -63,6 +63,13 @@ class PopulationProblem:
     ------
     ProblemError
         If a parameter is out of range.
+
+    Examples
+    --------
+    >>> from weightopt import PopulationProblem, solve
+    >>> answer = solve(PopulationProblem("three kinds of prompt", (0.05, 0.3, 0.7), (5, 3, 2), target=0.6))
+    >>> answer.lower_bound <= answer.time
+    True
     """
 
     kind: ClassVar[str] = "population"
