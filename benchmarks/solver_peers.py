@@ -14,9 +14,8 @@ import numpy as np
 from scipy.optimize import Bounds
 
 from benchmarks.solver_problems import GROUP_SIZE, START, TARGET, Array, Cells, Group, best_table, minimised
-from weightopt.cells import CellProgram, solve_cells
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt import GroupProblem, Problem, solve
+from weightopt.curves.cell_program import CellProgram, solve_cells
 
 ca: Any = importlib.import_module("casadi") if importlib.util.find_spec("casadi") else None
 
@@ -189,7 +188,7 @@ def _slsqp(cells: Cells, limit: float) -> Answer:
 
 
 def _group_ours(_: Group, __: float) -> Answer:
-    solution = solve_group(GroupProblem(Problem(START, TARGET, "effective"), GROUP_SIZE))
+    solution = solve(GroupProblem(Problem(START, TARGET, "effective"), GROUP_SIZE))
     return Answer(np.array(solution.weight), solution.gap)
 
 

@@ -18,12 +18,10 @@ from theory import catalogue, finite_group
 from theory.catalogue import Entry, describe
 from theory.group_schemes import GroupScheme
 from theory.quadrature import panels
-from weightopt.build import catalogue_table
-from weightopt.compare import compare
-from weightopt.curve import solve
+from weightopt import Problem, compare, solve
+from weightopt.catalogue_tables import catalogue_table
 from weightopt.files import replace_file
-from weightopt.problem import Problem
-from weightopt.solution import even_grid
+from weightopt.tabulate import even_grid
 
 CASES = ((0.01, 0.9, "regular"), (0.01, 0.9, "effective"), (0.38, 0.7, "regular"), (0.38, 0.7, "effective"))
 GROUP_SIZE = 16

@@ -20,7 +20,7 @@ from figures import style
 from figures.frames import part
 from theory.quadrature import panels
 from theory.weightings import REGISTRY
-from weightopt.solution import even_grid
+from weightopt.tabulate import even_grid
 
 TITLE = "Which weighting for which start and clock"
 TARGET, PLANE_START = 0.9, 0.01

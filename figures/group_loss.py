@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, lookup, part
-from weightopt.compare import compare_groups
-from weightopt.finite_group import GroupProblem
-from weightopt.problem import Problem
-from weightopt.solution import even_grid
+from weightopt import GroupProblem, Problem, compare
+from weightopt.tabulate import even_grid
 
 TITLE = "Named weightings in finite groups"
 TARGET, LOWEST, HIGHEST = 0.9, 0.003, 0.7
@@ -33,7 +31,7 @@ def data() -> pd.DataFrame:
         for size in SIZES:
             for start in starts.tolist():
                 problem = GroupProblem(Problem(start, TARGET, clock), size)
-                _, compared = compare_groups(problem, style.NAMES, ())
+                _, compared = compare(problem, style.NAMES, ())
                 rows += [
                     (clock, size, start, row.weighting, row.ratio) for row in compared if row.weighting in style.NAMES
                 ]

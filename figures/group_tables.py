@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import part
-from weightopt.curve import solve
-from weightopt.finite_group import GroupProblem, Shape, solve_group, time_and_budget
-from weightopt.problem import Problem
+from weightopt import GroupProblem, Problem, solve
+from weightopt.groups.group import Shape, time_and_budget
 
 TITLE = "Optimal tables for groups of M"
 START, TARGET = 0.01, 0.9
@@ -41,7 +40,7 @@ def data() -> pd.DataFrame:
             problem = GroupProblem(curve, size, shape="free")
             tables = {"plug-in": np.asarray(plug(k / size))}
             for shape in SHAPES:
-                tables[shape] = np.array(solve_group(GroupProblem(curve, size, shape=shape)).weight)
+                tables[shape] = np.array(solve(GroupProblem(curve, size, shape=shape)).weight)
             found = {name: _measured(problem, weight) for name, weight in tables.items()}
             best = found["free"][0]
             for name, weight in tables.items():

@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from figures import style
 from figures.frames import groups, lookup
 from theory.weightings import REGISTRY
-from weightopt.distance import shortest_time
-from weightopt.pass_rates import from_preset
-from weightopt.population import ClockName, PopulationProblem, tabulate, time_of
-from weightopt.shared import solve_population
+from weightopt import PopulationProblem
+from weightopt.populations.lower_bounds import shortest_time
+from weightopt.populations.pass_rates import from_preset
+from weightopt.populations.passage import tabulate, time_of
+from weightopt.populations.population import solve
+from weightopt.populations.problem import ClockName
 
 TITLE = "Which weighting for which target of a population"
 PRESETS = ("from-scratch", "post-sft")
@@ -44,7 +46,7 @@ def data() -> pd.DataFrame:
             for target in TARGETS[preset]:
                 problem = PopulationProblem(start.source, start.rates, start.counts, target, "kl", clock)
                 if target in SOLVED_FOR:
-                    solution = solve_population(problem, style.NAMES)
+                    solution = solve(problem, names=style.NAMES)
                     ratios = {row.weighting: row.ratio for row in solution.rows}
                     schedule = solution.schedule / solution.certificate.lower_bound
                     ratios |= {"shared": solution.ratio, "schedule": schedule}

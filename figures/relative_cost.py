@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from weightopt.compare import compare
-from weightopt.curve import TOLERANCE
-from weightopt.problem import Problem
+from weightopt import Problem, compare
+from weightopt.curves.curve import TOLERANCE
 
 TITLE = "Cost relative to the optimum"
 CASES = (

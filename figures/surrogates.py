@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from figures import style
 from figures.frames import part
 from theory.catalogue import WEIGHTINGS
-from weightopt.solution import even_grid
+from weightopt.tabulate import even_grid
 
 TITLE = "Surrogates"
 START, TARGET = 0.01, 0.9

@@ -13,9 +13,8 @@ from figures.frames import groups
 from theory.clocks import EFFECTIVE, REGULAR
 from theory.dynamics import NATURAL, crossing_time, update_budget
 from theory.weightings import REGISTRY
-from weightopt.curve import solve
+from weightopt import Problem, solve
 from weightopt.ode import trajectory
-from weightopt.problem import Problem
 
 TITLE = "Trajectories in regular and in effective time"
 STARTS, TARGET, POINTS = (0.01, 0.4), 0.9, 121

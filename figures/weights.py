@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from theory.weightings import REGISTRY
-from weightopt.solution import even_grid
+from weightopt.tabulate import even_grid
 
 TITLE = "Effective weights and advantages"
 LOW, HIGH = 0.002, 0.998

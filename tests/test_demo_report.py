@@ -9,9 +9,8 @@ from scipy import stats
 
 from demo import report
 from theory.weightings import REGISTRY
-from weightopt.build import named_table, solved_table
-from weightopt.curve import solve
-from weightopt.problem import Problem
+from weightopt import Problem, solve
+from weightopt.catalogue_tables import named_table
 
 
 def run(successes, seed="seed-0", table="grpo"):
@@ -59,7 +58,7 @@ def frame(optimal, grpo):
 )
 def test_the_verdict_follows_from_the_numbers(optimal, grpo, says, tmp_path):
     tables = {"optimal": tmp_path / "table.json", "grpo": tmp_path / "grpo.json"}
-    solved_table(solve(Problem(0.01, 0.9, "effective"))).save(tables["optimal"])
+    solve(Problem(0.01, 0.9, "effective")).table().save(tables["optimal"])
     named_table(REGISTRY["grpo"], 16).save(tables["grpo"])
     printed = report.write_report(tmp_path, frame(optimal, grpo), tables, {"training": 1.0})
     text = (tmp_path / "report.md").read_text()

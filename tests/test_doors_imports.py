@@ -25,7 +25,7 @@ def loaded_after(code: str, *arguments: str) -> set[str]:
     [
         ("weightopt.table", HEAVY),
         ("weightopt.cli", ("cvxpy", "matplotlib", "torch", "scipy", "pandas", "transformers")),
-        ("weightopt.build", ("cvxpy", "matplotlib", "torch", "pandas", "typer")),
+        ("weightopt.catalogue_tables", ("cvxpy", "matplotlib", "torch", "pandas", "typer")),
         ("theory.dynamics", ("cvxpy", "matplotlib", "torch", "pandas", "typer", "weightopt")),
     ],
 )
@@ -37,7 +37,7 @@ def test_a_door_stays_light(module, absent):
 
 def test_reading_and_using_a_table_stays_light(tmp_path):
     from theory import weightings
-    from weightopt.build import named_table
+    from weightopt.catalogue_tables import named_table
 
     path = tmp_path / "table.json"
     named_table(weightings.REGISTRY["sqrt-r"]).save(path)

@@ -24,10 +24,8 @@ from rl.step.advantage import look_up_advantages, weigh, weight_function
 from rl.step.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
 from theory.weightings import REGISTRY
-from weightopt.build import group_solved_table, named_table, solved_table
-from weightopt.curve import solve
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt import GroupProblem, Problem, solve
+from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable, group_table
 
 GROUP_SIZE = 3
@@ -121,12 +119,10 @@ def table(weighting: Callable[[np.ndarray], np.ndarray], all_wrong: float, all_r
 TABLES = {
     "grpo": named_table(REGISTRY["grpo"], GROUP_SIZE),
     "linear-r": named_table(REGISTRY["linear-r"], GROUP_SIZE),
-    "solved": solved_table(solve(Problem(0.01, 0.9, "effective", budget=2.3)), GROUP_SIZE),
-    "solved for the group": group_solved_table(
-        solve_group(
-            GroupProblem(Problem(0.01, 0.9, "effective"), GROUP_SIZE, "ratio", "advantage-variance", "free", False)
-        )
-    ),
+    "solved": solve(Problem(0.01, 0.9, "effective", budget=2.3)).table(GROUP_SIZE),
+    "solved for the group": solve(
+        GroupProblem(Problem(0.01, 0.9, "effective"), GROUP_SIZE, "ratio", "advantage-variance", "free", False)
+    ).table(),
     "every rule on": table(lambda rho: 2 - rho, -0.7, 0.3),
 }
 

@@ -30,7 +30,7 @@ from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
 from theory.weightings import REGISTRY
-from weightopt.build import named_table
+from weightopt.catalogue_tables import named_table
 from weightopt.table import TableError, WeightTable, group_table
 
 TASK = Addition(digits={1: 1.0, 2: 1.0})

@@ -28,7 +28,7 @@ from sim.sweep import DAPO_GROUPS, cells, summarise, sweep
 from sim.tabular import Tabular
 from sim.trajectory import Schedule, run
 from theory.weightings import REGISTRY
-from weightopt.build import named_table
+from weightopt.catalogue_tables import named_table
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "simulate").glob("*.toml"))

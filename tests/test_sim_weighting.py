@@ -8,7 +8,7 @@ import pytest
 from sim import population, weighting
 from sim.errors import UsageError
 from theory import catalogue
-from weightopt.build import catalogue_table
+from weightopt.catalogue_tables import catalogue_table
 from weightopt.table import WeightTable
 
 

@@ -18,7 +18,7 @@ from studies.weightings.starts import make_start
 from studies.weightings.work import run_job
 from theory.finite_group import binomial
 from theory.weightings import REGISTRY
-from weightopt.build import named_table
+from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
 
 PLAN = load_plan()

@@ -14,8 +14,7 @@ from scipy.special import betainc
 from theory import catalogue, clocks, dynamics, finite_group, published, surrogates, weightings
 from theory.catalogue import Entry
 from theory.group_schemes import GroupScheme
-from weightopt.compare import compare
-from weightopt.problem import Problem
+from weightopt import Problem, compare
 
 ENTRIES = {**catalogue.WEIGHTINGS, **catalogue.BATCH_EXAMPLES}
 CLOCKS = ["regular", "effective", "failures", "mixed:4", "affine:1,2.0"]

@@ -10,9 +10,8 @@ from scipy.optimize import linprog
 
 from theory import dynamics, weightings
 from theory.quadrature import panels
-from weightopt.certificate import Weight, certify
-from weightopt.curve import solve
-from weightopt.problem import Problem
+from weightopt import Problem, solve
+from weightopt.curves.certificate import Weight, certify
 
 MONOTONE = (None, "decreasing", "increasing")
 CLOCKS = ("regular", "effective", "failures", "mixed:8", "affine:1,0.5")

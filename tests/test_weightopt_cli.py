@@ -11,7 +11,7 @@ import pytest
 
 from theory import closed_forms, weightings
 from weightopt import cli
-from weightopt.build import named_table
+from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
 from weightopt.verify import verify
 

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weightopt.build import solved_table
-from weightopt.certificate import SlopePrices, certify
-from weightopt.convex import solve_convex
-from weightopt.curve import solve, tolerance
+from weightopt import Problem, solve
+from weightopt.convex import solve_curve
+from weightopt.curves.certificate import SlopePrices, certify
+from weightopt.curves.curve import tolerance
 from weightopt.errors import ProblemError
-from weightopt.problem import Problem
 from weightopt.table import WeightTable
 from weightopt.verify import verify
 
@@ -41,7 +40,7 @@ def test_certified_and_equal_to_the_convex_road(constraints, clock):
     assert found.gap <= tolerance(problem)
     assert found.certificate.violation <= 1e-9
     # The other road has about 450 nodes, linear between neighbours: its kinks are off by 1e-6 of the time.
-    assert solve_convex(problem).time == pytest.approx(found.time, rel=3e-6)
+    assert solve_curve(problem).time == pytest.approx(found.time, rel=3e-6)
 
 
 @pytest.mark.parametrize("constraints", COMBINATIONS, ids=str)
@@ -135,7 +134,7 @@ def test_many_bins_approach_the_curve():
 
 @pytest.mark.parametrize("constraints", [{"lipschitz": 1.0}, {"bins": (0.1, 0.5)}, {"max_ratio": 4.0}], ids=str)
 def test_a_table_carries_its_constraints_and_can_be_checked(constraints, tmp_path):
-    table = solved_table(solve(Problem(0.01, 0.9, "effective", **constraints)))
+    table = solve(Problem(0.01, 0.9, "effective", **constraints)).table()
     table.save(tmp_path / "table.json")
     loaded = WeightTable.load(tmp_path / "table.json")
     assert verify(loaded)

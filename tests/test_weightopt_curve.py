@@ -12,11 +12,11 @@ from scipy.optimize import brentq
 
 from theory import clocks, closed_forms, dynamics, weightings
 from theory.quadrature import panels
-from weightopt import curve
-from weightopt.curve import solve
+from weightopt import Problem, solve
+from weightopt.answer import Status
+from weightopt.curves import curve
+from weightopt.curves.weighting import SolvedWeighting
 from weightopt.errors import SolverError
-from weightopt.problem import Problem
-from weightopt.solution import SolvedWeighting, Status
 
 CLOCKS = ("regular", "effective", "failures", "mixed:2", "mixed:16", "affine:1,0.5")
 SPANS = ((1e-9, 0.999), (0.01, 0.9), (0.38, 0.7), (1e-9, 1.1e-9), (0.4999, 0.5001), (0.3, 0.3 + 1e-9), (0.95, 0.999999))

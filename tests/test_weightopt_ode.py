@@ -6,10 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import clocks, dynamics, weightings
-from weightopt import ode
-from weightopt.curve import solve
+from weightopt import Problem, ode, solve
 from weightopt.errors import SolverError
-from weightopt.problem import Problem
 
 REGULAR = clocks.REGULAR
 

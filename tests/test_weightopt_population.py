@@ -14,12 +14,12 @@ from scipy.special import expit
 
 from theory import catalogue
 from theory.quadrature import log_odds
-from weightopt import cli
-from weightopt.build import population_table
+from weightopt import PopulationProblem, cli
 from weightopt.errors import ProblemError
-from weightopt.pass_rates import fit_beta, from_beta, from_preset, read_metrics, read_rates
-from weightopt.population import Passage, PopulationProblem, tabulate, time_and_gradient, time_of
-from weightopt.shared import advise, certify, solve_population
+from weightopt.populations.advice import advise
+from weightopt.populations.pass_rates import fit_beta, from_beta, from_preset, read_metrics, read_rates
+from weightopt.populations.passage import Passage, tabulate, time_and_gradient, time_of
+from weightopt.populations.population import certify_weighting, solve
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 
@@ -92,8 +92,8 @@ def test_one_prompt_takes_the_log_odds_whatever_the_weighting(name):
 
 def test_one_easy_prompt_leaves_nothing_to_gain():
     for kind in KINDS:
-        solution = solve_population(PopulationProblem("one", (0.6,), (7,), 0.9, kind))
-        assert solution.certificate.distance <= 1e-6
+        solution = solve(PopulationProblem("one", (0.6,), (7,), 0.9, kind))
+        assert solution.certificate.gap <= 1e-6
         assert all(row.ratio == pytest.approx(1, abs=1e-6) for row in solution.rows)
         assert "hardly matters" in advise([solution])[0]
 
@@ -110,11 +110,11 @@ REFERENCE = {
 @pytest.mark.parametrize("case", REFERENCE, ids=str)
 def test_the_reference_table_comes_out_when_prompts_are_solved_from_099(case):
     kind, target = case
-    solution = solve_population(problem_of(SCRATCH, target, kind), ("rloo", "grpo", "linear-r", "sqrt-r"))
+    solution = solve(problem_of(SCRATCH, target, kind), names=("rloo", "grpo", "linear-r", "sqrt-r"))
     # 1e-3: their number of prompts is not known, ours is 200; it moves the third decimal.
     assert [row.ratio for row in solution.rows] == pytest.approx(REFERENCE[case][:4], abs=1.1e-3)
     assert solution.ratio <= REFERENCE[case][4] + 1e-3
-    assert solution.certificate.distance == pytest.approx(solution.ratio - 1, abs=1e-4)
+    assert solution.certificate.gap == pytest.approx(solution.ratio - 1, abs=1e-4)
     assert solution.exact
     assert solution.schedule <= solution.certificate.lower_bound * 1.001
 
@@ -143,23 +143,23 @@ def test_no_named_weighting_beats_the_bound_and_the_budget_scales_time(theta, ga
     target = mean + gain * (0.98 - mean)
     problem = PopulationProblem("x", tuple(rates.tolist()), (1,) * rates.size, target, kind, clock)
     w = NAMED[name]
-    certificate = certify(problem, tabulate(problem, w))
+    certificate = certify_weighting(problem, tabulate(problem, w))
     assert certificate.time >= certificate.lower_bound * (1 - 1e-9 - certificate.quadrature_error)
     assert certificate.quadrature_error < 1e-3
-    scaled = certify(dataclasses.replace(problem, budget=budget), tabulate(problem, w))
+    scaled = certify_weighting(dataclasses.replace(problem, budget=budget), tabulate(problem, w))
     assert scaled.time * budget == pytest.approx(certificate.time, rel=1e-12)
     assert scaled.lower_bound * budget == pytest.approx(certificate.lower_bound, rel=1e-12)
-    doubled = certify(dataclasses.replace(problem, counts=(2,) * rates.size), tabulate(problem, w))
+    doubled = certify_weighting(dataclasses.replace(problem, counts=(2,) * rates.size), tabulate(problem, w))
     assert doubled.time == pytest.approx(certificate.time, rel=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "clock"), [*((kind, "regular") for kind in KINDS), ("kl", "effective")])
 def test_the_best_found_beats_the_named_and_keeps_its_word(kind, clock):
     problem = dataclasses.replace(SMALL, budget_kind=kind, clock=clock, steepness=1.5)
-    solution = solve_population(problem)
+    solution = solve(problem)
     certificate = solution.certificate
     assert certificate.lower_bound <= certificate.time <= solution.best_named.time
-    assert certificate.time <= certificate.lower_bound * (1 + certificate.distance) * (1 + 1e-12)
+    assert certificate.time <= certificate.lower_bound * (1 + certificate.gap) * (1 + 1e-12)
     assert certificate.steepness <= 1.5 * (1 + 1e-9)
     assert certificate.lower_bound <= solution.schedule <= certificate.time
     # At the start a step with it spends the budget.
@@ -171,7 +171,7 @@ def test_the_best_found_beats_the_named_and_keeps_its_word(kind, clock):
 
 def test_no_perturbation_of_the_best_found_is_faster():
     problem = dataclasses.replace(SMALL, budget_kind="kl")
-    solution, rng = solve_population(problem), np.random.default_rng(2)
+    solution, rng = solve(problem), np.random.default_rng(2)
     knots, log_weight = log_odds(np.array(solution.weighting.rho)), np.log(solution.weighting.value)
     for _ in range(20):
         moved = Passage(problem, knots, log_weight + 0.1 * rng.normal(size=knots.size)).time()[0]
@@ -179,8 +179,8 @@ def test_no_perturbation_of_the_best_found_is_faster():
 
 
 def test_a_table_is_verified_from_its_own_numbers():
-    solution = solve_population(dataclasses.replace(SMALL, budget_kind="weight"))
-    table = population_table(solution.problem, solution.weighting, solution.certificate, solution.method, -0.5)
+    solution = solve(dataclasses.replace(SMALL, budget_kind="weight"))
+    table = solution.table(None, -0.5)
     again = WeightTable.from_json(table.to_json())
     assert "lower bound" in verify(again)
     assert "lower bound" in verify(again.for_group(8))
@@ -191,7 +191,7 @@ def test_a_table_is_verified_from_its_own_numbers():
     for change in (
         {"certificate": {**certificate, "time": certificate["time"] * 0.99}},
         {"certificate": {**certificate, "lower_bound": certificate["lower_bound"] * 1.01}},
-        {"certificate": {**certificate, "distance": 0.0}},
+        {"certificate": {**certificate, "gap": 0.0}},
         {"certificate": {}},
         {"weight": (table.weight[0] * 1.01, *table.weight[1:])},
         {"problem": {**(table.problem or {}), "target": 0.71}},

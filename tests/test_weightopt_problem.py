@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import clocks, dynamics
+from weightopt import Problem
+from weightopt.curves.problem import LATER
 from weightopt.errors import ProblemError
-from weightopt.problem import LATER, Problem
 
 FINE = {"start": 0.01, "target": 0.9, "clock": "effective"}
 OUT_OF_RANGE = [

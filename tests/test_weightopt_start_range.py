@@ -6,11 +6,9 @@ import pytest
 from scipy.stats import binom
 
 from theory.quadrature import log_odds
-from weightopt.build import group_solved_table
+from weightopt import GroupProblem, Problem, RangeProblem, solve
 from weightopt.errors import ProblemError
-from weightopt.finite_group import GroupProblem, solve_group, time_and_budget
-from weightopt.problem import Problem
-from weightopt.start_range import RangeProblem, solve_range
+from weightopt.groups.group import time_and_budget
 from weightopt.table import WeightTable
 from weightopt.verify import verify
 
@@ -34,7 +32,7 @@ def least_excess(problem, ratio):
     excesses = []
     for start in starts:
         counts = rho > start
-        own = solve_group(group.starting_at(float(start))).time
+        own = solve(group.starting_at(float(start))).time
         harmonic = cp.pnorm(cp.multiply(1 / cost[counts], u[counts]), -1)  # 1/Σ cost/u, concave
         excesses.append(measure[counts] @ u[counts] - ratio * own * harmonic)
     constraints = [measure @ u == 1, cp.diff(w, 2) >= 0]
@@ -46,7 +44,7 @@ def least_excess(problem, ratio):
 
 def test_the_convex_program_draws_the_line_at_the_same_ratio():
     problem = RangeProblem(GroupProblem(CURVE, 6), 0.1)
-    found = solve_range(problem)
+    found = solve(problem)
     # Its midpoint rule and its 5 of the 17 starts put the other road off by a few 1e-4.
     assert least_excess(problem, found.worst_ratio * 1.001) < 0
     assert least_excess(problem, found.worst_ratio * 0.999) > 0
@@ -65,10 +63,10 @@ def test_the_convex_program_draws_the_line_at_the_same_ratio():
 )
 def test_certified_and_better_than_the_table_of_any_single_start(kind):
     problem = RangeProblem(GroupProblem(CURVE, 8, **kind), 0.1)
-    found = solve_range(problem)
+    found = solve(problem)
     assert found.gap <= 1e-7
     assert found.lower_bound <= found.worst_ratio
-    own = {start: solve_group(problem.group.starting_at(float(start))) for start in problem.starts}
+    own = {start: solve(problem.group.starting_at(float(start))) for start in problem.starts}
     for start in problem.starts[::4]:
         table = own[start]
         worst = 0.0
@@ -86,19 +84,19 @@ def test_certified_and_better_than_the_table_of_any_single_start(kind):
 
 def test_a_range_of_nothing_costs_nothing_and_a_wider_one_more():
     group = GroupProblem(CURVE, 8)
-    worst = [solve_range(RangeProblem(group, last)).worst_ratio for last in (0.010001, 0.03, 0.1, 0.5)]
+    worst = [solve(RangeProblem(group, last)).worst_ratio for last in (0.010001, 0.03, 0.1, 0.5)]
     assert worst[0] == pytest.approx(1, abs=1e-6)
     assert worst == sorted(worst)
 
 
 def test_large_groups_have_one_table_for_every_start():
     # The curve's optimum does not depend on the start, so what a range costs vanishes as groups grow.
-    worst = [solve_range(RangeProblem(GroupProblem(CURVE, size), 0.1)).worst_ratio - 1 for size in (4, 8, 16)]
+    worst = [solve(RangeProblem(GroupProblem(CURVE, size), 0.1)).worst_ratio - 1 for size in (4, 8, 16)]
     assert worst[0] > worst[1] > worst[2]
 
 
 def test_its_table_can_be_checked(tmp_path):
-    table = group_solved_table(solve_range(RangeProblem(GroupProblem(CURVE, 5), 0.2)))
+    table = solve(RangeProblem(GroupProblem(CURVE, 5), 0.2)).table()
     table.save(tmp_path / "range.json")
     assert "proven again" in verify(WeightTable.load(tmp_path / "range.json"))
     assert "0.01 to 0.2" in table.label

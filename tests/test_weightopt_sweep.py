@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from weightopt.curve import solve
+from weightopt import Problem, solve
 from weightopt.errors import ProblemError
-from weightopt.problem import Problem
 from weightopt.sweep import COLUMNS, Sweep, run_sweep, solve_row
 
 SWEEP = Sweep(

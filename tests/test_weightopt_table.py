@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from theory import weightings
-from weightopt.build import named_table, solved_table
-from weightopt.curve import solve
+from weightopt import Problem, solve
+from weightopt.catalogue_tables import named_table
 from weightopt.files import replace_file
-from weightopt.problem import Problem
 from weightopt.table import TableError, WeightTable, group_table
 
 SOLVED = solve(Problem(0.01, 0.9, "effective"))
-CURVE = solved_table(SOLVED)
-GROUP = solved_table(SOLVED, 8)
+CURVE = SOLVED.table()
+GROUP = SOLVED.table(8)
 NAMED = named_table(weightings.REGISTRY["grpo"], 4)
 TABLES = {"curve": CURVE, "group": GROUP, "named": NAMED, "pair": named_table(weightings.REGISTRY["linear-r"], 2)}
 
@@ -69,8 +68,8 @@ def test_a_table_comes_back_from_its_file_and_writes_the_same_bytes(table, tmp_p
 
 def test_building_twice_gives_the_same_bytes():
     for build in (
-        lambda: solved_table(solve(Problem(0.01, 0.9, "mixed:8", monotone="decreasing", max_weight=3.0)), 16),
-        lambda: solved_table(solve(Problem(0.01, 0.9, "effective"))),
+        lambda: solve(Problem(0.01, 0.9, "mixed:8", monotone="decreasing", max_weight=3.0)).table(16),
+        lambda: solve(Problem(0.01, 0.9, "effective")).table(),
         lambda: named_table(weightings.REGISTRY["sqrt-r"], 16),
     ):
         assert build().to_json() == build().to_json()

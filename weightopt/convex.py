@@ -1,97 +1,209 @@
-"""The convex-programming road: the same problems through cvxpy, sharing no code with the direct solver.
+"""The convex road: the same problems through cvxpy and Clarabel, sharing no search with the direct methods.
 
-Unknown are the weights at Gauss-Legendre nodes; the integrals are the quadrature sums. Slower and only as accurate as
-the interior-point method, it is here to check the direct solver and to carry constraints that have no direct method.
+Unknown are the weights of a curve at knots, linear between them, or those of a group table; integrals are Gauss sums
+of this module's own. What comes out is certified like any other answer. It is slower and less accurate than the direct
+methods: it is here to cross-check them in one flag.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
+from typing import NamedTuple
 
 import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.special import expit, logit
 
 from theory.finite_group import binomial
-from weightopt.errors import SolverError
-from weightopt.finite_group import GroupProblem
-from weightopt.problem import Problem
+from weightopt.answer import CONVEX
+from weightopt.curves.certificate import SlopePrices
+from weightopt.curves.curve import CONVEX_METHOD as CURVE_METHOD
+from weightopt.curves.curve import CurveAnswer
+from weightopt.curves.curve import answered as answered_curve
+from weightopt.curves.interior_point import Prices
+from weightopt.curves.problem import Problem
+from weightopt.curves.weighting import LinearWeighting, StepWeighting
+from weightopt.errors import ProblemError, SolverError
+from weightopt.groups.group import CONVEX_METHOD as GROUP_METHOD
+from weightopt.groups.group import GroupAnswer, GroupProblem
+from weightopt.groups.group import answered as answered_group
+
+Array = NDArray[np.float64]
+ASKED = 1e-10  # of the interior-point method: absolute and relative gap, feasibility
+SPACING = 1 / 32  # of knots in log-odds
+BINDING = 1e-6  # price of a slope, relative to the largest, from which it is at its bound
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(6)
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvexSolution:
-    """Answer of the convex program: ω at nodes, shape (n,), and T with the relative tolerance of the method.
+class Program(NamedTuple):
+    """A curve problem in knots and nodes: weights at the nodes are ``between @ w``."""
 
-    ``status`` is cvxpy's word, "optimal" unless the interior-point method stopped early.
-    """
+    knots: Array  # (k,) success probabilities from start to target; the edges of the bins where there are bins
+    between: csr_array  # (n, number of unknowns)
+    cost: Array  # (n,) ∫ c/κ dρ
+    mass: Array  # (n,) the budget that weight 1 spends
 
-    status: str
+
+class Found(NamedTuple):
+    """Weights, the objective of the program, and the prices of its constraints in the problem's units."""
+
+    weight: Array
     time: float
-    rho: NDArray[np.float64]
-    weight: NDArray[np.float64]
+    prices: Prices
 
 
-def solve_convex(problem: Problem, *, panel_width: float = 0.25, tolerance: float = 1e-10) -> ConvexSolution:
-    """Solve a problem with cvxpy and Clarabel.
+def solve_curve(problem: Problem, *, throw: bool = True, spacing: float = SPACING) -> CurveAnswer:
+    """The best curve that is linear between knots, or constant on the problem's bins.
 
     Parameters
     ----------
     problem : Problem
-    panel_width : float
-        Width in log-odds of the panels of 16 nodes; kinks of the answer inside a panel cost accuracy.
-    tolerance : float
-        Asked of the interior-point method (absolute and relative gap, feasibility).
+    throw : bool
+        Raise when the certified gap exceeds 1e-4 or a constraint is violated by more than 1e-7.
+    spacing : float
+        Of the knots, in log-odds. The gap falls with its fourth power where the answer is smooth.
 
     Raises
     ------
     SolverError
-        If the method finds no solution.
+        See `throw`; and if the method finds no solution.
     """
-    points = problem.panels(problem.bins or (), width=panel_width)
-    rho, measure = points.rho.ravel(), points.weight.ravel()
-    # In units of the unconstrained optimum √f·B/∫√f every quantity is of order one.
-    root = np.sqrt(problem.cost_density(rho))
-    total = float(measure @ root)
-    mass, unit = measure * root / total, root * (problem.budget / total)
-    z = cp.Variable(rho.size)
-    constraints: list[cp.Constraint] = [mass @ z == 1]
-    if problem.min_weight > 0:
-        constraints.append(z >= problem.min_weight / unit)
-    if math.isfinite(problem.max_weight):
-        constraints.append(z <= problem.max_weight / unit)
-    # Neighbouring weights relative to their scale, so that rows are of order one.
-    change = (cp.multiply(unit[1:], z[1:]) - cp.multiply(unit[:-1], z[:-1])) * (total / problem.budget)
-    scale = np.sqrt(unit[1:] * unit[:-1]) * (total / problem.budget)
-    if problem.monotone is not None:
-        constraints.append(change / scale <= 0 if problem.monotone == "decreasing" else change / scale >= 0)
-    owner = np.searchsorted(np.array(problem.bins or ()), rho, side="right")
+    program = _curve_program(problem, spacing)
+    found = _best_curve(problem, program)
     if problem.bins is not None:
-        same = owner[1:] == owner[:-1]
-        constraints.append(change[same] / scale[same] == 0)
-    if math.isfinite(problem.lipschitz):
-        x = problem.coordinate(rho)
-        if problem.bins is not None:  # between the middles of neighbouring bins
-            edges = problem.coordinate(np.array([problem.start, *problem.bins, problem.target]))
-            x = ((edges[1:] + edges[:-1]) / 2)[owner]
-        apart = np.diff(x) > 0
-        bound = problem.lipschitz * np.diff(x)[apart] * (total / problem.budget)
-        constraints.append(cp.abs(change[apart] / scale[apart]) <= bound / scale[apart])
+        weighting = StepWeighting(problem.bins, tuple(found.weight.tolist()))
+        prices = found.prices
+    else:
+        weighting = LinearWeighting(tuple(program.knots.tolist()), tuple(found.weight.tolist()), problem.lipschitz_in)
+        prices = None
+        if math.isfinite(problem.lipschitz):
+            assert found.prices.difference is not None
+            prices = SlopePrices(found.prices.budget, _runs(program.knots, found.prices.difference))
+    answer = answered_curve(problem, weighting, prices, CURVE_METHOD, CONVEX)
+    answer.certified(throw)
+    return answer
+
+
+def _curve_program(problem: Problem, spacing: float) -> Program:
+    """Gauss nodes in log-odds between knots, which stand at every kink that is known beforehand."""
+    edges = np.array([problem.start, *sorted({*problem.kinks, *(problem.bins or ())}), problem.target])
+    theta = logit(edges)
+    pieces = np.maximum(1, np.ceil(np.diff(theta) / spacing)).astype(int)
+    knots = np.concatenate(
+        [*(np.linspace(a, b, n, endpoint=False) for a, b, n in zip(theta, theta[1:], pieces, strict=False)), theta[-1:]]
+    )
+    half = np.diff(knots) / 2
+    rho = expit(((knots[1:] + knots[:-1]) / 2)[:, None] + half[:, None] * NODES)
+    measure = half[:, None] * NODE_WEIGHTS * rho * (1 - rho)
+    density = 1.0 if problem.budget_density is None else problem.budget_density(rho)
+    cost, mass = (measure * problem.clock(rho) / problem.mobility(rho)).ravel(), (measure * density).ravel()
+    places = expit(knots)
+    places[0], places[-1] = problem.start, problem.target
+    rows = np.arange(rho.size)
+    if problem.bins is not None:
+        owner = np.searchsorted(np.array(problem.bins), rho.ravel(), side="right")
+        constant = csr_array((np.ones(rho.size), (rows, owner)), shape=(rho.size, len(problem.bins) + 1))
+        return Program(np.array([problem.start, *problem.bins, problem.target]), constant, cost, mass)
+    x = problem.coordinate(places)
+    share = ((problem.coordinate(rho) - x[:-1, None]) / np.diff(x)[:, None]).ravel()
+    left = np.repeat(np.arange(places.size - 1), NODES.size)
+    between = csr_array(
+        (np.concatenate([1 - share, share]), (np.tile(rows, 2), np.concatenate([left, left + 1]))),
+        shape=(rho.size, places.size),
+    )
+    return Program(places, between, cost, mass)
+
+
+def _best_curve(problem: Problem, program: Program) -> Found:
+    """The program in units of the unconstrained optimum √f·B/∫√f, in which every quantity is of order one."""
+    root = np.sqrt(program.cost * program.mass)
+    total = float(np.sum(root))
+    unit = problem.budget / float(np.sum(program.mass))  # the constant weight
+    level = np.sqrt(program.cost / program.mass) * (problem.budget / total) / unit  # the optimum over it
+    share = program.mass / np.sum(program.mass)
+    w = cp.Variable(program.between.shape[1])
+    constraints: list[cp.Constraint] = [(share @ program.between) @ w == 1]
+    if problem.min_weight > 0:
+        constraints.append(w >= problem.min_weight / unit)
+    if math.isfinite(problem.max_weight):
+        constraints.append(w <= problem.max_weight / unit)
+    up = down = low = high = None
+    if w.size > 1 and (problem.monotone is not None or math.isfinite(problem.lipschitz)):
+        x = problem.coordinate(program.knots)
+        apart = np.diff(x if problem.bins is None else (x[1:] + x[:-1]) / 2)
+        fall, rise = problem.slopes
+        # An infinite bound times a distance is none.
+        up = cp.diff(w) <= (rise / unit * apart if rise else 0) if math.isfinite(rise) else None
+        down = cp.diff(w) >= (fall / unit * apart if fall else 0) if math.isfinite(fall) else None
     if math.isfinite(problem.max_ratio):
         smallest = cp.Variable()
-        constraints += [z >= smallest / unit, z <= problem.max_ratio * smallest / unit]
-    value, status = _run(cp.Problem(cp.Minimize(mass @ cp.inv_pos(z)), constraints), tolerance)
-    return ConvexSolution(status, value * total**2 / problem.budget, rho, np.asarray(z.value) * unit)
+        low, high = w >= smallest, w <= problem.max_ratio * smallest
+    constraints += [one for one in (up, down, low, high) if one is not None]
+    speed = cp.multiply(1 / level, program.between @ w)
+    objective = cp.Minimize((root / total) @ cp.inv_pos(speed))
+    value = _run(cp.Problem(objective, constraints))
+    weight = np.asarray(w.value)
+    weight = weight / float((share @ program.between) @ weight)  # to the last digit
+    time_unit = total**2 / problem.budget
+
+    def price(constraint: cp.Constraint | None) -> Array | None:
+        return None if constraint is None else np.abs(np.asarray(constraint.dual_value)) * (time_unit / unit)
+
+    rising, falling = price(up), price(down)
+    slopes = (
+        None
+        if up is None and down is None
+        else (0.0 if rising is None else rising) - (0.0 if falling is None else falling)
+    )
+    prices = Prices(
+        abs(float(np.asarray(constraints[0].dual_value))) * time_unit / problem.budget,
+        None if slopes is None else np.asarray(slopes),
+        ratio_low=price(low),
+        ratio_high=price(high),
+    )
+    return Found(weight * unit, value * time_unit, prices)
 
 
-def solve_convex_group(problem: GroupProblem, *, panel_width: float = 0.5, tolerance: float = 1e-10) -> ConvexSolution:
-    """The time-optimal table of a finite group with cvxpy and Clarabel.
+def _runs(knots: Array, prices: Array) -> Array:
+    """Maximal intervals on which the slope is at one of its bounds, shape (k, 2)."""
+    sign = np.where(np.abs(prices) > BINDING * np.max(np.abs(prices)), np.sign(prices), 0)
+    turns = np.flatnonzero(np.diff(sign)) + 1
+    starts, stops = np.append(0, turns), np.append(turns, sign.size)
+    present = sign[starts] != 0
+    return knots[np.column_stack([starts[present], stops[present]])]
 
-    Parameters, errors as `solve_convex`. Centred tables only; ``rho`` is K/M and ``weight`` is ω_K, K = 1..M-1.
+
+def solve_group(problem: GroupProblem, *, throw: bool = True, panel_width: float = 0.5) -> GroupAnswer:
+    """The time-optimal centred table of a finite group.
+
+    Parameters
+    ----------
+    problem : GroupProblem
+    throw : bool
+        As in `solve_curve`.
+    panel_width : float
+        Width in log-odds of the panels of 16 nodes.
+
+    Raises
+    ------
+    ProblemError
+        If the advantages need not be centred.
+    SolverError
+        As in `solve_curve`.
     """
+    weight, _ = best_group(problem, panel_width=panel_width)
+    answer = answered_group(problem, weight, GROUP_METHOD, CONVEX)
+    answer.certified(throw)
+    return answer
+
+
+def best_group(problem: GroupProblem, *, panel_width: float = 0.5) -> tuple[Array, float]:
+    """Weights ω_K, K = 1..M-1, of the best centred table, and its time by this module's own program."""
     if not problem.centred:
-        raise SolverError("the convex road covers centred tables only")
+        raise ProblemError("method", "convex covers centred tables only; direct can do this one")
     curve, size = problem.curve, problem.group_size
     points = curve.panels(width=panel_width)
     rho, measure = points.rho.ravel(), points.weight.ravel()
@@ -116,20 +228,21 @@ def solve_convex_group(problem: GroupProblem, *, panel_width: float = 0.5, toler
         constraints.append(cp.diff(w) <= 0)
     if problem.shape == "convex" and size > 3:
         constraints.append(cp.diff(w, 2) >= 0)
-    value, status = _run(cp.Problem(cp.Minimize(mass @ cp.inv_pos(u)), constraints), tolerance)
-    return ConvexSolution(status, value * total**2 / curve.budget, k, np.asarray(w.value) * curve.budget / total)
+    value = _run(cp.Problem(cp.Minimize(mass @ cp.inv_pos(u)), constraints))
+    return np.maximum(np.asarray(w.value), 0) * curve.budget / total, value * total**2 / curve.budget
 
 
-def _run(program: cp.Problem, tolerance: float) -> tuple[float, str]:
+def _run(program: cp.Problem) -> float:
     try:
         with warnings.catch_warnings():
-            # "Solution may be inaccurate": the status that is returned says so.
+            # "Solution may be inaccurate": the certificate will say how inaccurate.
             warnings.simplefilter("ignore", UserWarning)
-            program.solve(
-                solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance, max_iter=500
-            )
+            program.solve(solver=cp.CLARABEL, tol_gap_abs=ASKED, tol_gap_rel=ASKED, tol_feas=ASKED, max_iter=500)
     except cp.SolverError as error:
         raise SolverError(f"the convex program failed: {error}") from None
     if not isinstance(program.value, float | np.floating):
         raise SolverError(f"the convex program ended with status {program.status!r}")
-    return float(program.value), str(program.status)
+    return float(program.value)
+
+
+SOLVERS = {"curve": solve_curve, "group": solve_group}

@@ -6,21 +6,21 @@ import io
 
 import numpy as np
 
-from weightopt.solution import Solution
+from weightopt.curves.curve import CurveAnswer
 from weightopt.table import WeightTable
 
 INK, ACCENT, DOT = "#222222", "#0072B2", "#D55E00"  # Okabe-Ito: readable in print and by the colour-blind
 
 
-def draw_weights(solution: Solution, table: WeightTable) -> bytes:
+def draw_weights(answer: CurveAnswer, table: WeightTable) -> bytes:
     """Weight and effective weight over success probability as PNG bytes; dots where a group of M looks the table up."""
     from matplotlib.figure import Figure
 
-    problem = solution.problem
+    problem = answer.problem
     figure = Figure(figsize=(7.0, 2.9), dpi=200, layout="constrained")
     axes = figure.subplots(1, 2)
-    rho = solution.grid()
-    weight = solution.weighting(rho)
+    rho = answer.grid()
+    weight = answer.weighting(rho)
     group = np.array(table.rho) if table.group_size is not None else np.array([])
     at_group = np.array(table.weight) if table.group_size is not None else group
     for ax, power, label in ((axes[0], 0, "prompt weight ω"), (axes[1], 1, "effective weight ρ(1-ρ) ω")):
@@ -35,7 +35,7 @@ def draw_weights(solution: Solution, table: WeightTable) -> bytes:
     axes[0].set_yscale("log")
     axes[1].set_ylim(bottom=0)
     figure.suptitle(
-        f"{problem.clock.name} clock, {problem.start:g} → {problem.target:g}, certified gap {solution.gap:.1e}",
+        f"{problem.clock.name} clock, {problem.start:g} → {problem.target:g}, certified gap {answer.gap:.1e}",
         fontsize=9,
         color=INK,
     )

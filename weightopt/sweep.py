@@ -20,10 +20,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weightopt.curve import solve
+from weightopt.curves.curve import solve
+from weightopt.curves.problem import Monotone, Problem
 from weightopt.errors import ProblemError
 from weightopt.files import replace_file
-from weightopt.problem import Monotone, Problem
 
 COLUMNS = (
     "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",

@@ -63,6 +63,17 @@ class WeightTable:
     ------
     TableError
         If any of the above does not hold.
+
+    Examples
+    --------
+    >>> from weightopt import WeightTable
+    >>> curve = WeightTable(
+    ...     name="flat", label="Constant weight", group_size=None, rho=(0.1, 0.9), weight=(2.0, 2.0),
+    ...     all_wrong_advantage=0.0, all_right_advantage=0.0,
+    ... )
+    >>> table = curve.for_group(4)
+    >>> table.advantage_correct
+    (0.0, 1.5, 1.0, 0.5, 0.0)
     """
 
     name: str

@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 
 from theory.finite_group import second_moment, speed
 from theory.population import beta_midpoints
-from weightopt.pass_rates import fit_beta
+from weightopt.populations.pass_rates import fit_beta
 from weightopt.table import WeightTable
 
 Array = NDArray[np.float64]

@@ -7,33 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weightopt.commands.options import (
-    AsJson,
-    BudgetKindName,
-    ClockName,
-    Density,
-    MobilityName,
-    ShapeName,
-    Start,
-    StepModelName,
-    Target,
-    read_problem,
-)
-from weightopt.commands.output import only_defaults, print_json, print_table
+from weightopt.commands.options import AsJson, Start, TableOptions, Way, only_defaults, takes_records
+from weightopt.commands.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from weightopt.compare import GroupRow
-    from weightopt.finite_group import GroupProblem
-    from weightopt.problem import Problem
+    from weightopt.comparison import GroupRow
+    from weightopt.curves.problem import Problem
+    from weightopt.groups.group import GroupProblem
 
 
+@takes_records
 def compare(
+    *,
     start: Start,
-    target: Target,
-    clock: ClockName,
-    mobility: MobilityName = "natural",
-    budget: Annotated[float, typer.Option(help="Update budget ∫ω dρ that every weighting gets, positive.")] = 1.0,
-    budget_density: Density = None,
+    way: Way,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -41,9 +28,7 @@ def compare(
             "also where the true start is not the one designed for."
         ),
     ] = None,
-    step_model: StepModelName = "ratio",
-    budget_kind: BudgetKindName = "drift",
-    shape: ShapeName = "convex",
+    table: TableOptions,
     every: Annotated[
         bool, typer.Option("--all", help="Compare the whole catalogue; rules for groups only with --group-size.")
     ] = False,
@@ -51,32 +36,26 @@ def compare(
 ) -> None:
     """Time of every named weighting relative to the optimum, at equal budget."""
     from theory import catalogue
-    from weightopt.compare import GROUP_NAMES, NAMES
 
-    problem = read_problem(
-        start=start, target=target, clock=clock, mobility=mobility, budget=budget, budget_density=budget_density
-    )
+    problem = way.problem(start)
     if group_size is None:
-        for_tables = {"step_model": step_model, "budget_kind": budget_kind, "shape": shape}
-        only_defaults(for_tables, "needs --group-size: it describes tables for groups")
-        _curves(problem, tuple(catalogue.WEIGHTINGS) if every else NAMES, as_json)
-        return
-    from weightopt.finite_group import GroupProblem
-
-    group = GroupProblem(problem, group_size, step_model, budget_kind, shape)  # pyright: ignore[reportArgumentType]
-    _groups(group, tuple(catalogue.EVERYTHING) if every else GROUP_NAMES, as_json)
+        only_defaults(table, "needs --group-size: it describes tables for groups")
+        _curves(problem, tuple(catalogue.WEIGHTINGS) if every else None, as_json)
+    else:
+        group = table.problem(problem, group_size)
+        _groups(group, tuple(catalogue.EVERYTHING) if every else None, as_json)
 
 
-def _curves(problem: Problem, names: tuple[str, ...], as_json: bool) -> None:
-    from weightopt.compare import compare as compare_weightings
+def _curves(problem: Problem, names: tuple[str, ...] | None, as_json: bool) -> None:
+    from weightopt.comparison import compare as compare_named
 
-    solution, rows = compare_weightings(problem, names)
+    answer, rows = compare_named(problem, names)
     if as_json:
         print_json(
             {
-                "optimal_time": solution.time,
-                "lower_bound": solution.lower_bound,
-                "gap": solution.gap,
+                "optimal_time": answer.time,
+                "lower_bound": answer.lower_bound,
+                "gap": answer.gap,
                 "problem": problem.to_dict(),
                 "rows": [{"weighting": row.weighting, "time": row.time, "ratio": row.ratio} for row in rows],
             }
@@ -87,21 +66,22 @@ def _curves(problem: Problem, names: tuple[str, ...], as_json: bool) -> None:
         "equal budget",
         ("weighting", "time", "relative to optimum"),
         [(row.label, f"{row.time:.6g}", f"{row.ratio:.3f}") for row in rows],
-        caption=f"optimum certified within {solution.gap:.1e}",
+        caption=f"optimum certified within {answer.gap:.1e}",
     )
 
 
-def _groups(problem: GroupProblem, names: tuple[str, ...], as_json: bool) -> None:
-    from weightopt.compare import FACTORS, compare_groups
+def _groups(problem: GroupProblem, names: tuple[str, ...] | None, as_json: bool) -> None:
+    from weightopt.comparison import FACTORS
+    from weightopt.comparison import compare as compare_named
 
-    solution, rows = compare_groups(problem, names)
+    answer, rows = compare_named(problem, names)
     curve = problem.curve
     if as_json:
         print_json(
             {
-                "optimal_time": solution.time,
-                "lower_bound": solution.lower_bound,
-                "gap": solution.gap,
+                "optimal_time": answer.time,
+                "lower_bound": answer.lower_bound,
+                "gap": answer.gap,
                 "problem": problem.to_dict(),
                 "rows": [_row_document(row) for row in rows],
             }
@@ -121,7 +101,7 @@ def _groups(problem: GroupProblem, names: tuple[str, ...], as_json: bool) -> Non
             )
             for row in rows
         ],
-        caption=f"all wrong: advantage where no response is correct; best table certified within {solution.gap:.1e}",
+        caption=f"all wrong: advantage where no response is correct; best table certified within {answer.gap:.1e}",
     )
 
 

@@ -1,14 +1,23 @@
-"""Options that several commands share, and the problem they describe."""
+"""Options that several commands share, as records with their defaults, and the problems they describe."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightopt.commands.output import refuse
+
 if TYPE_CHECKING:
-    from weightopt.problem import Problem
+    from weightopt.curves.problem import Problem
+    from weightopt.groups.group import GroupProblem
 
 CLOCKS = (
     "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b (a + b/ρ); or measured, "
@@ -18,44 +27,11 @@ CLOCKS = (
 )
 
 Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).")]
-Target = Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
-ClockName = Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
-MobilityName = Annotated[
-    str,
-    typer.Option(help="How the policy moves: natural ρ(1-ρ), softmax-gradient ρ²(1-ρ)², or csv:FILE (rho,mobility)."),
-]
-Density = Annotated[
-    Path | None,
-    typer.Option(help="CSV file (rho,density): how much budget a unit of weight costs at ρ; default 1 everywhere."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.")]
 Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.")]
 GroupSize = Annotated[
     int | None, typer.Option(help="Responses per prompt M: tabulate advantages for groups of M instead of a curve.")
-]
-StepModelName = Annotated[
-    str,
-    typer.Option(
-        help="How a group moves the policy: ratio, each outcome's share of the group over its probability, or "
-        "outcome, each outcome that was seen by its own advantage. Ratio is what a policy gradient does on average."
-    ),
-]
-BudgetKindName = Annotated[
-    str,
-    typer.Option(
-        help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
-        "advantage-variance, the mean squared advantage, which pays for sampling noise too. Drift is the default "
-        "because it is the budget of the curve, with which a table can then be compared; "
-        "the other one trained better in the one test that was made."
-    ),
-]
-ShapeName = Annotated[
-    str,
-    typer.Option(
-        help="Table: convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
-        "a convex one costs a few per cent at most and is what one would train with."
-    ),
 ]
 AllWrong = Annotated[
     float | None,
@@ -67,22 +43,144 @@ AllRight = Annotated[
 ]
 
 
-def read_problem(
-    *, start: float, target: float, clock: str, mobility: str, budget_density: Path | None, **values: Any
-) -> Problem:
-    """The problem of the command line, with whatever was measured read from its files."""
-    from weightopt.measured import read_clock, read_density, read_mobility
-    from weightopt.problem import Problem
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """From where to where is not all: what time costs, how the policy moves, and what the budget is."""
 
-    Problem(start, target, "regular")  # so that start and target are known to be sound before a file must cover them
-    return Problem(
-        start,
-        target,
-        read_clock(clock, start, target),
-        read_mobility(mobility, start, target),
-        budget_density=None if budget_density is None else read_density(str(budget_density), start, target),
-        **values,
-    )
+    target: Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
+    clock: Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
+    mobility: Annotated[
+        str,
+        typer.Option(
+            help="How the policy moves: natural ρ(1-ρ), softmax-gradient ρ²(1-ρ)², or csv:FILE (rho,mobility)."
+        ),
+    ] = "natural"
+    budget: Annotated[
+        float, typer.Option(help="Update budget, positive: ∫ω dρ, or what --budget-density and --budget-kind make it.")
+    ] = 1.0
+    budget_density: Annotated[
+        Path | None,
+        typer.Option(help="CSV file (rho,density): how much budget a unit of weight costs at ρ; default 1 everywhere."),
+    ] = None
+
+    def problem(self, start: float, **constraints: Any) -> Problem:
+        """The problem of this way, with whatever was measured read from its files."""
+        from weightopt.curves.measured_files import read_clock, read_density, read_mobility
+        from weightopt.curves.problem import Problem
+
+        target, density = self.target, self.budget_density
+        Problem(start, target, "regular")  # start and target must be sound before a file must cover them
+        return Problem(
+            start,
+            target,
+            read_clock(self.clock, start, target),
+            read_mobility(self.mobility, start, target),
+            self.budget,
+            budget_density=None if density is None else read_density(str(density), start, target),
+            **constraints,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """Constraints that shape a curve."""
+
+    min_weight: Annotated[float, typer.Option(help="Curve: lower bound on the weight, from 0 up.")] = 0.0
+    max_weight: Annotated[float | None, typer.Option(help="Curve: upper bound on the weight; default none.")] = None
+    monotone: Annotated[str | None, typer.Option(help="Curve: decreasing or increasing in ρ; default free.")] = None
+    max_ratio: Annotated[
+        float | None, typer.Option(help="Curve: largest over smallest weight, from 1; default no bound.")
+    ] = None
+    lipschitz: Annotated[
+        float | None, typer.Option(help="Curve: largest slope of the weight, from 0; default no bound.")
+    ] = None
+    lipschitz_in: Annotated[
+        str, typer.Option(help="Curve: what the slope is taken over, log-odds ln(ρ/(1-ρ)) or rho.")
+    ] = "log-odds"
+    bins: Annotated[
+        str | None,
+        typer.Option(help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5."),
+    ] = None
+
+    def constraints(self) -> dict[str, Any]:
+        """As parameters of a problem: a bound that is absent is infinite."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for bound in ("max_weight", "max_ratio", "lipschitz"):
+            given[bound] = math.inf if given[bound] is None else given[bound]
+        return {**given, "bins": None if self.bins is None else read_numbers("bins", self.bins)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What the best table for groups is to be."""
+
+    step_model: Annotated[
+        str,
+        typer.Option(
+            help="How a group moves the policy: ratio, each outcome's share of the group over its probability, or "
+            "outcome, each outcome that was seen by its own advantage. Ratio is what a policy gradient does on average."
+        ),
+    ] = "ratio"
+    budget_kind: Annotated[
+        str,
+        typer.Option(
+            help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
+            "advantage-variance, the mean squared advantage, which pays for sampling noise too. Drift is the default "
+            "because it is the budget of the curve, with which a table can then be compared; "
+            "the other one trained better in the one test that was made."
+        ),
+    ] = "drift"
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="Table: convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
+            "a convex one costs a few per cent at most and is what one would train with."
+        ),
+    ] = "convex"
+
+    def problem(self, curve: Problem, group_size: int, centred: bool = True) -> GroupProblem:
+        """The group problem of a curve problem without constraints."""
+        from weightopt.groups.group import GroupProblem
+
+        return GroupProblem(curve, group_size, self.step_model, self.budget_kind, self.shape, centred)  # pyright: ignore[reportArgumentType]
+
+
+def takes_records(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take records of options: every field becomes an option, its default stated in the record alone."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    records = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in records:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
+            continue
+        record = records[parameter.name]
+        options = typing.get_type_hints(record, include_extras=True)
+        for field in dataclasses.fields(record):
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            parameters.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=options[field.name]
+                )
+            )
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        filled = {
+            name: record(**{field.name: given.pop(field.name) for field in dataclasses.fields(record)})
+            for name, record in records.items()
+        }
+        return function(**filled, **given)
+
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return command
+
+
+def only_defaults(record: Any, sentence: str) -> None:
+    """Refuse the first option of a record that differs from its default."""
+    for field in dataclasses.fields(record):
+        if getattr(record, field.name) != field.default:
+            refuse(f"--{field.name.replace('_', '-')} {sentence}")
 
 
 def read_numbers(field: str, text: str) -> list[float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 LARGEST_WIDTH = 500
 
 if TYPE_CHECKING:
-    from weightopt.solution import Solution
+    from weightopt.curves.curve import CurveAnswer
     from weightopt.table import WeightTable
 
 
@@ -63,7 +63,7 @@ def describe(table: WeightTable) -> None:
             print(f"  {key.replace('_', ' '):<12} {''.join(c for c in text if c.isprintable())}")
 
 
-def print_weights(table: WeightTable, solution: Solution | None = None) -> None:
+def print_weights(table: WeightTable, answer: CurveAnswer | None = None) -> None:
     """A table a person can read: every K of a group up to 32, else a handful of success probabilities."""
     import numpy as np
 
@@ -86,11 +86,11 @@ def print_weights(table: WeightTable, solution: Solution | None = None) -> None:
         return
     low, high = table.rho[0], table.rho[-1]
     rho = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999])
-    if solution is not None:
-        low, high = solution.problem.start, solution.problem.target
+    if answer is not None:
+        low, high = answer.problem.start, answer.problem.target
         rho = np.unique([low, *rho, high])
     rho = rho[(rho >= low) & (rho <= high)]
-    weight = table(rho) if solution is None else solution.weighting(rho)
+    weight = table(rho) if answer is None else answer.weighting(rho)
     rows = [(f"{r:.4g}", f"{w:.4g}", f"{r * (1 - r) * w:.4g}") for r, w in zip(rho, weight, strict=True)]
     ends = f"all wrong {table.all_wrong_advantage:.4g}, all right {table.all_right_advantage:.4g}"
     print_table(None, ("ρ", "weight ω", "effective weight"), rows, caption=f"advantages at the ends: {ends}")
@@ -123,15 +123,6 @@ def print_table(
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on one line."""
     print(json.dumps(document, ensure_ascii=False, allow_nan=False))
-
-
-def only_defaults(options: dict[str, Any], sentence: str) -> None:
-    """Refuse the first of these options that differs from its default."""
-    defaults = {"step_model": "ratio", "budget_kind": "drift", "shape": "convex", "uncentred": False}
-    defaults |= {"min_weight": 0.0, "lipschitz_in": "log-odds"}
-    for name, value in options.items():
-        if value != defaults.get(name):
-            refuse(f"--{name.replace('_', '-')} {sentence}")
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -12,8 +12,8 @@ from weightopt.commands.options import AllRight, AllWrong, AsJson, Csv, Output
 from weightopt.commands.output import check_folders, print_json, print_table, print_weights, refuse, write
 
 if TYPE_CHECKING:
-    from weightopt.pass_rates import PassRates
-    from weightopt.shared import PopulationSolution
+    from weightopt.populations.pass_rates import PassRates
+    from weightopt.populations.population import PopulationAnswer
 
 MOST_TARGETS = 6
 MANY = 0.05  # share of prompts at the floor that is worth a remark
@@ -81,9 +81,9 @@ def population(
     Named weightings and the best shared one found are compared with a lower bound on the time of *all* weights, prompt
     by prompt and step by step. With --output, one target and one clock, the shared one is written as a table.
     """
-    from weightopt.build import population_table
-    from weightopt.population import CLOCKS, PopulationProblem
-    from weightopt.shared import advise, solve_population
+    from weightopt.kinds import solve
+    from weightopt.populations.advice import advise
+    from weightopt.populations.problem import CLOCKS, PopulationProblem
 
     check_folders(output=output, csv=csv)
     start = _read_start(preset, beta, rates, metrics, step, prompts, floor)
@@ -111,17 +111,16 @@ def population(
         refuse(
             "--output, --csv, --all-wrong and --all-right need one --target and one --clock: a table solves one problem"
         )
-    solutions = [solve_population(problem) for problem in problems]
-    advice = advise(solutions)
+    answers = [solve(problem) for problem in problems]
+    advice = advise(answers)
     table = None
     if single is not None:
-        best = solutions[0]
-        table = population_table(single, best.weighting, best.certificate, best.method, all_wrong, all_right)
+        table = answers[0].table(None, all_wrong, all_right)
         write(table, output, csv)
     if as_json:
-        print_json(_document(start, solutions, advice))
+        print_json(_document(start, answers, advice))
         return
-    _print(start, solutions)
+    _print(start, answers)
     if table is not None:
         print("\nThe best shared weighting found; a first step with it spends the budget:")
         print_weights(table)
@@ -139,7 +138,7 @@ def _read_start(
     prompts: int,
     floor: float,
 ) -> PassRates:
-    from weightopt.pass_rates import from_preset, read_beta, read_metrics, read_rates
+    from weightopt.populations.pass_rates import from_preset, read_beta, read_metrics, read_rates
 
     if sum(given is not None for given in (preset, beta, rates, metrics)) > 1:
         refuse("--preset, --beta, --rates and --metrics each say where the population starts; give one of them")
@@ -167,15 +166,15 @@ def _default_targets(start: PassRates, solved: float) -> tuple[float, float]:
     return (round(half, 2) if far - mean > 0.1 else half), far
 
 
-def _print(start: PassRates, solutions: list[PopulationSolution]) -> None:
-    from weightopt.population import CLOCKS
+def _print(start: PassRates, answers: list[PopulationAnswer]) -> None:
+    from weightopt.populations.problem import CLOCKS
 
-    first = solutions[0].problem
+    first = answers[0].problem
     clipped = f", {start.clipped} clipped to the floor or 1 - floor" if start.clipped else ""
     print(f"Population  {start.source}; {sum(start.counts)} prompts{clipped}; mean success {first.mean:.3g}")
     print(f"Budget      {first.norm.reading}: {first.budget:g} per step; no weight from success {first.solved:g} on")
     for clock, reading in CLOCKS.items():
-        shown = [solution for solution in solutions if solution.problem.clock == clock]
+        shown = [answer for answer in answers if answer.problem.clock == clock]
         if shown:
             print(f"\nTime to mean success, relative to the lower bound over all weights; {clock} clock ({reading})")
             print_table(None, ("weighting", *(f"to {s.problem.target:.3g}" for s in shown)), _rows(shown))
@@ -184,7 +183,7 @@ def _print(start: PassRates, solutions: list[PopulationSolution]) -> None:
     if first.budget_kind != "kl":
         print("Bound and 'optimum at most' let a prompt be split into parts that are treated differently; for whole")
         print(f"prompts the optimum can be higher by about one part in their number, {sum(start.counts)}.")
-    if not all(solution.exact for solution in solutions):
+    if not all(answer.exact for answer in answers):
         print("Effective clock: only bounded. The optimum lies between the bound and the row 'optimum at most'.")
         hardest, lowest = first.share[0], first.rates[0]
         if start.clipped and hardest >= MANY:
@@ -193,39 +192,23 @@ def _print(start: PassRates, solutions: list[PopulationSolution]) -> None:
             )
 
 
-def _rows(solutions: list[PopulationSolution]) -> list[tuple[str, ...]]:
-    named = [(row.label, *(f"{s.rows[k].ratio:.3f}" for s in solutions)) for k, row in enumerate(solutions[0].rows)]
+def _rows(answers: list[PopulationAnswer]) -> list[tuple[str, ...]]:
+    named = [(row.label, *(f"{s.rows[k].ratio:.3f}" for s in answers)) for k, row in enumerate(answers[0].rows)]
     return [
         *named,
-        ("Best shared found", *(f"{s.ratio:.3f}" for s in solutions)),
-        ("  certified within", *(f"{s.certificate.distance:.2%}" for s in solutions)),
-        ("  optimum at most", *(f"{s.schedule / s.certificate.lower_bound:.3f}" for s in solutions)),
-        ("Lower bound", *(f"{s.certificate.lower_bound:.4g}" for s in solutions)),
+        ("Best shared found", *(f"{s.ratio:.3f}" for s in answers)),
+        ("  certified within", *(f"{s.gap:.2%}" for s in answers)),
+        ("  optimum at most", *(f"{s.schedule / s.certificate.lower_bound:.3f}" for s in answers)),
+        ("Lower bound", *(f"{s.certificate.lower_bound:.4g}" for s in answers)),
     ]
 
 
-def _document(start: PassRates, solutions: list[PopulationSolution], advice: list[str]) -> dict[str, Any]:
-    import dataclasses
-
+def _document(start: PassRates, answers: list[PopulationAnswer], advice: list[str]) -> dict[str, Any]:
     return {
         "source": start.source,
         "prompts": sum(start.counts),
         "clipped": start.clipped,
-        "mean": solutions[0].problem.mean,
-        "results": [
-            {
-                "status": "best-found",
-                **dataclasses.asdict(s.certificate),
-                "ratio": s.ratio,
-                "schedule": s.schedule,
-                "bound_is_optimum_if_prompts_are_split": s.exact,
-                "named": [dataclasses.asdict(row) for row in s.rows],
-                "rho": s.weighting.rho,
-                "weight": s.weighting.value,
-                "method": s.method,
-                "problem": s.problem.to_dict(),
-            }
-            for s in solutions
-        ],
+        "mean": answers[0].problem.mean,
+        "results": [answer.to_dict() for answer in answers],
         "advice": advice,
     }

@@ -30,7 +30,7 @@ def table(
 ) -> None:
     """Tabulate a named weighting, for instance as a baseline."""
     from theory import catalogue
-    from weightopt.build import budget_scale, catalogue_table
+    from weightopt.catalogue_tables import budget_scale, catalogue_table
 
     check_folders(output=output, csv=csv)
     try:

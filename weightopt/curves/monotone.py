@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, isotonic_regression, minimize_scalar
 
 from theory.quadrature import log_odds_distance
-from weightopt.problem import Problem
+from weightopt.curves.problem import Problem
 
 # Cells of the grid, fine enough to tell pools apart (their ends are refined afterwards): at most this wide in log-odds,
 # and at least this many however short the interval.

@@ -5,13 +5,11 @@ import pytest
 
 from theory.clocks import Tabulated
 from theory.measured import Measured
-from weightopt.build import solved_table
-from weightopt.convex import solve_convex
-from weightopt.curve import solve
+from weightopt import Problem, solve
+from weightopt.convex import solve_curve
+from weightopt.curves.measured_files import read_clock, read_density, read_mobility
 from weightopt.errors import ProblemError
-from weightopt.measured import read_clock, read_density, read_mobility
-from weightopt.problem import Problem
-from weightopt.solution import even_grid
+from weightopt.tabulate import even_grid
 from weightopt.verify import verify
 
 COSTS = Measured((0.005, 0.05, 0.2, 0.3, 0.5, 0.95), (50.0, 12.0, 9.0, 14.0, 3.0, 2.5))
@@ -41,7 +39,7 @@ def test_direct_and_convex_agree_on_measured_quantities(monotone, bounds):
     solution = solve(problem)
     assert solution.gap <= 1e-10
     # The other road has no panels split at pools and water levels: 1e-6 is its discretisation.
-    assert solve_convex(problem, panel_width=0.1).time == pytest.approx(solution.time, rel=1e-6)
+    assert solve_curve(problem).time == pytest.approx(solution.time, rel=1e-6)
 
 
 def test_a_constant_density_only_rescales_the_budget():
@@ -66,7 +64,7 @@ def test_tables_of_measured_problems_verify(tmp_path):
     mobility = read_mobility("csv:" + write(tmp_path / "m.csv", "rho,mobility", [(0.01, 0.01), (0.9, 0.2)]), 0.01, 0.9)
     density = read_density(write(tmp_path / "d.csv", "rho,density", [(0.01, 1), (0.9, 4)]), 0.01, 0.9)
     problem = Problem(0.01, 0.9, clock, mobility, budget_density=density)
-    table = solved_table(solve(problem))
+    table = solve(problem).table()
     path = tmp_path / "table.json"
     table.save(path)
     assert "found equal" in verify(type(table).load(path))

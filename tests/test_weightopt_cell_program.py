@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weightopt.cells import CellProgram, bound_cells, solve_cells
-from weightopt.interior import Prices
+from weightopt.curves.cell_program import CellProgram, bound_cells, solve_cells
+from weightopt.curves.interior_point import Prices
 
 
 def instance(n=40, seed=0, spread=2.0):
@@ -138,7 +138,7 @@ def test_nonsense_is_refused(changed, word):
 
 def test_a_step_costs_the_order_of_the_cells():
     # Count, not seconds: a hundred times as many cells need two to three times as many steps, of O(n) each.
-    from weightopt import cells
+    from weightopt.curves import cell_program as cells
 
     counts = []
     for n in (100, 10_000):

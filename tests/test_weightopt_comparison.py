@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import catalogue, closed_forms, finite_group
-from weightopt.compare import FACTORS, GROUP_NAMES, NAMES, compare, compare_groups
-from weightopt.finite_group import GroupProblem, solve_group
-from weightopt.problem import Problem
+from weightopt import GroupProblem, Problem, compare, solve
+from weightopt.comparison import FACTORS, GROUP_NAMES, NAMES
 
 COLUMNS = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r")
 # The theory's table "Cost relative to the optimum at equal budget"; three decimals are exact.
@@ -114,14 +113,14 @@ def test_plug_in_tables_are_as_slow_as_the_notes_say(name, clock, size, expected
     u = finite_group.weight_speeds(points.rho.ravel(), size, "ratio") @ weight
     measure = points.weight.ravel()
     time = float(np.sum(measure * problem.curve.cost_density(points.rho.ravel()) / u)) * float(measure @ u)
-    assert time / solve_group(problem).time == pytest.approx(expected, abs=6e-4)
+    assert time / solve(problem).time == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize("budget_kind", ["drift", "advantage-variance"])
 @pytest.mark.parametrize("step_model", finite_group.STEP_MODELS)
 def test_group_rows_against_sums_over_all_outcomes(step_model, budget_kind):
     problem = GroupProblem(Problem(0.05, 0.8, "effective", budget=2.0), 4, step_model, budget_kind)
-    solution, rows = compare_groups(problem)
+    solution, rows = compare(problem)
     found = {row.weighting: row for row in rows}
     assert set(found) == {*GROUP_NAMES, "plug-in", "optimal"}
     assert found["optimal"].time == pytest.approx(solution.time, rel=1e-9)
@@ -145,8 +144,8 @@ def test_group_rows_against_sums_over_all_outcomes(step_model, budget_kind):
 
 def test_robustness_is_the_comparison_from_the_true_start():
     problem = GroupProblem(Problem(0.02, 0.9, "effective"), 6)
-    _, rows = compare_groups(problem)
-    _, elsewhere = compare_groups(GroupProblem(Problem(0.06, 0.9, "effective"), 6))
+    _, rows = compare(problem)
+    _, elsewhere = compare(GroupProblem(Problem(0.06, 0.9, "effective"), 6))
     truth = {row.weighting: row.ratio for row in elsewhere}
     for row in rows:
         assert set(row.robustness) == set(FACTORS)
@@ -158,6 +157,6 @@ def test_robustness_is_the_comparison_from_the_true_start():
 
 
 def test_a_start_beyond_the_target_has_no_column_and_a_table_without_drift_never_arrives():
-    _, rows = compare_groups(GroupProblem(Problem(0.2, 0.9, "regular"), 4), tuple(catalogue.EVERYTHING))
+    _, rows = compare(GroupProblem(Problem(0.2, 0.9, "regular"), 4), tuple(catalogue.EVERYTHING))
     assert {row.robustness[10.0] for row in rows} == {None}
     assert math.isinf(next(row for row in rows if row.weighting == "pass-at-k-groups:4").ratio)

@@ -1,4 +1,4 @@
-"""Time-optimal tables for a finite group size: a convex program in at most 2M numbers, solved by Newton's method.
+"""The group kind: time-optimal tables for a finite group size, a convex program in at most 2M numbers.
 
 Unknown are the advantages y ≥ 0 of the table (centred: the M-1 weights; uncentred: A⁺_1..A⁺_M and -A⁻_0..-A⁻_{M-1}).
 The expected speed u = S y is linear in them (`theory.finite_group`), the time T = ∫ c/(κu) dρ is convex and of degree
@@ -8,32 +8,38 @@ The expected speed u = S y is linear in them (`theory.finite_group`), the time T
     advantage-variance   V = ∫ E[A²]/(κu) dρ           pays for sampling noise too; equals ∫ω dρ as M → ∞
 
 so minimising T at V = B is minimising T + V over a cone y = R v, v ≥ 0, whose rays R say what shape a table may have,
-and rescaling. Certificate: with G = -∇T and g = ∇V along the rays, Cauchy-Schwarz and convexity give, for every table
-y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G_k/g_k); nothing about the method enters.
+and rescaling, which Newton's method does. Certificate: with G = -∇T and g = ∇V along the rays, Cauchy-Schwarz and
+convexity give, for every table y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G_k/g_k); nothing about the method enters.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
-from weightopt.certificate import Certificate
-from weightopt.errors import ProblemError, SolverError
-from weightopt.interior import reach
-from weightopt.problem import Problem
-from weightopt.solution import Status
+from weightopt.answer import CONVEX, Answer, Promise, TimeCertificate, promised
+from weightopt.curves.interior_point import reach
+from weightopt.curves.problem import Problem
+from weightopt.errors import ProblemError
+from weightopt.fields import read_fields
+from weightopt.table import TableError, WeightTable
+from weightopt.tabulate import tabulate_advantages
 
 BudgetKind = Literal["drift", "advantage-variance"]
 Shape = Literal["free", "convex", "nonincreasing"]
 BUDGET_KINDS: tuple[BudgetKind, ...] = ("drift", "advantage-variance")
 SHAPES: tuple[Shape, ...] = ("free", "convex", "nonincreasing")
 LARGEST_GROUP = 256
+METHOD = "interior point (Newton) on the table"
+CONVEX_METHOD = "convex program on the table (Clarabel)"
+SHAPE_ROUNDING = 1e-12  # of sums of rays, relative to the largest weight
 
 TOLERANCE = 1e-8
+PROMISE = Promise(TOLERANCE)
 AIM = 1e-11  # the gap at which Newton's method stops, well inside what is promised
 TRACE = 1e-9
 # Rays with less drift than this share of the largest are left out: groups that never occur between start and target,
@@ -70,8 +76,16 @@ class GroupProblem:
     ------
     ProblemError
         If a parameter is out of range.
+
+    Examples
+    --------
+    >>> from weightopt import GroupProblem, Problem, solve
+    >>> answer = solve(GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=8))
+    >>> f"{answer.time:.4f}, all right in a group: advantage {answer.advantage_correct[8]:g}"
+    '34.4177, all right in a group: advantage 0'
     """
 
+    kind: ClassVar[str] = "group"
     curve: Problem
     group_size: int
     step_model: StepModel = "ratio"
@@ -99,85 +113,126 @@ class GroupProblem:
         """The same problem from another start."""
         return dataclasses.replace(self, curve=self.curve.starting_at(start))
 
+    @property
+    def budget_in_words(self) -> str:
+        """The budget and what it counts."""
+        return f"budget {self.curve.budget:g} ({self.budget_kind})"
+
+    @property
+    def design_in_words(self) -> str:
+        """Shape of the table and step model."""
+        return f"{self.shape if self.centred else 'uncentred'}; step model {self.step_model}"
+
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "curve"}
-        return {**self.curve.to_dict(), **fields}
+        return {**self.curve.to_dict(), **fields, "kind": self.kind}
 
     @classmethod
     def from_dict(cls, values: Any) -> GroupProblem:
         """The problem that `to_dict` described; raises `ProblemError` as the constructor does."""
-        own = {field.name for field in dataclasses.fields(cls)} - {"curve"}
-        for key in sorted(own - values.keys()):
-            raise ProblemError(key, "is missing")
-        curve = Problem.from_dict({key: value for key, value in values.items() if key not in own})
-        return cls(curve, **{key: values[key] for key in own})
+        own = [field.name for field in dataclasses.fields(cls) if field.name != "curve"]
+        fields = read_fields(cls.kind, {key: value for key, value in values.items() if key in ("kind", *own)}, own)
+        curve = {key: value for key, value in values.items() if key not in ("kind", *own)}
+        return cls(Problem.from_dict(curve), **fields)
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupSolution:
-    """Answer to a group problem.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advantages:
+    """A table of advantages for groups of M.
 
     Attributes
     ----------
-    problem : GroupProblem
-    status : Status
     weight : tuple of float, length M-1
         A⁺_K - A⁻_K for K = 1..M-1; with centred advantages the prompt weight ω_K.
     advantage_correct, advantage_wrong : tuple of float, length M+1
         By the number correct.
-    certificate : Certificate
     """
 
-    problem: GroupProblem
-    status: Status
     weight: tuple[float, ...]
     advantage_correct: tuple[float, ...]
     advantage_wrong: tuple[float, ...]
-    certificate: Certificate
-    method: str = "interior point (Newton) on the table"
+
+    def advantages_table(
+        self,
+        answer: Answer,
+        group: GroupProblem,
+        label: str,
+        group_size: int | None,
+        given: tuple[float | None, float | None],
+        **more: Any,
+    ) -> WeightTable:
+        """These advantages as a table of an answer; `more` goes into its certificate."""
+        if group_size not in (None, group.group_size):
+            raise TableError(f"the answer is for groups of {group.group_size}, not of {group_size!r}; solve it again.")
+        if not group.centred and given != (None, None):
+            raise TableError("the advantages of an uncentred table are all solved for; state none with --all-wrong.")
+        return tabulate_advantages(
+            self.weight,
+            self.advantage_correct,
+            self.advantage_wrong,
+            given=given,
+            rule="solved",
+            name="optimal",
+            label=f"{label}, groups of {group.group_size}",
+            problem=answer.problem.to_dict(),
+            certificate={**answer.stated, **more},
+            provenance={"method": answer.method, "weighting": "optimal"},
+        )
+
+    def advantage_numbers(self) -> dict[str, Any]:
+        """The table as JSON values."""
+        size = len(self.weight) + 1
+        return {"rho": [k / size for k in range(1, size)], "group_size": size, **_advantages(self)}
+
+
+def _advantages(found: Advantages) -> dict[str, Any]:
+    return {field.name: list(getattr(found, field.name)) for field in dataclasses.fields(Advantages)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupAnswer(Answer, Advantages):
+    """Answer to a group problem: an `Answer` with its `Advantages`."""
+
+    problem: GroupProblem
+    certificate: TimeCertificate
 
     @property
     def time(self) -> float:
         """T, in units of the clock."""
         return self.certificate.time
 
-    @property
-    def lower_bound(self) -> float:
-        """No table of this shape is faster."""
-        return self.certificate.lower_bound
+    def table(
+        self, group_size: int | None = None, all_wrong: float | None = None, all_right: float | None = None
+    ) -> WeightTable:
+        """The table; see `Answer.table`. The default advantages in uniform groups are 0 for a centred table."""
+        return self.advantages_table(self, self.problem, self.problem.curve.label, group_size, (all_wrong, all_right))
 
-    @property
-    def gap(self) -> float:
-        """Certified relative gap."""
-        return self.certificate.gap
-
-    def __str__(self) -> str:
+    def headline(self) -> str:
+        """What was asked, in one line."""
         problem, curve = self.problem, self.problem.curve
-        kind = problem.shape if problem.centred else "uncentred"
-        return "\n".join(
-            [
-                f"Time-optimal table for groups of {problem.group_size}, success {curve.start:g} → {curve.target:g}, "
-                f"budget {curve.budget:g} ({problem.budget_kind})",
-                f"  clock        {curve.clock.name} ({curve.clock.reading}); mobility {curve.mobility.name}",
-                f"  table        {kind}; step model {problem.step_model}",
-                f"  status       {self.status.value}",
-                f"  time         {self.time:.12g}",
-                f"  lower bound  {self.lower_bound:.12g}",
-                f"  gap          {self.gap:.2e} (certified, relative)",
-                f"  method       {self.method}",
-                *self._warning(),
-            ]
+        return (
+            f"Time-optimal table for groups of {problem.group_size}, success {curve.start:g} → {curve.target:g}, "
+            f"{problem.budget_in_words}"
         )
 
-    def _warning(self) -> list[str]:
-        """A line where the model exploits groups that all but never occur between start and target."""
+    def about(self) -> dict[str, str]:
+        """The clock, the mobility, and what the table had to be."""
+        return {"clock": self.problem.curve.movement, "table": self.problem.design_in_words}
+
+    def facts(self) -> dict[str, str]:
+        """As every answer's, and a warning where the model exploits groups that all but never occur."""
         positive = sorted(weight for weight in self.weight if weight > 0)
         largest = positive[-1]
         if largest <= HUGE * positive[len(positive) // 2]:
-            return []
+            return super().facts()
         where = f"{self.weight.index(largest) + 1}/{self.problem.group_size} correct"
-        return [f"  warning      weight {largest:.2g} at {where}: do not train prompts outside start to target with it"]
+        text = f"weight {largest:.2g} at {where}: do not train prompts outside start to target with it"
+        return {**super().facts(), "warning": text}
+
+    def numbers(self) -> dict[str, Any]:
+        """The table as JSON values."""
+        return self.advantage_numbers()
 
 
 class Design(NamedTuple):
@@ -201,7 +256,7 @@ class State(NamedTuple):
     price: NDArray[np.float64]  # (k,) ∂V/∂v
 
 
-def solve_group(problem: GroupProblem, *, throw: bool = True) -> GroupSolution:
+def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
     """The time-optimal table, with its certificate.
 
     Parameters
@@ -229,14 +284,76 @@ def solve_group(problem: GroupProblem, *, throw: bool = True) -> GroupSolution:
         table *= problem.curve.budget / evaluate(design, table).spent
         candidates.append((table, _certify(problem, designs, table)))
     advantages, certificate = next((c for c in candidates if c[1].gap <= TOLERANCE / 10), candidates[-1])
-    status = Status.OPTIMAL if certificate.gap <= TOLERANCE else Status.UNCERTIFIED
-    if throw and status is not Status.OPTIMAL:
-        raise SolverError(f"{status.value} (gap {certificate.gap:.1e}, tolerance {TOLERANCE:g})")
+    answer = _answer(problem, advantages, certificate, METHOD)
+    answer.certified(throw)
+    return answer
+
+
+def answered(
+    problem: GroupProblem,
+    advantages: NDArray[np.float64],
+    method: str,
+    promise: Promise = PROMISE,
+) -> GroupAnswer:
+    """The answer that advantages are, whoever found them, certified from problem and advantages, their shape too."""
+    certificate = certify_group(problem, advantages)
+    worst = max(certificate.violation, shape_violation(problem, advantages))
+    return _answer(problem, advantages, dataclasses.replace(certificate, violation=worst), method, promise)
+
+
+def _answer(
+    problem: GroupProblem,
+    advantages: NDArray[np.float64],
+    certificate: TimeCertificate,
+    method: str,
+    promise: Promise = PROMISE,
+) -> GroupAnswer:
     weight, correct, wrong = unpack(problem, advantages)
-    return GroupSolution(problem, status, weight, correct, wrong, certificate)
+    return GroupAnswer(
+        problem=problem,
+        certificate=certificate,
+        method=method,
+        promise=promise,
+        weight=weight,
+        advantage_correct=correct,
+        advantage_wrong=wrong,
+    )
 
 
-def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Certificate:
+def certify(problem: GroupProblem, table: WeightTable) -> GroupAnswer:
+    """The answer that a table's advantages are, certified from them and the problem alone; nothing is solved.
+
+    Raises
+    ------
+    TableError
+        If the table has another group size, or no advantage at all.
+    """
+    method, promise = promised({METHOD: PROMISE, CONVEX_METHOD: CONVEX}, table)
+    return answered(problem, packed(problem, table), method, promise)
+
+
+def packed(problem: GroupProblem, table: WeightTable) -> NDArray[np.float64]:
+    """The unknowns y of this module that a table holds; the inverse of `unpack`."""
+    if table.group_size != problem.group_size or table.advantage_correct is None or table.advantage_wrong is None:
+        raise TableError(f"key 'group_size' must be the problem's, {problem.group_size}; build the table again.")
+    y = np.array(table.weight)
+    if not problem.centred:
+        y = np.concatenate([table.advantage_correct[1:], -np.array(table.advantage_wrong[:-1])])
+    if not np.max(y) > 0:
+        raise TableError("key 'weight' must have a positive entry; build the table again.")
+    return y
+
+
+def shape_violation(problem: GroupProblem, y: NDArray[np.float64]) -> float:
+    """How far advantages are from the shape that was asked for, relative to the largest; 0 is not at all."""
+    if problem.shape == "free" or y.size < 2:
+        return 0.0
+    beyond = np.diff(y) if problem.shape == "nonincreasing" else -np.diff(y, 2)
+    worst = float(np.max(beyond, initial=0.0)) / float(np.max(y))
+    return worst if worst > SHAPE_ROUNDING else 0.0
+
+
+def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> TimeCertificate:
     """Certify any table against a group problem.
 
     Parameters
@@ -247,7 +364,7 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Cer
 
     Returns
     -------
-    Certificate
+    TimeCertificate
         ``violation`` is the largest negative entry relative to the largest; the shape is not checked, it enters
         through the lower bound, which holds for tables of that shape.
     """
@@ -261,7 +378,7 @@ def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
 
 
 @np.errstate(all="ignore")
-def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> Certificate:
+def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> TimeCertificate:
     found = []
     for design in designs:
         state = evaluate(design, advantages)
@@ -271,7 +388,7 @@ def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: 
         found.append((time, bound, state.spent / problem.curve.budget - 1, worst))
     (coarse_time, coarse_bound, *_), (time, bound, budget_error, worst) = found
     error = max(abs(coarse_time / time - 1), abs(coarse_bound / bound - 1) if bound > 0 else 0.0)
-    return Certificate(
+    return TimeCertificate(
         time=time,
         lower_bound=bound,
         gap=abs(time - bound) / bound + 2 * error if bound > 0 else float("inf"),

@@ -1,4 +1,4 @@
-"""One table for a range of starts: the least worst ratio to the table that each start would have had for itself.
+"""The range kind: one table for a range of starts, of the least worst ratio to the table of each start alone.
 
 Let T_s and V_s be the time and the budget of a table on the way from start s to the target and T*_s the least time of a
 table with budget B on that way. A prompt that starts at s is slower than it could be by the ratio T_s V_s/(T*_s B),
@@ -13,21 +13,28 @@ V_s(y') ≥ b_s·y', so its largest ratio is, for any prices π ≥ 0, at least
 
     max over s of T_s² b_s·y'/(T*_s B G_s·y') ≥ min over rays k of Σ_s π_s b_sk / Σ_s π_s (T*_s B/T_s²) G_sk.
 
+The prices travel with the table, so that whoever certifies it has no fractional program to solve; the least times T*_s
+are the yardstick of the problem and are computed, each with a certificate of its own.
+
 For curves there is nothing to do: ω ∝ √(c/κ) is best for every start at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.quadrature import log_odds
-from weightopt.errors import ProblemError, SolverError
-from weightopt.finite_group import (
+from weightopt.answer import Answer, Certificate, Promise, promised
+from weightopt.curves.interior_point import reach
+from weightopt.errors import ProblemError
+from weightopt.fields import read_fields
+from weightopt.groups.group import (
     TOLERANCE,
+    Advantages,
     Design,
     GroupProblem,
     State,
@@ -35,17 +42,21 @@ from weightopt.finite_group import (
     design_of,
     evaluate,
     least_time_rays,
+    packed,
     panel_width,
-    solve_group,
+    shape_violation,
     time_and_budget,
     unpack,
 )
-from weightopt.interior import reach
-from weightopt.solution import Status, even_grid
+from weightopt.groups.group import solve as solve_group
+from weightopt.table import TableError, WeightTable
+from weightopt.tabulate import even_grid
 
 Array = NDArray[np.float64]
 STARTS = 17  # even in log-odds, both ends included
 BETWEEN = 4  # pieces that each of their intervals is cut into to see what happens between them
+METHOD = "Dinkelbach's method with interior-point steps on the table"
+PROMISE = Promise(10 * TOLERANCE)
 AIM = 1e-10
 ROUNDS, ITERATIONS = 30, 100
 CENTRING, STEP_BACK = 0.1, 0.99
@@ -68,8 +79,17 @@ class RangeProblem:
     ------
     ProblemError
         If the range is not one.
+
+    Examples
+    --------
+    >>> from weightopt import GroupProblem, Problem, RangeProblem, solve
+    >>> group = GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=4)
+    >>> answer = solve(RangeProblem(group, last_start=0.1))
+    >>> f"at most {answer.worst_ratio - 1:.1%} slower than the best table for a start"
+    'at most 2.8% slower than the best table for a start'
     """
 
+    kind: ClassVar[str] = "range"
     group: GroupProblem
     last_start: float
 
@@ -91,102 +111,102 @@ class RangeProblem:
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values."""
-        return {**self.group.to_dict(), "last_start": self.last_start}
+        return {**self.group.to_dict(), "last_start": self.last_start, "kind": self.kind}
 
     @classmethod
     def from_dict(cls, values: Any) -> RangeProblem:
         """The problem that `to_dict` described; raises `ProblemError` as the constructor does."""
-        group = {key: value for key, value in values.items() if key != "last_start"}
-        return cls(GroupProblem.from_dict(group), values["last_start"])
+        own = {key: value for key, value in values.items() if key in ("kind", "last_start")}
+        group = {key: value for key, value in values.items() if key not in own}
+        return cls(GroupProblem.from_dict(group), **read_fields(cls.kind, own, ["last_start"]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RangeCertificate:
-    """Proof of how good a table is for a range of starts.
+class RangeCertificate(Certificate):
+    """Proof of how good a table is for a range of starts; gap and quadrature error include those of single starts.
 
     Attributes
     ----------
     worst_ratio : float
         Largest time over the 17 starts relative to the best table for that start, ≥ 1.
-    lower_bound : float
-        No table of this shape has a smaller one.
-    gap : float
-        (worst_ratio - lower_bound)/lower_bound, with the quadrature errors and the gaps of the single starts charged.
-    quadrature_error : float
-        Relative change of both when the panels are halved.
     worst_between : float
         The same ratio at three more starts in each interval: what the 17 do not see.
-    budget_error : float
-        Budget spent from the first start over the budget, minus 1.
-    violation : float
-        Largest negative advantage of a correct response relative to the largest.
     """
 
     worst_ratio: float
-    lower_bound: float
-    gap: float
-    quadrature_error: float
     worst_between: float
-    budget_error: float
-    violation: float
 
-    def to_dict(self) -> dict[str, float]:
-        """The certificate as JSON values."""
-        return dataclasses.asdict(self)
+    @property
+    def objective(self) -> float:
+        """The worst ratio."""
+        return self.worst_ratio
 
 
-@dataclasses.dataclass(frozen=True)
-class RangeSolution:
-    """Answer to a range problem; attributes as `GroupSolution`, and the ratio of each of the 17 starts."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RangeAnswer(Answer, Advantages):
+    """Answer to a range problem: an `Answer` with its `Advantages`.
+
+    Attributes
+    ----------
+    ratios : tuple of float, length 17
+        Time relative to the best table for that start, by start.
+    prices : tuple of float, length 17
+        π ≥ 0, what the lower bound is made from.
+    """
+
+    ROUNDING = 1e-7  # measured by single starts, each of which is certified to 1e-8 only
 
     problem: RangeProblem
-    status: Status
-    weight: tuple[float, ...]
-    advantage_correct: tuple[float, ...]
-    advantage_wrong: tuple[float, ...]
     certificate: RangeCertificate
     ratios: tuple[float, ...]
-    method: str = "Dinkelbach's method with interior-point steps on the table"
+    prices: tuple[float, ...]
 
     @property
     def worst_ratio(self) -> float:
         """Largest ratio over the 17 starts."""
         return self.certificate.worst_ratio
 
-    @property
-    def lower_bound(self) -> float:
-        """No table of this shape has a smaller worst ratio."""
-        return self.certificate.lower_bound
-
-    @property
-    def gap(self) -> float:
-        """Certified relative gap."""
-        return self.certificate.gap
-
-    def __str__(self) -> str:
+    def table(
+        self, group_size: int | None = None, all_wrong: float | None = None, all_right: float | None = None
+    ) -> WeightTable:
+        """The table; see `Answer.table`. The default advantages in uniform groups are 0 for a centred table."""
         group = self.problem.group
-        curve = group.curve
-        starts = self.problem.starts
-        shown = ", ".join(f"{starts[k]:.3g}: {self.ratios[k]:.3f}" for k in range(0, STARTS, 4))
-        kind = group.shape if group.centred else "uncentred"
-        return "\n".join(
-            [
-                f"Table for groups of {group.group_size} and any start from {curve.start:g} to "
-                f"{self.problem.last_start:g}, target {curve.target:g}, budget {curve.budget:g} ({group.budget_kind})",
-                f"  clock        {curve.clock.name} ({curve.clock.reading}); mobility {curve.mobility.name}",
-                f"  table        {kind}; step model {group.step_model}",
-                f"  status       {self.status.value}",
-                f"  worst ratio  {self.worst_ratio:.10g} to the best table for a start, over {STARTS} starts "
-                f"({self.certificate.worst_between:.6g} between them)",
-                f"  lower bound  {self.lower_bound:.10g}",
-                f"  gap          {self.gap:.2e} (certified, relative)",
-                f"  by start     {shown}",
-                f"  method       {self.method}",
-            ]
+        label = group.curve.label.replace(" →", f" to {self.problem.last_start:g} →")
+        return self.advantages_table(self, group, label, group_size, (all_wrong, all_right), prices=list(self.prices))
+
+    def headline(self) -> str:
+        """What was asked, in one line."""
+        group = self.problem.group
+        return (
+            f"Table for groups of {group.group_size} and any start from {group.curve.start:g} to "
+            f"{self.problem.last_start:g}, target {group.curve.target:g}, {group.budget_in_words}"
         )
 
+    def about(self) -> dict[str, str]:
+        """The clock, the mobility, and what the table had to be."""
+        return {"clock": self.problem.group.curve.movement, "table": self.problem.group.design_in_words}
 
-def solve_range(problem: RangeProblem, *, throw: bool = True) -> RangeSolution:
+    def measures(self) -> dict[str, str]:
+        """The worst ratio, its bound, and the ratios of some starts."""
+        shown = ", ".join(f"{self.problem.starts[k]:.3g}: {self.ratios[k]:.3f}" for k in range(0, STARTS, 4))
+        return {
+            "worst ratio": f"{self.worst_ratio:.10g} to the best table for a start, over {STARTS} starts "
+            f"({self.certificate.worst_between:.6g} between them)",
+            "lower bound": f"{self.lower_bound:.10g}",
+            "by start": shown,
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """The table, and the ratio of every start."""
+        return {"starts": self.problem.starts.tolist(), "ratios": list(self.ratios), **self.advantage_numbers()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole answer as JSON values."""
+        document = super().to_dict()
+        return {**document, "worst_ratio": document.pop("time")}
+
+
+def solve(problem: RangeProblem, *, throw: bool = True) -> RangeAnswer:
     """The table of least worst ratio, with its certificate.
 
     Parameters
@@ -198,35 +218,83 @@ def solve_range(problem: RangeProblem, *, throw: bool = True) -> RangeSolution:
     Raises
     ------
     SolverError
-        See `throw`; and whatever `solve_group` raises for a single start.
+        See `throw`; and whatever a single start raises.
     """
     group = problem.group
-    own = [solve_group(group.starting_at(float(start))) for start in problem.starts]
-    best = np.array([solution.time for solution in own])
+    yardstick = _yardstick(problem)
+    best, _ = yardstick
     designs = _designs(problem, panel_width(group))
     table, prices = _dinkelbach(designs, best * group.curve.budget)
     table = table * (group.curve.budget / evaluate(designs[0], table).spent)
-    found = [
-        _bound(_designs(problem, width), table, best * group.curve.budget, prices)
-        for width in (panel_width(group), panel_width(group) / 2)
-    ]
+    answer = _answered(problem, table, prices, yardstick)
+    answer.certified(throw)
+    return answer
+
+
+def certify(problem: RangeProblem, table: WeightTable) -> RangeAnswer:
+    """The answer that a table's advantages are, certified from them, its prices and the problem.
+
+    No table is solved for but those of single starts, whose times are what the problem measures by. A file of version
+    0.1 has no prices: they are then solved for.
+
+    Raises
+    ------
+    TableError
+        If the table has another group size, or its prices are none.
+    """
+    stated = (table.certificate or {}).get("prices")
+    if stated is None and "prices" not in (table.certificate or {}):
+        stated = list(solve(problem).prices)
+    if not (
+        isinstance(stated, list)
+        and len(stated) == STARTS
+        and all(type(price) is float and 0 <= price <= 1e100 for price in stated)
+        and sum(stated) > 0
+    ):
+        raise TableError(f"key 'certificate.prices' must be {STARTS} numbers from 0 up; build the table again.")
+    promised({METHOD: PROMISE}, table)
+    return _answered(problem, packed(problem.group, table), np.array(stated), _yardstick(problem))
+
+
+def _yardstick(problem: RangeProblem) -> tuple[Array, float]:
+    """T*_s of every start, shape (17,), and the largest of their gaps."""
+    own = [solve_group(problem.group.starting_at(float(start))) for start in problem.starts]
+    return np.array([answer.time for answer in own]), max(answer.gap for answer in own)
+
+
+@np.errstate(all="ignore")  # a table that overflows proves nothing
+def _answered(problem: RangeProblem, table: Array, prices: Array, yardstick: tuple[Array, float]) -> RangeAnswer:
+    """The answer that a table is, certified from table, prices and problem."""
+    group = problem.group
+    best, single = yardstick
+    designs = [_designs(problem, width) for width in (panel_width(group), panel_width(group) / 2)]
+    found = [_bound(one, table, best * group.curve.budget, prices) for one in designs]
     (coarse_ratios, coarse_bound), (ratios, bound) = found
     worst = float(np.max(ratios))
     error = max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1))
     weight, correct, wrong = unpack(group, table)
+    spent = evaluate(designs[0][0], table).spent
+    negative = max(0.0, -float(np.min(table)) / float(np.max(table)))
     certificate = RangeCertificate(
         worst_ratio=worst,
         lower_bound=bound,
-        gap=abs(worst - bound) / bound + 2 * error + max(solution.gap for solution in own),
+        gap=abs(worst - bound) / bound + 2 * error + single,
         quadrature_error=error,
         worst_between=_between(problem, np.array(correct), np.array(wrong)),
-        budget_error=evaluate(designs[0], table).spent / group.curve.budget - 1,
-        violation=max(0.0, -float(np.min(table)) / float(np.max(table))),
+        budget_error=spent / group.curve.budget - 1,
+        violation=max(negative, shape_violation(group, table)),
     )
-    status = Status.OPTIMAL if certificate.gap <= 10 * TOLERANCE else Status.UNCERTIFIED
-    if throw and status is not Status.OPTIMAL:
-        raise SolverError(f"{status.value} (gap {certificate.gap:.1e}, tolerance {10 * TOLERANCE:g})")
-    return RangeSolution(problem, status, weight, correct, wrong, certificate, tuple(ratios.tolist()))
+    return RangeAnswer(
+        problem=problem,
+        certificate=certificate,
+        method=METHOD,
+        promise=PROMISE,
+        weight=weight,
+        advantage_correct=correct,
+        advantage_wrong=wrong,
+        ratios=tuple(ratios.tolist()),
+        prices=tuple(prices.tolist()),
+    )
 
 
 def _designs(problem: RangeProblem, width: float) -> list[Design]:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 
 from theory import catalogue
-from weightopt.build import catalogue_table, group_solved_table, solved_table
-from weightopt.curve import solve
-from weightopt.finite_group import GroupProblem, GroupSolution, solve_group, time_and_budget
-from weightopt.problem import EDGE, Problem
-from weightopt.solution import Solution
+from weightopt.catalogue_tables import catalogue_table
+from weightopt.curves.curve import CurveAnswer
+from weightopt.curves.curve import solve as solve_curve
+from weightopt.curves.problem import EDGE, Problem
+from weightopt.errors import ProblemError
+from weightopt.groups.group import GroupAnswer, GroupProblem, time_and_budget
+from weightopt.groups.group import solve as solve_group
 from weightopt.table import TableError, WeightTable
 
 NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")
 GROUP_NAMES = (*NAMES, "maxrl")
 FACTORS = (0.1, 1 / 3, 3.0, 10.0)
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Comparison(NamedTuple, Generic[A, R]):
+    """The best answer, and a row for every named weighting, the optimum last."""
+
+    answer: A
+    rows: list[R]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +45,46 @@ class Row:
     ratio: float
 
 
-def compare(problem: Problem, names: Sequence[str] = NAMES) -> tuple[Solution, list[Row]]:
-    """Time of every named weighting relative to the optimum, ∫ω dρ = B for all of them.
+@overload
+def compare(problem: Problem, names: Sequence[str] | None = None) -> Comparison[CurveAnswer, Row]: ...
+@overload
+def compare(problem: GroupProblem, names: Sequence[str] | None = None) -> Comparison[GroupAnswer, GroupRow]: ...
+def compare(problem: Any, names: Sequence[str] | None = None) -> Comparison[Any, Any]:
+    """Named weightings against the optimum at equal budget.
+
+    Parameters
+    ----------
+    problem : Problem or GroupProblem
+        A curve problem compares curves, a group problem tables for groups of its size, also from other starts.
+    names : sequence of str, optional
+        Names of the catalogue; default the best known ones.
+
+    Returns
+    -------
+    Comparison
+        ``answer``, the optimum, and ``rows``, the named weightings and the optimum last.
+
+    Raises
+    ------
+    ProblemError
+        If the problem is of another kind.
+
+    Examples
+    --------
+    >>> from weightopt import Problem, compare
+    >>> answer, rows = compare(Problem(start=0.01, target=0.9, clock="effective"), ["grpo", "sqrt-r"])
+    >>> [f"{row.weighting} {row.ratio:.3f}" for row in rows]
+    ['grpo 1.555', 'sqrt-r 1.000', 'optimal 1.000']
+    """
+    methods: dict[str, Any] = {"curve": (compare_curves, NAMES), "group": (compare_groups, GROUP_NAMES)}
+    if problem.kind not in methods:
+        raise ProblemError("problem", f"to compare must be of kind {' or '.join(methods)}, got {problem.kind}")
+    method, known = methods[problem.kind]
+    return method(problem, known if names is None else names)
+
+
+def compare_curves(problem: Problem, names: Sequence[str] = NAMES) -> Comparison[CurveAnswer, Row]:
+    """Time of every named weighting relative to the best curve, ∫ω dρ = B for all of them.
 
     Parameters
     ----------
@@ -43,11 +95,10 @@ def compare(problem: Problem, names: Sequence[str] = NAMES) -> tuple[Solution, l
 
     Returns
     -------
-    solution : Solution
-    rows : list of Row
-        The named ones in the order of `names`, then ``optimal``.
+    Comparison
+        Rows in the order of `names`, then ``optimal``.
     """
-    solution = solve(problem)
+    answer = solve_curve(problem)
     rows = []
     for name in names:
         w = catalogue.WEIGHTINGS[name].weighting
@@ -55,8 +106,8 @@ def compare(problem: Problem, names: Sequence[str] = NAMES) -> tuple[Solution, l
         spent = float(np.sum(points.weight * w(points.rho)))
         time = float(np.sum(points.weight * problem.cost_density(points.rho) / w(points.rho)))
         time *= spent / problem.budget  # scaling ω by B/spent divides the time by it
-        rows.append(Row(name, w.label, time, time / solution.time))
-    return solution, [*rows, Row("optimal", "Time-optimal", solution.time, 1.0)]
+        rows.append(Row(name, w.label, time, time / answer.time))
+    return Comparison(answer, [*rows, Row("optimal", "Time-optimal", answer.time, 1.0)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +138,7 @@ class GroupRow:
 
 def compare_groups(
     problem: GroupProblem, names: Sequence[str] = GROUP_NAMES, factors: Sequence[float] = FACTORS
-) -> tuple[GroupSolution, list[GroupRow]]:
+) -> Comparison[GroupAnswer, GroupRow]:
     """Named weightings read at K/M, with their all-wrong rules, against the best table, and from other starts.
 
     Parameters
@@ -102,20 +153,19 @@ def compare_groups(
 
     Returns
     -------
-    solution : GroupSolution
-    rows : list of GroupRow
-        The named ones in the order of `names`, the optimal curve read at K/M (``plug-in``), then ``optimal``.
+    Comparison
+        Rows in the order of `names`, the optimal curve read at K/M (``plug-in``), then ``optimal``.
     """
-    solution = solve_group(problem)
+    answer = solve_group(problem)
     size, curve = problem.group_size, problem.curve
     tables = []
     for name in names:
         with contextlib.suppress(TableError):
             tables.append(catalogue_table(catalogue.EVERYTHING[name], size))
     with contextlib.suppress(TableError):  # a limit of the curve's weights may be infinite
-        plugged = solved_table(solve(curve), size)
+        plugged = solve_curve(curve).table(size)
         tables.append(dataclasses.replace(plugged, name="plug-in", label="Optimal curve at K/M"))
-    tables.append(group_solved_table(solution))
+    tables.append(answer.table())
     starts = {factor: factor * curve.start for factor in factors}
     others = {
         factor: solve_group(problem.starting_at(start))
@@ -130,8 +180,8 @@ def compare_groups(
             for factor in factors
         }
         label = "Time-optimal table" if table.name == "optimal" else table.label
-        rows.append(GroupRow(table.name, label, table.all_wrong_advantage, time, time / solution.time, robustness))
-    return solution, rows
+        rows.append(GroupRow(table.name, label, table.all_wrong_advantage, time, time / answer.time, robustness))
+    return Comparison(answer, rows)
 
 
 def _at_budget(problem: GroupProblem, table: WeightTable) -> float:

@@ -15,10 +15,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from theory.quadrature import log_odds, log_odds_distance
-from weightopt.certificate import Certificate, SlopePrices, certify
-from weightopt.interior import Limits, Prices, Terms, interior_point
-from weightopt.problem import Problem
-from weightopt.solution import LinearWeighting
+from weightopt.answer import TimeCertificate
+from weightopt.curves.certificate import SlopePrices, certify
+from weightopt.curves.interior_point import Limits, Prices, Terms, interior_point
+from weightopt.curves.problem import Problem
+from weightopt.curves.weighting import LinearWeighting
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -34,8 +35,8 @@ ROUNDING = 1e-5  # relative residual of stationarity that rounding explains
 CLOSED = 1e-17  # relative slackness at which the method stops
 
 
-def solve_slopes(problem: Problem) -> tuple[LinearWeighting, Certificate]:
-    """The best weighting with a Lipschitz bound and whatever else the problem asks for, and its certificate.
+def solve_slopes(problem: Problem) -> tuple[LinearWeighting, TimeCertificate, SlopePrices]:
+    """The best weighting with a Lipschitz bound and whatever else, its certificate, and the prices of its bound.
 
     Parameters
     ----------
@@ -52,10 +53,10 @@ def solve_slopes(problem: Problem) -> tuple[LinearWeighting, Certificate]:
             break
         weight, told, bends = _solve_on(problem, knots)
         weighting = LinearWeighting(tuple(knots.tolist()), tuple(weight.tolist()), problem.lipschitz_in)
-        certificate = _best_certificate(problem, weighting, told)
+        certificate, prices = _best_certificate(problem, weighting, told)
         stalled = certificate.gap > best[1].gap / 2
         if certificate.gap < best[1].gap:
-            best = weighting, certificate
+            best = weighting, certificate, prices
         near = np.unique(np.clip(bends[:, None] + np.array([-1, 0]), 0, knots.size - 2))
         if stalled or not near.size:  # it is the curves between the bends that are too coarse
             knots = _with_more(problem, knots, np.arange(knots.size - 1), 2)
@@ -64,10 +65,12 @@ def solve_slopes(problem: Problem) -> tuple[LinearWeighting, Certificate]:
     return best
 
 
-def _best_certificate(problem: Problem, weighting: LinearWeighting, told: list[SlopePrices]) -> Certificate:
+def _best_certificate(
+    problem: Problem, weighting: LinearWeighting, told: list[SlopePrices]
+) -> tuple[TimeCertificate, SlopePrices]:
     """The tightest of what the ways to tell runs apart prove; the bound holds for any of them."""
 
-    def proof(prices: SlopePrices) -> Certificate:
+    def proof(prices: SlopePrices) -> TimeCertificate:
         return certify(problem, weighting, weighting.kinks, prices)
 
     tried = []
@@ -77,7 +80,7 @@ def _best_certificate(problem: Problem, weighting: LinearWeighting, told: list[S
             break
     best, prices = min(tried, key=lambda pair: pair[0].gap)
     if not AIM < best.gap < CLOSE:
-        return best
+        return best, prices
     # Where prices of the ratio hang on small differences of λ and f/ω², its last digits matter.
     shift = minimize_scalar(
         lambda x: proof(prices._replace(budget=prices.budget * math.exp(x))).gap,
@@ -85,17 +88,19 @@ def _best_certificate(problem: Problem, weighting: LinearWeighting, told: list[S
         method="bounded",
         options={"xatol": 1e-4 * TUNED, "maxiter": 20},
     ).x  # pyright: ignore[reportAttributeAccessIssue] - the stubs know the result as an object
-    return min(best, proof(prices._replace(budget=prices.budget * math.exp(float(shift)))), key=lambda one: one.gap)
+    tuned = prices._replace(budget=prices.budget * math.exp(float(shift)))
+    return min((best, prices), (proof(tuned), tuned), key=lambda pair: pair[0].gap)
 
 
-def _constant(problem: Problem) -> tuple[LinearWeighting, Certificate]:
+def _constant(problem: Problem) -> tuple[LinearWeighting, TimeCertificate, SlopePrices]:
     """The constant weight, where nothing else is feasible: S all along, with no slope to support."""
     mean = problem.budget / problem.extent
     points = problem.panels()
     price = float(np.sum(points.weight * problem.cost_density(points.rho))) / mean**2 / problem.extent
     ends = np.array([problem.start, problem.target])
     weighting = LinearWeighting((problem.start, problem.target), (mean, mean), problem.lipschitz_in)
-    return weighting, certify(problem, weighting, (), SlopePrices(price, ends[None, :]))
+    prices = SlopePrices(price, ends[None, :])
+    return weighting, certify(problem, weighting, (), prices), prices
 
 
 def _with_more(problem: Problem, knots: Array, intervals: Indices, pieces: int) -> Array:

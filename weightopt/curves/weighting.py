@@ -1,29 +1,19 @@
-"""Solutions: a weighting with its status and its proof."""
+"""Weight curves as functions of the success probability, and as the few numbers that a file states them by."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
+import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 
 from theory.quadrature import log_odds
-from weightopt.certificate import Certificate
-from weightopt.envelope import Envelope
-from weightopt.problem import Coordinate, Problem
-
-GRID_POINTS = 1025
-GRID_EDGE = 1 / 1024
-
-
-class Status(enum.Enum):
-    """How a solve ended; the value is the sentence for the user."""
-
-    OPTIMAL = "optimal: proven within the certified gap of the best possible time"
-    UNCERTIFIED = "not certified: the gap exceeds the tolerance, so the weighting may not be the best"
+from weightopt.curves.monotone import Envelope, envelope
+from weightopt.curves.problem import COORDINATES, Coordinate, Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +45,12 @@ class SolvedWeighting:
         """ω(ρ)."""
         root = self.multiplier * np.sqrt(self.envelope(np.asarray(rho, dtype=np.float64)))
         return np.clip(root, self.low, self.high)
+
+    def parameters(self) -> dict[str, Any]:
+        """What states this weighting beside its problem, as JSON values: μ, and the bounds where they are tighter."""
+        problem = self.envelope.problem
+        bounds = {"low": (self.low, problem.min_weight), "high": (self.high, problem.max_weight)}
+        return {"multiplier": self.multiplier, **{key: own for key, (own, given) in bounds.items() if own != given}}
 
     @property
     def all_wrong_advantage(self) -> float:
@@ -96,6 +92,10 @@ class LinearWeighting:
     all_wrong_advantage: float = 0.0
     all_right_advantage: float = 0.0
 
+    def parameters(self) -> dict[str, Any]:
+        """What states this weighting, as JSON values."""
+        return {"rho": list(self.rho), "weight": list(self.weight), "coordinate": self.coordinate}
+
     @property
     def kinks(self) -> tuple[float, ...]:
         """At the knots."""
@@ -129,6 +129,10 @@ class StepWeighting:
     all_wrong_advantage: float = 0.0
     all_right_advantage: float = 0.0
 
+    def parameters(self) -> dict[str, Any]:
+        """What states this weighting, as JSON values."""
+        return {"edges": list(self.edges), "weight": list(self.weight)}
+
     @property
     def kinks(self) -> tuple[float, ...]:
         """At the edges."""
@@ -140,76 +144,47 @@ class StepWeighting:
         return np.array(self.weight)[bins]
 
 
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """Answer to a problem.
+CurveWeighting = SolvedWeighting | LinearWeighting | StepWeighting
 
-    Attributes
-    ----------
-    problem : Problem
-    status : Status
-    weighting : SolvedWeighting, LinearWeighting or StepWeighting
-        ω, callable on success probabilities.
-    certificate : Certificate
-    method : str
-        How it was found.
+
+def formula_weighting(shape: Envelope, multiplier: float, low: float, high: float) -> SolvedWeighting:
+    """clip(μ√f̂, low, high) with its kinks: where f̂ has one, and where it crosses (bound/μ)² and a bound binds."""
+    bounds = [bound for bound in (low, high) if 0 < bound < math.inf]
+    kinks = {*shape.breaks, *(x for bound in bounds for x in shape.crossings((bound / multiplier) ** 2))}
+    return SolvedWeighting(shape, multiplier, low, high, tuple(sorted(kinks)))
+
+
+def read_weighting(problem: Problem, parameters: Mapping[str, Any]) -> CurveWeighting:
+    """The weighting that `parameters` states for a problem; the inverse of a weighting's ``parameters``.
+
+    Raises
+    ------
+    ValueError
+        With a sentence on what is wrong.
     """
-
-    problem: Problem
-    status: Status
-    weighting: SolvedWeighting | LinearWeighting | StepWeighting
-    certificate: Certificate
-    method: str
-
-    @property
-    def time(self) -> float:
-        """T[ω], in units of the clock."""
-        return self.certificate.time
-
-    @property
-    def lower_bound(self) -> float:
-        """No feasible weighting is faster than this."""
-        return self.certificate.lower_bound
-
-    @property
-    def gap(self) -> float:
-        """Certified relative gap (time - lower_bound)/lower_bound."""
-        return self.certificate.gap
-
-    def grid(self, points: int = GRID_POINTS) -> NDArray[np.float64]:
-        """Success probabilities from start to target, even in log-odds, both ends exact."""
-        return even_grid(self.problem.start, self.problem.target, points)
-
-    def __str__(self) -> str:
-        problem = self.problem
-        shape = [f"budget {problem.budget:g}", *problem.constraints]
-        return "\n".join(
-            [
-                f"Time-optimal weighting, success {problem.start:g} → {problem.target:g}, {', '.join(shape)}",
-                f"  clock        {problem.clock.name} ({problem.clock.reading}); mobility {problem.mobility.name}",
-                f"  status       {self.status.value}",
-                f"  time         {self.time:.12g}",
-                f"  lower bound  {self.lower_bound:.12g}",
-                f"  gap          {self.gap:.2e} (certified, relative)",
-                f"  method       {self.method}",
-            ]
-        )
-
-
-def table_grid(solution: Solution) -> NDArray[np.float64]:
-    """Grid of a curve table: even in log-odds from 1/1024 to 1 - 1/1024, widened to start and target and holding both.
-
-    Every k/M with M ≤ 1024 lies inside it. A weighting with steps has both sides of each step in it.
-    """
-    start, target = solution.problem.start, solution.problem.target
-    grid = even_grid(min(start, GRID_EDGE), max(target, 1 - GRID_EDGE))
-    edges = np.array(solution.weighting.kinks if isinstance(solution.weighting, StepWeighting) else ())
-    return np.unique(np.concatenate([grid, [start, target], edges, np.nextafter(edges, 0)]))
-
-
-def even_grid(low: float, high: float, points: int = GRID_POINTS) -> NDArray[np.float64]:
-    """Success probabilities from `low` to `high`, both exact, evenly spaced in log-odds; shape (points,)."""
-    theta = np.linspace(log_odds(low), log_odds(high), points)
-    rho = expit(theta)
-    rho[0], rho[-1] = low, high
-    return rho
+    if "multiplier" in parameters:
+        own = {"multiplier": math.nan, "low": problem.min_weight, "high": problem.max_weight}
+        if not (parameters.keys() <= own.keys() and all(type(value) is float for value in parameters.values())):
+            raise ValueError("must be numbers: multiplier, and low and high where a ratio sets them")
+        multiplier, low, high = {**own, **parameters}.values()
+        if not (1e-100 <= multiplier <= 1e100 and 0 <= low <= high):
+            raise ValueError("must have a positive multiplier and 0 ≤ low ≤ high")
+        return formula_weighting(envelope(problem), multiplier, low, high)
+    lists = {key: parameters[key] for key in ("rho", "edges", "weight") if key in parameters}
+    for values in lists.values():
+        if not (isinstance(values, list) and all(type(value) is float and 0 <= value <= 1e100 for value in values)):
+            raise ValueError("must list numbers")
+    places = lists.get("rho", lists.get("edges", []))
+    weight = lists.get("weight", [])
+    if not (all(x < y for x, y in itertools.pairwise(places)) and all(value > 0 for value in weight)):
+        raise ValueError("must have increasing success probabilities and positive weights")
+    if parameters.keys() == {"rho", "weight", "coordinate"}:
+        coordinate, ends = parameters["coordinate"], [problem.start, problem.target]
+        if coordinate not in COORDINATES or len(places) != len(weight) or [*places[:1], *places[-1:]] != ends:
+            raise ValueError("must have a weight for every rho from start to target, and a coordinate")
+        return LinearWeighting(tuple(places), tuple(weight), coordinate)
+    if parameters.keys() == {"edges", "weight"}:
+        if tuple(places) != problem.bins or len(weight) != len(places) + 1:
+            raise ValueError("must have the problem's bins as edges, and a weight for every bin")
+        return StepWeighting(tuple(places), tuple(weight))
+    raise ValueError("must hold a multiplier, or rho, weight and coordinate, or edges and weight")

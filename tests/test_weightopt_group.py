@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from theory import finite_group as theory
-from weightopt.convex import solve_convex_group
-from weightopt.curve import solve
+from weightopt import GroupProblem, Problem, solve
+from weightopt.convex import best_group
 from weightopt.errors import ProblemError
-from weightopt.finite_group import BUDGET_KINDS, SHAPES, GroupProblem, certify_group, solve_group
-from weightopt.problem import Problem
+from weightopt.groups.group import BUDGET_KINDS, SHAPES, certify_group
 
 EFFECTIVE = Problem(0.01, 0.9, "effective")
 REGULAR = Problem(0.01, 0.9, "regular")
@@ -25,7 +24,7 @@ REGULAR = Problem(0.01, 0.9, "regular")
 )
 def test_reference_times(curve, size, step_model, ratio):
     # Made with a prototype that shares no code; four decimals are what it printed (3.719 for the third).
-    found = solve_group(GroupProblem(curve, size, step_model, shape="free"))
+    found = solve(GroupProblem(curve, size, step_model, shape="free"))
     assert found.time / solve(curve).time == pytest.approx(ratio, abs=6e-5)
 
 
@@ -35,13 +34,13 @@ def test_reference_times(curve, size, step_model, ratio):
 def test_the_convex_program_agrees_under_the_drift_budget(size, shape, step_model):
     problem = GroupProblem(REGULAR if size == 3 else EFFECTIVE, size, step_model, shape=shape)
     # 1e-6: what the interior-point method of the other road is asked for, with room for its last digits.
-    assert solve_convex_group(problem).time == pytest.approx(solve_group(problem).time, rel=1e-6)
+    assert best_group(problem)[1] == pytest.approx(solve(problem).time, rel=1e-6)
 
 
 @pytest.mark.parametrize(("size", "step_model"), [(4, "ratio"), (8, "ratio"), (8, "outcome")])
 def test_the_convex_program_agrees_under_the_variance_budget(size, step_model):
     problem = GroupProblem(Problem(0.05, 0.8, "effective", budget=3), size, step_model, "advantage-variance")
-    assert solve_convex_group(problem).time == pytest.approx(solve_group(problem).time, rel=1e-6)
+    assert best_group(problem)[1] == pytest.approx(solve(problem).time, rel=1e-6)
 
 
 @pytest.mark.parametrize("span", [(0.01, 0.9), (1e-4, 0.05), (0.5, 0.5001), (0.001, 0.999)])
@@ -49,14 +48,14 @@ def test_the_convex_program_agrees_under_the_variance_budget(size, step_model):
 @pytest.mark.parametrize("size", [2, 8, 32])
 def test_every_gap_is_certified(size, budget_kind, span):
     for shape in SHAPES:
-        found = solve_group(GroupProblem(Problem(span[0], span[1], "effective"), size, "ratio", budget_kind, shape))
+        found = solve(GroupProblem(Problem(span[0], span[1], "effective"), size, "ratio", budget_kind, shape))
         assert found.gap <= 1e-8
         assert abs(found.certificate.budget_error) < 1e-9
 
 
 def test_large_groups_reach_the_curve():
     # The Bernstein operator of degree 254 represents the optimum to five digits and better.
-    found = solve_group(GroupProblem(EFFECTIVE, 256, shape="free"))
+    found = solve(GroupProblem(EFFECTIVE, 256, shape="free"))
     assert found.gap <= 1e-8
     assert 1 - 1e-8 <= found.time / solve(EFFECTIVE).time < 1 + 1e-5
 
@@ -64,7 +63,7 @@ def test_large_groups_reach_the_curve():
 @pytest.mark.parametrize("budget_kind", BUDGET_KINDS)
 def test_no_perturbed_table_beats_the_bound(budget_kind):
     problem = GroupProblem(EFFECTIVE, 8, "ratio", budget_kind, "free")
-    found = solve_group(problem)
+    found = solve(problem)
     rng = np.random.default_rng(1)
     for scale in (1e-3, 0.1, 1.0):
         for _ in range(20):
@@ -78,7 +77,7 @@ def test_no_perturbed_table_beats_the_bound(budget_kind):
 def test_shapes_hold_and_cost_time():
     times = {}
     for shape in SHAPES:
-        found = solve_group(GroupProblem(EFFECTIVE, 8, shape=shape))
+        found = solve(GroupProblem(EFFECTIVE, 8, shape=shape))
         weight, times[shape] = np.array(found.weight), found.time
         # Tables are sums of rays of their cone: the shape is exact up to rounding of the sum.
         if shape == "convex":
@@ -90,8 +89,8 @@ def test_shapes_hold_and_cost_time():
 
 
 def test_uncentred_advantages_pay_under_the_variance_budget_and_push_all_wrong_groups():
-    centred = solve_group(GroupProblem(EFFECTIVE, 8, budget_kind="advantage-variance", shape="free"))
-    free = solve_group(GroupProblem(EFFECTIVE, 8, budget_kind="advantage-variance", shape="free", centred=False))
+    centred = solve(GroupProblem(EFFECTIVE, 8, budget_kind="advantage-variance", shape="free"))
+    free = solve(GroupProblem(EFFECTIVE, 8, budget_kind="advantage-variance", shape="free", centred=False))
     assert free.time < centred.time
     assert free.advantage_wrong[0] < 0 < free.advantage_correct[-1]
     # The certificate's budget is what the formulas of `theory` say of the same advantages.
@@ -105,7 +104,7 @@ def test_uncentred_advantages_pay_under_the_variance_budget_and_push_all_wrong_g
 
 def test_the_budget_scales_the_time():
     one, five = (
-        solve_group(GroupProblem(Problem(0.01, 0.9, "effective", budget=b), 8, budget_kind="advantage-variance"))
+        solve(GroupProblem(Problem(0.01, 0.9, "effective", budget=b), 8, budget_kind="advantage-variance"))
         for b in (1.0, 5.0)
     )
     assert five.time == pytest.approx(one.time / 5, rel=1e-8)

@@ -10,10 +10,9 @@ import pytest
 from theory import catalogue, finite_group
 from theory.group_schemes import GroupScheme
 from theory.quadrature import integrate
-from weightopt import cli
-from weightopt.build import budget_scale, catalogue_table
-from weightopt.compare import NAMES, compare
-from weightopt.problem import Problem
+from weightopt import Problem, cli, compare
+from weightopt.catalogue_tables import budget_scale, catalogue_table
+from weightopt.comparison import NAMES
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from theory import quadrature
-from weightopt.cells import CellProgram
-from weightopt.problem import Problem
+from weightopt.curves.cell_program import CellProgram
+from weightopt.curves.problem import Problem
 
 
 def bin_program(problem: Problem, width: float = quadrature.PANEL_WIDTH) -> CellProgram:

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from theory import clocks, dynamics, quadrature
 from theory.measured import Measured
 from weightopt.errors import ProblemError
+from weightopt.fields import read_fields
 
 Monotone = Literal["decreasing", "increasing"]
 Coordinate = Literal["log-odds", "rho"]
@@ -72,8 +73,19 @@ class Problem:
     ------
     ProblemError
         A ValueError that names the parameter and its valid range.
+
+    Examples
+    --------
+    >>> from weightopt import Problem
+    >>> problem = Problem(start=0.01, target=0.9, clock="effective", max_weight=3.0)
+    >>> problem.constraints
+    ['weights in [0, 3]']
+    >>> Problem(start=0.9, target=0.1, clock="effective")
+    Traceback (most recent call last):
+    weightopt.errors.ProblemError: start must be below the target 0.1, got 0.9
     """
 
+    kind: ClassVar[str] = "curve"
     start: float
     target: float
     clock: clocks.Clock
@@ -210,6 +222,16 @@ class Problem:
         return Problem(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changed)
 
     @property
+    def label(self) -> str:
+        """What a table of the answer is called."""
+        return f"Time-optimal, {self.clock.name} clock, {self.start:g} → {self.target:g}"
+
+    @property
+    def movement(self) -> str:
+        """Clock and mobility in words."""
+        return f"{self.clock.name} ({self.clock.reading}); mobility {self.mobility.name}"
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """(min_weight, max_weight)."""
         return self.min_weight, self.max_weight
@@ -275,6 +297,7 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values; an infinite bound becomes null."""
         return {
+            "kind": self.kind,
             "start": self.start,
             "target": self.target,
             "clock": _clock_value(self.clock),
@@ -299,14 +322,7 @@ class Problem:
         ProblemError
             If a key is missing, unknown or out of range.
         """
-        fields = [field.name for field in dataclasses.fields(cls)]
-        values = {**LATER, **values}
-        for key in fields:
-            if key not in values:
-                raise ProblemError(key, "is missing")
-        for key in values:
-            if key not in fields:
-                raise ProblemError(str(key)[:40], "is not a parameter of a problem")
+        values = read_fields(cls.kind, values, (field.name for field in dataclasses.fields(cls)), LATER)
         density = values["budget_density"]
         unbounded = {key: math.inf for key in ("max_weight", "lipschitz", "max_ratio") if values[key] is None}
         changed = {

@@ -7,8 +7,8 @@ Minimise φ(w) = Σ cost/u over positive w with u linear in w, subject to
 Every constraint couples neighbours only, so a Newton step is one tridiagonal factorisation with a border of two (the
 budget, and the smallest weight where there is a ratio): O(n). Predictor and corrector after Mehrotra 1992.
 
-The prices it ends with are a hint to a certificate that needs no trust in them (`weightopt.cells`,
-`weightopt.certificate`).
+The prices it ends with are a hint to a certificate that needs no trust in them (`weightopt.curves.cell_program`,
+`weightopt.curves.certificate`).
 """
 
 from __future__ import annotations

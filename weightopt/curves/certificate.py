@@ -17,12 +17,12 @@ high, adds a function S(x) that vanishes at both ends: ∫S ω' dx ≤ ∫max(lo
     T[ω] ≥ ∫ min over w of (f/w + (λ - dS/dm + β - α) w) dm - λB - ∫max(low S, high S) dx.
 
 The best S has dS/dm = λ - f/ω² where the slope is at its bound and is 0 elsewhere; a solver says where that is, and
-whatever it says the bound holds. Weights on bins are a finite program with a bound of its own (`weightopt.cells`).
+whatever it says the bound holds. Weights on bins are a finite program with a bound of its own (see
+`weightopt.curves.cell_program`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -32,11 +32,12 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from theory.quadrature import NODE_WEIGHTS, NODES, Panels
-from weightopt.bins import bin_program
-from weightopt.cells import balanced, bound_cells
-from weightopt.envelope import Envelope, envelope, find_root
-from weightopt.interior import Prices
-from weightopt.problem import Problem
+from weightopt.answer import TimeCertificate
+from weightopt.curves.bins import bin_program
+from weightopt.curves.cell_program import balanced, bound_cells
+from weightopt.curves.interior_point import Prices
+from weightopt.curves.monotone import Envelope, envelope, find_root
+from weightopt.curves.problem import Problem
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 CHECK_WIDTH = 1 / 16  # panel width in log-odds, finer than the solver's own
@@ -67,44 +68,9 @@ class SlopePrices(NamedTuple):
     runs: NDArray[np.float64]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """Proof of how good a weighting is.
-
-    Attributes
-    ----------
-    time : float
-        T[ω], charged in proportion where ω spends more than the budget.
-    lower_bound : float
-        No feasible weighting is faster.
-    gap : float
-        (time - lower_bound)/lower_bound, with both quadrature errors charged against it; ≥ 0.
-    quadrature_error : float
-        Relative change of time and bound when the panels are halved.
-    multiplier : float
-        λ, the price of the budget: -dT*/dB.
-    budget_error : float
-        ∫ω/B - 1.
-    violation : float
-        Largest relative violation of the bounds and of monotonicity at the quadrature points.
-    """
-
-    time: float
-    lower_bound: float
-    gap: float
-    quadrature_error: float
-    multiplier: float
-    budget_error: float
-    violation: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The certificate as JSON values."""
-        return dataclasses.asdict(self)
-
-
 def certify(
     problem: Problem, weighting: Weight, breaks: Iterable[float] = (), prices: Prices | SlopePrices | None = None
-) -> Certificate:
+) -> TimeCertificate:
     """Certify any weighting against a problem.
 
     Parameters
@@ -144,7 +110,7 @@ def certify(
     # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called a gap of 0.
     bound = fine["lower_bound"]
     gap = abs(fine["time"] - bound) / bound + 2 * error if bound > 0 else math.inf
-    return Certificate(**fine, gap=gap, quadrature_error=error)
+    return TimeCertificate(**fine, gap=gap, quadrature_error=error)
 
 
 def _primal(problem: Problem, weighting: Weight, points: Panels) -> tuple[NDArray[np.float64], float, float]:

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from theory.population import BUDGETS
 from theory.quadrature import log_odds
-from weightopt.distance import Crowd, _frontier, nearest, shortest_time
+from weightopt.populations.lower_bounds import Crowd, _frontier, nearest, shortest_time
 
 BUDGET = st.sampled_from(list(BUDGETS.values()))
 NAMES = [pytest.param(budget, id=budget.name) for budget in BUDGETS.values()]

@@ -5,7 +5,7 @@
 It is exact for weightings that are constant on given bins, and what a discretisation of any other weighting leads to.
 Four methods, the most direct that fits: the formula w ∝ √(cost/mass); water-filling for bounds, by sorting;
 isotonic regression for monotone weights, clipped where both are asked for; and the interior-point method of
-`weightopt.interior` for everything else, O(n) a step.
+`weightopt.curves.interior_point` for everything else, O(n) a step.
 
 Lower bound, from duality and nothing else: for λ ≥ 0, any ζ on the differences and ratio prices α, β ≥ 0 with
 Σα = R Σβ, every feasible w has
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from weightopt.interior import Limits, Prices, Terms, interior_point
+from weightopt.curves.interior_point import Limits, Prices, Terms, interior_point
 
 Array = NDArray[np.float64]
 Monotone = Literal["decreasing", "increasing"]

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from theory.population import beta_binomial_log_likelihood, beta_midpoints
 from weightopt.errors import ProblemError
-from weightopt.population import HARDEST, MAX_PROMPTS
+from weightopt.populations.problem import HARDEST, MAX_PROMPTS
 
 Array = NDArray[np.float64]
 PROMPTS, FLOOR = 200, 0.001

@@ -1,0 +1,1 @@
+"""Weight curves: the problem, its direct solvers by constraint, and the certificate."""
