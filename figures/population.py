@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, lookup
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt.distance import shortest_time
 from weightopt.pass_rates import from_preset
 from weightopt.population import ClockName, PopulationProblem, tabulate, time_of
@@ -52,7 +52,7 @@ def data() -> pd.DataFrame:
                     args = problem.norm, problem.theta, problem.share, target, clock
                     lower, ratios = shortest_time(*args, scheduled=False).lower, {}
                     for name in style.NAMES:
-                        table = tabulate(problem, REGISTRY[name], REGISTRY[name].kinks)
+                        table = tabulate(problem, WEIGHTINGS[name], WEIGHTINGS[name].kinks)
                         ratios[name] = time_of(problem, table)[0] / lower
                 ratios["known"] = 1.0 if clock == "regular" else min(ratios.values())
                 rows += [(preset, problem.mean, clock, target, name, ratio) for name, ratio in ratios.items()]

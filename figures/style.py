@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 
 INK, FAINT = "#222222", "#999999"
 COLOURS = {
@@ -48,7 +48,7 @@ LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.5, "shrinkA": 1,
 
 def label(name: str) -> str:
     """How figures call a weighting; reconstructions say so."""
-    return REGISTRY[name].label if name in REGISTRY else {"optimal": "Time-optimal"}.get(name, name)
+    return WEIGHTINGS[name].label if name in WEIGHTINGS else {"optimal": "Time-optimal"}.get(name, name)
 
 
 def short(name: str) -> str:

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups
+from theory.catalogue import WEIGHTINGS
 from theory.clocks import EFFECTIVE, REGULAR
 from theory.dynamics import NATURAL, crossing_time, update_budget
-from theory.weightings import REGISTRY
 from weightopt.curve import solve
 from weightopt.ode import trajectory
 from weightopt.problem import Problem
@@ -27,7 +27,7 @@ def data() -> pd.DataFrame:
     for start in STARTS:
         for clock in (REGULAR, EFFECTIVE):
             solution = solve(Problem(start, TARGET, clock))
-            weightings = {name: (REGISTRY[name], REGISTRY[name].kinks) for name in style.NAMES}
+            weightings = {name: (WEIGHTINGS[name], WEIGHTINGS[name].kinks) for name in style.NAMES}
             for name, (weighting, kinks) in {**weightings, "optimal": (solution.weighting, ())}.items():
                 spent = update_budget(weighting, start, TARGET, kinks)
                 # At scale 1 the weighting spends `spent`; scaled to 1 it takes `spent` times as long.

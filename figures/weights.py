@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt.solution import even_grid
 
 TITLE = "Effective weights and advantages"
@@ -26,10 +26,10 @@ def data() -> pd.DataFrame:
                 {
                     "weighting": name,
                     "rho": rho,
-                    "weight": REGISTRY[name](rho),
-                    "effective_weight": REGISTRY[name].effective(rho),
-                    "advantage_correct": (1 - rho) * REGISTRY[name](rho),
-                    "advantage_wrong": -rho * REGISTRY[name](rho),
+                    "weight": WEIGHTINGS[name](rho),
+                    "effective_weight": WEIGHTINGS[name].effective(rho),
+                    "advantage_correct": (1 - rho) * WEIGHTINGS[name](rho),
+                    "advantage_wrong": -rho * WEIGHTINGS[name](rho),
                 }
             )
             for name in style.NAMES

@@ -23,7 +23,7 @@ from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.advantage import look_up_advantages, weigh, weight_function
 from rl.step.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt.build import group_solved_table, named_table, solved_table
 from weightopt.curve import solve
 from weightopt.finite_group import GroupProblem, solve_group
@@ -119,8 +119,8 @@ def table(weighting: Callable[[np.ndarray], np.ndarray], all_wrong: float, all_r
 
 
 TABLES = {
-    "grpo": named_table(REGISTRY["grpo"], GROUP_SIZE),
-    "linear-r": named_table(REGISTRY["linear-r"], GROUP_SIZE),
+    "grpo": named_table(WEIGHTINGS["grpo"], GROUP_SIZE),
+    "linear-r": named_table(WEIGHTINGS["linear-r"], GROUP_SIZE),
     "solved": solved_table(solve(Problem(0.01, 0.9, "effective", budget=2.3)), GROUP_SIZE),
     "solved for the group": group_solved_table(
         solve_group(

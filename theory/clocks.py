@@ -82,6 +82,11 @@ VARIANCE = Power("variance", "variance of the reward", 1, 1)  # RLOO
 PLAIN: dict[str, Clock] = {clock.name: clock for clock in (REGULAR, EFFECTIVE, FAILURES, BOTH, VARIANCE)}
 
 
+def _check_group_size(clock: str, value: object, smallest: int) -> None:
+    if not (isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= 65536):
+        raise ValueError(f"clock '{clock}:M' needs a whole number M from {smallest} to 65536, got {str(value)[:40]}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixed:
     """c = 1/(1-ρ^M-(1-ρ)^M): groups drawn per group with both outcomes, as in dynamic sampling (derived).
@@ -96,9 +101,7 @@ class Mixed:
     kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
-        if not (whole and 2 <= self.group_size <= 65536):
-            raise ValueError(f"clock 'mixed:M' needs a whole number M from 2 to 65536, got {str(self.group_size)[:40]}")
+        _check_group_size("mixed", self.group_size, 2)
 
     @property
     def name(self) -> str:
@@ -141,11 +144,7 @@ class Success:
     kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
-        if not (whole and 1 <= self.group_size <= 65536):
-            raise ValueError(
-                f"clock 'success:M' needs a whole number M from 1 to 65536, got {str(self.group_size)[:40]}"
-            )
+        _check_group_size("success", self.group_size, 1)
 
     @property
     def name(self) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, wrightomega
 
 from theory.clocks import Affine, Clock, parse
 from theory.quadrature import log_odds
+from theory.special import expit, wrightomega
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Path = Callable[[float, NDArray[np.float64]], NDArray[np.float64]]

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from theory.clocks import Clock
 from theory.measured import Measured
 from theory.quadrature import integrate, log_odds
+from theory.special import expit
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

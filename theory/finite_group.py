@@ -19,7 +19,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, xlog1py, xlogy
+
+from theory.special import gammaln, xlog1py, xlogy
 
 StepModel = Literal["ratio", "outcome"]
 STEP_MODELS: tuple[StepModel, ...] = ("ratio", "outcome")

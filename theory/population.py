@@ -30,7 +30,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, betaln, expit, exprel, gammaln
+
+from theory.special import betaincinv, betaln, expit, exprel, gammaln
 
 Array = NDArray[np.float64]
 TINY = 1e-9  # ln(1+z)/z is 1 to rounding below this

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import scipy
 
-from theory import catalogue
 from theory.dynamics import update_budget
-from theory.group_schemes import GroupScheme
 from theory.measured import Measured
-from theory.weightings import Weighting
+from theory.weighting import GroupScheme, Weighting
 from weightopt.finite_group import GroupSolution
 from weightopt.population import PopulationProblem
 from weightopt.problem import Problem
@@ -220,7 +218,7 @@ def scheme_table(
 
 
 def catalogue_table(
-    member: catalogue.Entry | GroupScheme,
+    member: Weighting | GroupScheme,
     group_size: int | None = None,
     all_wrong: float | None = None,
     all_right: float | None = None,
@@ -229,7 +227,7 @@ def catalogue_table(
     """`named_table` of a weighting or `scheme_table` of a scheme."""
     if isinstance(member, GroupScheme):
         return scheme_table(member, group_size, all_wrong, all_right, scale)
-    return named_table(member.weighting, group_size, all_wrong, all_right, scale)
+    return named_table(member, group_size, all_wrong, all_right, scale)
 
 
 def budget_scale(weighting: Weighting, start: float, target: float, budget: float) -> float:

@@ -122,7 +122,7 @@ def solve_population(problem: PopulationProblem, names: Sequence[str] = NAMES) -
     lower = bound.lower / problem.budget
     tables, rows = [], []
     for name in names:
-        w = catalogue.WEIGHTINGS[name].weighting
+        w = catalogue.WEIGHTINGS[name]
         tables.append(tabulate(problem, w, w.kinks))
         time, error = time_of(problem, tables[-1])
         rows.append(Row(name, w.label, time, time / lower, _distance(time, lower, error)))
