@@ -134,12 +134,12 @@ def label_ends(
 
     Parameters
     ----------
-    axes : Axes
-    ends : mapping
+    axes
+    ends
         From the name of a weighting to the end of its line, in data.
-    tint : mapping
+    tint
         Colours.
-    gap : float
+    gap
         Least distance of two labels, as a share of the axis.
     """
     to_axes = axes.transScale + axes.transLimits

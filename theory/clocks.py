@@ -43,9 +43,9 @@ class Power:
 
     Parameters
     ----------
-    name, reading : str
-    at_success, at_failure : {-1, 0, 1}
-        p and q.
+    name, reading
+    at_success, at_failure
+        p and q. -1, 0 or 1.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Mixed:
 
     Parameters
     ----------
-    group_size : int
+    group_size
         M ≥ 2.
     """
 
@@ -136,7 +136,7 @@ class Success:
 
     Parameters
     ----------
-    group_size : int
+    group_size
         M ≥ 1; for M = 1 the effective clock.
     """
 
@@ -177,7 +177,7 @@ class Affine:
 
     Parameters
     ----------
-    update, response : float
+    update, response
         a and b, each 0 or from 1e-30 to 1e30, not both 0.
     """
 
@@ -226,12 +226,12 @@ class Tabulated:
 
     Parameters
     ----------
-    kind : {"csv", "tokens", "tokens-effective"}
+    kind
         What was measured: any cost; the mean response length, paid per update; or the same, paid per draw until a
-        success.
-    source : str
+        success. "csv", "tokens" or "tokens-effective".
+    source
         Where the values come from, for people.
-    measured : Measured
+    measured
     """
 
     kind: str
@@ -285,7 +285,7 @@ def parse(text: str) -> Clock:
 
     Parameters
     ----------
-    text : str
+    text
         One of `CHOICES`, such as ``effective``, ``mixed:16`` or ``affine:1,0.5``.
 
     Raises

@@ -76,8 +76,9 @@ def affine_optimal(rho: NDArray[np.float64], update: float, response: float) -> 
 
     Parameters
     ----------
-    rho : ndarray, any shape, in (0, 1)
-    update, response : float
+    rho
+        Any shape, in (0, 1).
+    update, response
         a, b ≥ 0, not both 0.
     """
     linear = update * rho + response
@@ -101,9 +102,11 @@ def crossing_time(weighting: str, clock: str, start: float, target: float) -> fl
 
     Parameters
     ----------
-    weighting : {"rloo", "grpo", "linear-r", "sqrt-r", "uniform-r"}
-    clock : {"regular", "effective"}
-    start, target : float
+    weighting
+        "rloo", "grpo", "linear-r", "sqrt-r" or "uniform-r".
+    clock
+        "regular" or "effective".
+    start, target
         0 < start ≤ target < 1.
 
     Raises

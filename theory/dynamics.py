@@ -26,12 +26,12 @@ class Mobility:
 
     Parameters
     ----------
-    name : str
+    name
         What the command line calls it.
-    exponent : int
+    exponent
         1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit, 0 for a
         measured mobility that stands for itself.
-    measured : Measured, optional
+    measured
     """
 
     name: str
@@ -59,10 +59,11 @@ def proximal_step(rho: NDArray[np.float64], weight: NDArray[np.float64], step: f
 
     Parameters
     ----------
-    rho : ndarray, any shape, in (0, 1)
-    weight : ndarray, same shape
-        ω at ``rho``.
-    step : float
+    rho
+        Any shape, in (0, 1).
+    weight
+        Of the same shape. ω at ``rho``.
+    step
         η.
     """
     return expit(log_odds(rho) + step * weight)

@@ -19,9 +19,9 @@ class Measured:
 
     Parameters
     ----------
-    rho : tuple of float
+    rho
         Success probabilities in (0, 1), strictly increasing, at least 2.
-    value : tuple of float
+    value
         Positive, same length.
 
     Raises

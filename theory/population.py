@@ -44,14 +44,14 @@ class StepBudget:
 
     Attributes
     ----------
-    name : str
+    name
         What the command line calls it.
-    reading : str
+    reading
         One line for people.
-    exponent : {1, 2}
-        p of the norm (mean g ω^p)^(1/p).
-    coordinate_name : {"log-odds", "angle"}
-        x, in which the norm of the speeds is flat; "angle" is φ = 2 asin √ρ.
+    exponent
+        p of the norm (mean g ω^p)^(1/p). 1 or 2.
+    coordinate_name
+        x, in which the norm of the speeds is flat; "angle" is φ = 2 asin √ρ. "log-odds" or "angle".
     """
 
     name: str
@@ -80,10 +80,10 @@ class StepBudget:
 
         Parameters
         ----------
-        change : ndarray, shape (..., n)
-            Changes or speeds of the coordinate.
-        share : ndarray, shape (n,)
-            Share of each prompt in the population, sum 1.
+        change
+            Shape (..., n). Changes or speeds of the coordinate.
+        share
+            Shape (n,). Share of each prompt in the population, sum 1.
         """
         if self.exponent == 1:
             return np.abs(change) @ share
@@ -111,12 +111,12 @@ class LogLinearFlow:
 
     Parameters
     ----------
-    theta : ndarray, shape (k,)
-        Knots in log-odds, increasing, k ≥ 2.
-    log_weight : ndarray, shape (k,)
-        ln ω there.
-    start : ndarray, shape (n,)
-        Log-odds of the prompts at τ = 0, between the first and the last knot.
+    theta
+        Shape (k,). Knots in log-odds, increasing, k ≥ 2.
+    log_weight
+        Shape (k,). ln ω there.
+    start
+        Shape (n,). Log-odds of the prompts at τ = 0, between the first and the last knot.
     """
 
     def __init__(self, theta: Array, log_weight: Array, start: Array) -> None:
@@ -179,7 +179,8 @@ class LogLinearFlow:
 
         Parameters
         ----------
-        theta, value : ndarray, same shape
+        theta, value
+            Of the same shape.
         """
         size = self.slope.size
         piece, ahead = self._piece(theta.ravel())
@@ -215,10 +216,10 @@ def beta_binomial_log_likelihood(a: float, b: float, counts: Array) -> float:
 
     Parameters
     ----------
-    a, b : float
+    a, b
         Positive.
-    counts : ndarray, shape (M+1,)
-        Groups with K correct, K = 0..M.
+    counts
+        Shape (M+1,). Groups with K correct, K = 0..M.
     """
     size = counts.size - 1
     k = np.arange(size + 1)
