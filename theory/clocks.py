@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 
 Term = tuple[float, float]
 CHOICES = "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"
@@ -236,7 +236,7 @@ class Tabulated:
 
     kind: str
     source: str
-    measured: Measured
+    measured: LogLinear
 
     def __post_init__(self) -> None:
         if self.kind not in TABULATED:

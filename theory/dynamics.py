@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.clocks import Clock
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from theory.quadrature import integrate, log_odds
 from theory.special import expit
 
@@ -36,7 +36,7 @@ class Mobility:
 
     name: str
     exponent: int
-    measured: Measured | None = None
+    measured: LogLinear | None = None
 
     @property
     def kinks(self) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 
 from theory.dynamics import update_budget
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from theory.weighting import GroupScheme, Weighting
 from weightopt.finite_group import GroupSolution
 from weightopt.population import PopulationProblem
@@ -107,7 +107,7 @@ def _label(problem: Problem) -> str:
 
 def population_table(
     problem: PopulationProblem,
-    weighting: Measured,
+    weighting: LogLinear,
     certificate: PopulationCertificate,
     method: str,
     all_wrong: float | None = None,

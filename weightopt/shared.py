@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from theory import catalogue
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from theory.quadrature import log_odds
 from weightopt.distance import shortest_time
 from weightopt.errors import SolverError
@@ -78,7 +78,7 @@ class PopulationSolution:
     Attributes
     ----------
     problem : PopulationProblem
-    weighting : Measured
+    weighting : LogLinear
         Best shared ω found; at the start a step with it spends the budget.
     certificate : Certificate
     rows : tuple of Row
@@ -91,7 +91,7 @@ class PopulationSolution:
     """
 
     problem: PopulationProblem
-    weighting: Measured
+    weighting: LogLinear
     certificate: Certificate
     rows: tuple[Row, ...]
     schedule: float
@@ -137,7 +137,7 @@ def solve_population(problem: PopulationProblem, names: Sequence[str] = NAMES) -
     return PopulationSolution(problem, found, certificate, tuple(rows), schedule, bound.exact, method)
 
 
-def certify(problem: PopulationProblem, weighting: Measured, lower: float | None = None) -> Certificate:
+def certify(problem: PopulationProblem, weighting: LogLinear, lower: float | None = None) -> Certificate:
     """Certify a shared weighting from the problem and the weighting alone; `lower` spares computing the bound again.
 
     Raises
@@ -168,18 +168,18 @@ def _distance(time: float, lower: float, error: float) -> float:
     return abs(time / lower - 1) + 2 * error
 
 
-def normalised(problem: PopulationProblem, weighting: Measured) -> Measured:
+def normalised(problem: PopulationProblem, weighting: LogLinear) -> LogLinear:
     """The weighting times the factor with which the first step spends the budget."""
     theta = problem.theta
     weight = np.where(np.array(problem.rates) < problem.solved, weighting(np.array(problem.rates)), 0.0)
     factor = problem.budget / float(problem.norm.norm(problem.norm.slope(theta) * weight, problem.share))
     try:
-        return Measured(weighting.rho, tuple((factor * np.array(weighting.value)).tolist()))
+        return LogLinear(weighting.rho, tuple((factor * np.array(weighting.value)).tolist()))
     except ValueError:
         raise SolverError("the weights found leave the range of 1e-30 to 1e30; lower --steepness") from None
 
 
-def search(problem: PopulationProblem) -> Measured:
+def search(problem: PopulationProblem) -> LogLinear:
     """The best shared weighting that a local search finds from any of its starts."""
     rho = problem.knots()
     knots = log_odds(rho)
@@ -188,7 +188,7 @@ def search(problem: PopulationProblem) -> Measured:
         log_weight, time = _descend(problem, knots, -a * np.log(rho) - b * np.log1p(-rho))
         found.append((time, log_weight))
     log_weight = min(found, key=lambda pair: pair[0])[1]
-    return Measured(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
+    return LogLinear(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
 
 
 def _descend(problem: PopulationProblem, knots: Array, log_weight: Array) -> tuple[Array, float]:

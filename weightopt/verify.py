@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from theory import catalogue
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from weightopt.build import catalogue_table, group_solved_table, population_table, solved_table
 from weightopt.curve import solve
 from weightopt.errors import ProblemError, SolverError
@@ -118,7 +118,7 @@ def _rebuild_population(table: WeightTable, all_wrong: float | None, all_right: 
     problem = PopulationProblem.from_dict(table.problem or {})
     knots, method = table.provenance.get("knots"), table.provenance.get("method")
     try:
-        weighting = Measured(tuple(knots["rho"]), tuple(knots["weight"]))  # pyright: ignore[reportOptionalSubscript]
+        weighting = LogLinear(tuple(knots["rho"]), tuple(knots["weight"]))  # pyright: ignore[reportOptionalSubscript]
         level = normalised(problem, weighting)
         certificate = certify_shared(problem, weighting)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,37 +1,19 @@
-"""Many prompts under one budget per step: path lengths, step budgets, and the flow of a shared weighting.
+"""Functions of success probability whose logarithm is linear in log-odds θ between given points, and their flow.
 
-In log-odds θ a weight is a speed, dθ_i/dt = ω_i. A budget on each step bounds a norm of these speeds, so that the time
-to go along a path, at unit budget, is the length of the path: mean|dx_i| or the root of mean dx_i² in the coordinate x
-that makes the norm flat,
-
-    weight   mean ω          x = θ             = ln(ρ/(1-ρ))
-    kl       mean ρ(1-ρ)ω²   x = φ = 2 asin √ρ    because dφ = √(ρ(1-ρ)) dθ
-    square   mean ω²         x = θ
-
-No choice of weights, prompt by prompt and step by step, is faster than the straight distance from the start to the
-nearest point at which mean ρ has reached its target; it is attained by going there straight. Derived. A step η moves a
-prompt by a KL of η²/2 ρ(1-ρ)ω² to leading order, which is what the second budget counts.
-
-A *shared* weighting ω(ρ) moves every prompt along one and the same curve: with H(θ) = ∫ dθ/ω, H(θ_i) grows by the same
-amount τ for every prompt. For ln ω piecewise linear in θ, the interpolation of weight tables, H and its inverse are
-elementary, so a population's path is exact and only its length needs quadrature.
-
-Where a prompt counts as solved. GRPO, Sqrt-R and Uniform-R reach ρ = 1 in finite time; in log-odds that is an infinite
-way, so that the first and third budget would be spent on prompts that have nothing left to learn. A prompt with
-1-ρ ≤ δ is therefore *solved*: it has no weight, costs no budget, and stays where it is. That is what happens in
-training, where a group whose M responses are all right, (1-δ)^M of the groups of such a prompt, has no gradient. ω = 0
-beyond 1-δ is a weighting like any other, hence the bound over all weights holds for it unchanged.
+Measured costs, weight tables and solved weightings are such functions. A weighting ω that all prompts share moves each
+of them along one and the same curve: with H(θ) = ∫ dθ/ω, H(θ_i) grows by the same amount τ for every prompt. For ln ω
+piecewise linear in θ, H and its inverse are elementary, so the path of a population is exact.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from theory.special import betaincinv, betaln, expit, exprel, gammaln
+from theory.quadrature import log_odds
+from theory.special import exprel
 
 Array = NDArray[np.float64]
 TINY = 1e-9  # ln(1+z)/z is 1 to rounding below this
@@ -39,65 +21,46 @@ NEAR = 1e-2  # below it exprel' is summed as a series, whose next term is 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
-class StepBudget:
-    """A norm of the weights of all prompts in one step.
+class LogLinear:
+    """A positive function of success probability through given points.
 
-    Attributes
+    Its logarithm is linear in log-odds between neighbouring points, so a power law in ρ or 1-ρ is met exactly at the
+    points and closely between them; beyond the first and the last point it keeps their value.
+
+    Parameters
     ----------
-    name
-        What the command line calls it.
-    reading
-        One line for people.
-    exponent
-        p of the norm (mean g ω^p)^(1/p). 1 or 2.
-    coordinate_name
-        x, in which the norm of the speeds is flat; "angle" is φ = 2 asin √ρ. "log-odds" or "angle".
+    rho
+        Success probabilities in (0, 1), strictly increasing, at least 2.
+    value
+        Positive, same length.
+
+    Raises
+    ------
+    ValueError
+        If that does not hold.
     """
 
-    name: str
-    reading: str
-    exponent: Literal[1, 2]
-    coordinate_name: Literal["log-odds", "angle"]
+    rho: tuple[float, ...]
+    value: tuple[float, ...]
 
-    def coordinate(self, theta: ArrayLike) -> Array:
-        """x of log-odds of any shape."""
-        theta = np.asarray(theta, dtype=np.float64)
-        # asin √ρ = atan e^(θ/2): no digits lost near ρ = 1.
-        return theta if self.coordinate_name == "log-odds" else 2 * np.arctan(np.exp(theta / 2))
+    def __post_init__(self) -> None:
+        rho, value = np.array(self.rho), np.array(self.value)
+        if rho.ndim != 1 or rho.shape != value.shape or rho.size < 2:
+            raise ValueError("measured values need at least 2 points, one value each")
+        if not (rho[0] > 0 and rho[-1] < 1 and np.all(np.diff(rho) > 0)):
+            raise ValueError("success probabilities must be strictly increasing within (0, 1)")
+        if not np.all((value >= 1e-30) & (value <= 1e30)):
+            raise ValueError("measured values must be positive, from 1e-30 to 1e30")
 
-    def slope(self, theta: ArrayLike) -> Array:
-        """dx/dθ at log-odds of any shape."""
-        theta = np.asarray(theta, dtype=np.float64)
-        return np.ones_like(theta) if self.coordinate_name == "log-odds" else np.sqrt(expit(theta) * expit(-theta))
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where the slope jumps: at the points."""
+        return self.rho
 
-    def success(self, x: ArrayLike) -> Array:
-        """ρ at coordinates of any shape."""
-        x = np.asarray(x, dtype=np.float64)
-        return expit(x) if self.coordinate_name == "log-odds" else np.sin(x / 2) ** 2
-
-    def norm(self, change: Array, share: Array) -> Array:
-        """(Σ share |dx|^p)^(1/p) over the last axis.
-
-        Parameters
-        ----------
-        change
-            Shape (..., n). Changes or speeds of the coordinate.
-        share
-            Shape (n,). Share of each prompt in the population, sum 1.
-        """
-        if self.exponent == 1:
-            return np.abs(change) @ share
-        return np.sqrt(change**2 @ share)
-
-
-BUDGETS = {
-    budget.name: budget
-    for budget in (
-        StepBudget("weight", "mean weight ω", 1, "log-odds"),
-        StepBudget("kl", "root mean ρ(1-ρ)ω², the KL of a step", 2, "angle"),
-        StepBudget("square", "root mean squared weight ω²", 2, "log-odds"),
-    )
-}
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The value at success probabilities of any shape in (0, 1)."""
+        theta = np.interp(log_odds(rho), log_odds(np.array(self.rho)), np.log(self.value))
+        return np.exp(theta)
 
 
 class LogLinearFlow:
@@ -204,24 +167,3 @@ def _exprel_slope(z: Array) -> Array:
     far = np.where(near, 1.0, z)
     series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
     return np.where(near, series, ((far - 1) * np.exp(far) + 1) / far**2)
-
-
-def beta_midpoints(a: float, b: float, count: int) -> Array:
-    """The Beta(a, b) distribution as `count` equal prompts: its quantiles at (k+½)/count, rising; shape (count,)."""
-    return betaincinv(a, b, (np.arange(count) + 0.5) / count)
-
-
-def beta_binomial_log_likelihood(a: float, b: float, counts: Array) -> float:
-    """ln P of a histogram of successes when ρ ~ Beta(a, b) and K ~ Bin(M, ρ), P(K) = C(M,K) B(K+a, M-K+b)/B(a, b).
-
-    Parameters
-    ----------
-    a, b
-        Positive.
-    counts
-        Shape (M+1,). Groups with K correct, K = 0..M.
-    """
-    size = counts.size - 1
-    k = np.arange(size + 1)
-    choose = gammaln(size + 1) - gammaln(k + 1) - gammaln(size - k + 1)
-    return float(counts @ (choose + betaln(k + a, size - k + b) - betaln(a, b)))
