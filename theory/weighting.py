@@ -20,15 +20,7 @@ Advantages = tuple[Array, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """A function of success probability, and the same formula as text.
-
-    Parameters
-    ----------
-    text
-        The formula for people. A test reads it and compares its values with the function's.
-    function
-        From success probabilities in (0, 1), any shape, to values of the same shape.
-    """
+    """A function of success probability, and the same formula as text: a test reads the text and compares values."""
 
     text: str
     function: Callable[[Array], Array]
@@ -47,10 +39,9 @@ class Weighting:
 
     Parameters
     ----------
-    name
-        What the command line calls it.
-    label
-        What figures and tables call it; carries the word "reconstruction" where the form is ours.
+    name, label
+        What the command line calls it, and what figures and tables call it. The label carries the word
+        "reconstruction" where the form is ours.
     weight
         ω(ρ).
     effective_formula
@@ -109,12 +100,12 @@ class Weighting:
 
     @property
     def all_wrong_rule(self) -> str:
-        """Advantage of a response in an all-wrong group, and where that number comes from."""
+        """Advantage in an all-wrong group, and where that number comes from."""
         return self._rule(self.all_wrong_advantage)
 
     @property
     def all_right_rule(self) -> str:
-        """Advantage of a response in an all-right group, and where that number comes from."""
+        """Advantage in an all-right group, and where that number comes from."""
         return self._rule(self.all_right_advantage)
 
     def _rule(self, advantage: float) -> str:
@@ -134,10 +125,8 @@ class GroupScheme:
 
     Parameters
     ----------
-    name
-        What the command line calls it.
-    label
-        What figures and tables call it.
+    name, label
+        What the command line calls it, and what figures and tables call it.
     formula
         The advantages for people.
     function
@@ -146,10 +135,8 @@ class GroupScheme:
         What correct - wrong at K = ρM tends to as M grows.
     all_wrong_rule, all_right_rule
         Advantage in uniform groups, for people.
-    source
-        Citation.
-    note
-        What else the published method does, or how this differs from a formula.
+    source, note
+        Citation, and what else the published method does or how this differs from a formula.
     minimum_size
         Smallest M, at least 2.
     """

@@ -1,8 +1,4 @@
-"""Rules that exist for groups only: advantages by sign of the reward, or as a library codes them.
-
-Each stands as a function from the group size M to the advantages (correct, wrong) by the number K correct, and below it
-the record. No weighting read at K/M expresses them.
-"""
+"""Rules for groups that no weighting ω(K/M) expresses: advantages by sign of the reward, or as a library codes them."""
 
 from __future__ import annotations
 
@@ -14,19 +10,17 @@ from theory.handbook.published import grpo_epsilon, pass_at_k, pass_at_k_trainin
 from theory.weighting import Advantages, Formula, GroupScheme, Weighting
 
 
-def sample_standardised(group_size: int, epsilon: float) -> Advantages:
-    """A = (r - K/M)/(s+ε), s the sample standard deviation (ddof = 1): GRPO as coded in TRL and verl."""
-    share = np.arange(group_size + 1) / group_size
-    scale = 1 / (np.sqrt(share * (1 - share) * group_size / (group_size - 1)) + epsilon)
-    return scale * (1 - share), 0.0 - scale * share  # 0.0 - x: no negative zero
-
-
 def _grpo_as_coded(name: str, *, library: str, epsilon: float) -> GroupScheme:
+    def advantages(size: int) -> Advantages:
+        share = np.arange(size + 1) / size
+        scale = 1 / (np.sqrt(share * (1 - share) * size / (size - 1)) + epsilon)
+        return scale * (1 - share), 0.0 - scale * share  # 0.0 - x: no negative zero
+
     return GroupScheme(
         name=name,
         label=f"GRPO as coded in {library}",
         formula=f"(r-K/M)/(s+{epsilon:g}), s = √(K(M-K)/(M(M-1)))",
-        function=lambda size: sample_standardised(size, epsilon),
+        function=advantages,
         limit=grpo_epsilon(epsilon),
         all_wrong_rule="0",
         all_right_rule="0",
@@ -39,16 +33,11 @@ GRPO_TRL = _grpo_as_coded("grpo-trl", library="TRL", epsilon=1e-4)
 GRPO_VERL = _grpo_as_coded("grpo-verl", library="verl", epsilon=1e-6)
 
 
-def virtual_success(group_size: int) -> Advantages:
-    """NGRPO: mean and sample standard deviation (ddof = 1) of the group with one more, correct, response.
-
-    The mean is m = (K+1)/(M+1) and s² = (K+1)(M-K)/(M(M+1)): an all-wrong group gets -1/√(M+1). An all-right group has
-    s = 0 and gets 0.
-    """
-    correct = np.arange(group_size + 1)
-    mean = (correct + 1) / (group_size + 1)
-    deviation = np.sqrt((correct + 1) * (group_size - correct) / (group_size * (group_size + 1)))
-    deviation[-1] = np.inf
+def _virtual_success(size: int) -> Advantages:
+    correct = np.arange(size + 1)
+    mean = (correct + 1) / (size + 1)
+    deviation = np.sqrt((correct + 1) * (size - correct) / (size * (size + 1)))
+    deviation[-1] = np.inf  # an all-right group gets 0
     return (1 - mean) / deviation, -mean / deviation
 
 
@@ -56,7 +45,7 @@ NGRPO = GroupScheme(
     name="ngrpo",
     label="NGRPO",
     formula="(r-m)/s, m = (K+1)/(M+1), s = √((K+1)(M-K)/(M(M+1)))",
-    function=virtual_success,
+    function=_virtual_success,
     limit=GRPO,
     all_wrong_rule="-1/√(M+1)",
     all_right_rule="0",
@@ -123,23 +112,22 @@ def _none_correct(wrong: NDArray[np.float64], size: int, draws: int) -> NDArray[
     return product
 
 
-def pass_at_k_unbiased(group_size: int, k: int) -> Advantages:
-    """PKPO, the estimator "leave one out minus one": what each response adds to the best of k-1 others.
-
-    A⁺ = k C(M-K, k-1)/C(M-1, k-1) is k times the chance that k-1 others all fail. A⁻ = 0: a wrong response adds
-    nothing. The expectation is k(1-ρ)^(k-1) exactly, for every M ≥ k.
-    """
-    wrong = np.arange(group_size, -1, -1, dtype=np.float64)
-    return k * _none_correct(wrong, group_size - 1, k - 1), np.zeros(group_size + 1)
-
-
 def pkpo(k: int) -> GroupScheme:
-    """Pass@k policy optimisation in groups."""
+    """Pass@k policy optimisation, the estimator "leave one out minus one": what each response adds to the best others.
+
+    A⁺ is k times the chance that k-1 others all fail; a wrong response adds nothing. The expectation is k(1-ρ)^(k-1)
+    exactly, for every M ≥ k.
+    """
+
+    def advantages(size: int) -> Advantages:
+        wrong = np.arange(size, -1, -1, dtype=np.float64)
+        return k * _none_correct(wrong, size - 1, k - 1), np.zeros(size + 1)
+
     return GroupScheme(
         name=f"pkpo:{k}",
         label=f"PKPO, k = {k}",
         formula=f"A⁺ = {k} C(M-K, {k - 1})/C(M-1, {k - 1}), A⁻ = 0",
-        function=lambda size: pass_at_k_unbiased(size, k),
+        function=advantages,
         limit=pass_at_k(k),
         all_wrong_rule="0",
         all_right_rule="1" if k == 1 else "0",
@@ -149,27 +137,25 @@ def pkpo(k: int) -> GroupScheme:
     )
 
 
-def pass_at_k_standardised(group_size: int, k: int) -> Advantages:
-    """Pass@k training, analytic form: pass@k of all k-subsets, centred and divided by its standard deviation.
-
-    With R = 1-C(M-K, k)/C(M, k) and σ = √(R(1-R)), A⁺ = (1-R)/σ and A⁻ = (1-R-C(M-K-1, k-1)/C(M-1, k-1))/σ. Both are 0
-    where σ = 0, which includes every group with fewer than k wrong responses.
-    """
-    wrong = np.arange(group_size, -1, -1, dtype=np.float64)
-    failed = _none_correct(wrong, group_size, k)
-    deviation = np.sqrt(failed * (1 - failed))
-    deviation[deviation == 0] = np.inf
-    return failed / deviation, (failed - _none_correct(wrong - 1, group_size - 1, k - 1)) / deviation
-
-
 def pass_at_k_groups(k: int) -> GroupScheme:
-    """Pass@k training in groups."""
+    """Pass@k training, analytic form: pass@k of all k-subsets, centred and divided by its standard deviation σ.
+
+    The advantages are 0 where σ = 0, which includes every group with fewer than k wrong responses.
+    """
+
+    def advantages(size: int) -> Advantages:
+        wrong = np.arange(size, -1, -1, dtype=np.float64)
+        failed = _none_correct(wrong, size, k)
+        deviation = np.sqrt(failed * (1 - failed))
+        deviation[deviation == 0] = np.inf
+        return failed / deviation, (failed - _none_correct(wrong - 1, size - 1, k - 1)) / deviation
+
     return GroupScheme(
         name=f"pass-at-k-groups:{k}",
         label=f"Pass@k training in groups, k = {k}",
         formula=f"A⁺ = (1-R)/σ, A⁻ = (1-R-C(M-K-1, {k - 1})/C(M-1, {k - 1}))/σ, "
         f"R = 1-C(M-K, {k})/C(M, {k}), σ = √(R(1-R))",
-        function=lambda size: pass_at_k_standardised(size, k),
+        function=advantages,
         limit=pass_at_k_training(k),
         all_wrong_rule="0",
         all_right_rule="0",
