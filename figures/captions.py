@@ -26,6 +26,7 @@ class Section(NamedTuple):
     Parameters
     ----------
     name, title
+        Anchor of the section, and its heading.
     text
         The caption, or why there is no picture.
     picture

@@ -135,7 +135,7 @@ def anchor(member: Member) -> str:
 
 
 def _power_of_ten(value: float) -> str:
-    """The next power of ten above a rounding-sized number, whose digits differ between machines."""
+    """The next power of ten above a number the size of rounding errors: its digits differ between machines."""
     return "1e-10" if value <= 1e-10 else f"1e{int(np.ceil(np.log10(value)))}"
 
 

@@ -60,7 +60,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each start, a column each clock; the grey band holds the optimum over all weights."""
+    """One row per start, one column per clock; the grey band holds the optimum over all weights."""
     figure = style.page(style.WIDTH, 4.4)
     starts, clocks = frame["start"].unique(), frame["clock"].unique()
     grid = figure.subplots(len(starts), len(clocks), sharex="row", sharey=True, squeeze=False)

@@ -81,7 +81,7 @@ def _run(name: str, size: int) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each group size, a column each weighting: two theories as lines, the simulation as points and bands."""
+    """One row per group size, one column per weighting: theories as lines, the simulation as points and bands."""
     figure = style.page(style.WIDTH, 3.9)
     sizes, names = frame["group_size"].unique(), frame["weighting"].unique()
     grid = figure.subplots(len(sizes), len(names), sharex=True, sharey=True, squeeze=False)

@@ -46,7 +46,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each start, a column each clock; a dot where a weighting reaches the target."""
+    """One row per start, one column per clock; a dot marks where a weighting reaches the target."""
     figure = style.page(style.WIDTH, 4.6)
     grid = figure.subplots(len(STARTS), 2, sharey="row", squeeze=False)
     for axes, ((start, clock), rows) in zip(grid.flat, groups(frame, "start", "clock"), strict=True):

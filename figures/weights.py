@@ -39,7 +39,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """What multiplies the direction from wrong to correct, and what multiplies ∇log π of either response."""
+    """The factor of the direction from wrong to correct, and those of ∇log π of a correct and a wrong response."""
     figure = style.page(style.WIDTH, 2.5)
     effective, correct, wrong = figure.subplots(1, 3)
     shown = {effective: "effective_weight", correct: "advantage_correct", wrong: "advantage_wrong"}

@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def beta_midpoints(a: float, b: float, count: int) -> Array:
-    """The Beta(a, b) distribution as `count` equal prompts: its quantiles at (k+½)/count, rising; shape (count,)."""
+    """The Beta(a, b) distribution as `count` equal prompts: its quantiles at (k+½)/count, increasing, (count,)."""
     return betaincinv(a, b, (np.arange(count) + 0.5) / count)
 
 

@@ -56,7 +56,7 @@ EVERYTHING: dict[str, Member] = {**WEIGHTINGS, **BATCH_EXAMPLES, **SCHEMES}
 
 
 def parse(text: str) -> Member:
-    """What a name names.
+    """The member of the catalogue with that name.
 
     Parameters
     ----------

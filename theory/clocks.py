@@ -1,9 +1,9 @@
 """Clocks: what one unit of update time costs when the success probability is ρ.
 
-A clock is a frozen, hashable object: it is called with success probabilities and returns c(ρ) > 0; ``name`` is what
-the command line and the files call it, `parse` turns that text back into the clock. ``at_zero`` and ``at_one`` are
+A clock is a frozen, hashable object. Called with success probabilities it returns c(ρ) > 0. ``name`` is what the
+command line and the files call it, and `parse` turns that text back into the clock. ``at_zero`` and ``at_one`` are
 its leading terms (coefficient, exponent): c(ρ) ~ C ρ^p as ρ → 0 and c(ρ) ~ C (1-ρ)^p as ρ → 1, from which the
-all-wrong and all-right rules of an optimal weighting follow as limits. ``kinks`` are where it is not smooth.
+all-wrong and all-right rules of an optimal weighting follow as limits. ``kinks`` are the points where it is not smooth.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Power:
     Parameters
     ----------
     name, reading
+        What the command line calls it, and one line for people.
     at_success, at_failure
-        p and q. -1, 0 or 1.
+        p and q, each -1, 0 or 1.
     """
 
     name: str
@@ -115,7 +116,7 @@ class Mixed:
 
     @property
     def at_zero(self) -> Term:
-        """1-ρ^M-(1-ρ)^M ~ Mρ, and 2ρ for M = 2 alike."""
+        """1-ρ^M-(1-ρ)^M ~ Mρ, for every M ≥ 2."""
         return (1 / self.group_size, -1.0)
 
     @property
@@ -163,7 +164,7 @@ class Success:
 
     @property
     def at_one(self) -> Term:
-        """One group."""
+        """c → 1: one group is enough."""
         return (1.0, 0.0)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,7 +213,7 @@ class Affine:
 
     @property
     def at_one(self) -> Term:
-        """The update and one draw."""
+        """c → a + b: the update and one draw."""
         return (self.update + self.response, 0.0)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -227,11 +228,12 @@ class Tabulated:
     Parameters
     ----------
     kind
-        What was measured: any cost; the mean response length, paid per update; or the same, paid per draw until a
-        success. "csv", "tokens" or "tokens-effective".
+        What was measured: "csv" is any cost, "tokens" the mean response length, paid per update, and
+        "tokens-effective" the same, paid per draw until a success.
     source
         Where the values come from, for people.
     measured
+        m(ρ).
     """
 
     kind: str

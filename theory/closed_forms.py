@@ -71,8 +71,8 @@ OPTIMAL: dict[str, Curve] = {
 def affine_optimal(rho: NDArray[np.float64], update: float, response: float) -> NDArray[np.float64]:
     """Antiderivative of √((a + b/ρ)/(ρ(1-ρ))): 2√a atan(u/√a) - 2√b artanh(√b/u) with u = √((aρ+b)/(1-ρ)).
 
-    Derived. GRPO's 2 asin √ρ for b = 0 and Sqrt-R's -2 artanh √(1-ρ) for a = 0, between which it interpolates. Where u
-    comes close to √b the artanh is taken as ln(1+z) - ln(1-z²)/2 with 1-z² = (a+b)ρ/(aρ+b), without cancellation.
+    Derived. It interpolates between GRPO's 2 asin √ρ (b = 0) and Sqrt-R's -2 artanh √(1-ρ) (a = 0). With z = √b/u the
+    artanh is computed as ln(1+z) - ln(1-z²)/2, 1-z² = (a+b)ρ/(aρ+b), which does not cancel where u is close to √b.
 
     Parameters
     ----------

@@ -29,9 +29,10 @@ class Mobility:
     name
         What the command line calls it.
     exponent
-        1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit, 0 for a
-        measured mobility that stands for itself.
+        1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit, 0 where
+        κ = m.
     measured
+        m(ρ), where it was measured.
     """
 
     name: str
@@ -62,7 +63,7 @@ def proximal_step(rho: NDArray[np.float64], weight: NDArray[np.float64], step: f
     rho
         Any shape, in (0, 1).
     weight
-        Of the same shape. ω at ``rho``.
+        ω at ``rho``, of the same shape.
     step
         η.
     """

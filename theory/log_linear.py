@@ -24,20 +24,20 @@ NEAR = 1e-2  # below it exprel' is summed as a series, whose next term is 1e-13
 class LogLinear:
     """A positive function of success probability through given points.
 
-    Its logarithm is linear in log-odds between neighbouring points, so a power law in ρ or 1-ρ is met exactly at the
-    points and closely between them; beyond the first and the last point it keeps their value.
+    Its logarithm is linear in log-odds between neighbouring points, so that it follows a power law in ρ or 1-ρ exactly
+    at the points and closely between them. Beyond the first and the last point it is constant.
 
     Parameters
     ----------
     rho
         Success probabilities in (0, 1), strictly increasing, at least 2.
     value
-        Positive, same length.
+        Positive, from 1e-30 to 1e30, as many as ``rho``.
 
     Raises
     ------
     ValueError
-        If that does not hold.
+        If a value is out of range, or the points do not increase.
     """
 
     rho: tuple[float, ...]
@@ -66,11 +66,11 @@ class LogLinear:
 class LogLinearFlow:
     """The flow dθ/dτ = ω(θ) of a weighting whose logarithm is linear in log-odds between knots, in closed form.
 
-    On a piece where ln ω = l + s(θ-θ_0) it takes from θ_0 to θ the time e^-l (1 - e^(-s(θ-θ_0)))/s, and conversely
+    On a piece where ln ω = l + s(θ-θ_0) the way from θ_0 to θ takes the time e^-l (1 - e^(-s(θ-θ_0)))/s, and conversely
     θ = θ_0 - ln(1 - s e^l τ)/s. The flow stops at the last knot.
 
-    Times are counted from where each prompt starts and not from the first knot: weights may span many powers of ten,
-    and in one common H the short times of the fast prompts would drown in the long ones of the slow.
+    The time of each prompt counts from its own start, not from the first knot. Weights may span many powers of ten, and
+    in one common H the rounding of the slow prompts' long times would swamp the short times of the fast ones.
 
     Parameters
     ----------
@@ -137,13 +137,13 @@ class LogLinearFlow:
     def pull_back(self, theta: Array, value: Array) -> Array:
         """Σ value ∂H(θ)/∂l over all entries, H(θ) = ∫ dθ/ω from the first knot, l the knots' log-weights; shape (k,).
 
-        With E = exprel and E' its derivative a piece of width Δ has H = Δ e^(-l_k) E(l_k - l_(k+1)), and the part of it
-        up to a share u the same with uΔ and u(l_k - l_(k+1)).
+        With E = exprel, a piece of width Δ contributes Δ e^(-l_k) E(l_k - l_(k+1)) to H. Its part up to a share u
+        contributes the same with uΔ for Δ and u(l_k - l_(k+1)) for the argument of E.
 
         Parameters
         ----------
         theta, value
-            Of the same shape.
+            Ends θ and factors of the sum, of the same shape.
         """
         size = self.slope.size
         piece, ahead = self._piece(theta.ravel())

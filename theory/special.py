@@ -1,4 +1,4 @@
-"""Special functions of scipy, which ships no types: imported here once, with types, for all of `theory`."""
+"""The special functions of scipy that `theory` uses, with the types that scipy does not ship."""
 
 from __future__ import annotations
 

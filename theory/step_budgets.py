@@ -1,22 +1,22 @@
 """Budgets per step over many prompts: norms of their weights, under which time is the length of a path.
 
-In log-odds θ a weight is a speed, dθ_i/dt = ω_i. A budget on each step bounds a norm of these speeds, so that the time
-to go along a path, at unit budget, is the length of the path: mean|dx_i| or the root of mean dx_i² in the coordinate x
-that makes the norm flat,
+In log-odds θ a weight is a speed, dθ_i/dt = ω_i. A budget on each step bounds a norm of these speeds. At unit budget
+the time along a path is therefore the length of the path: the integral of mean|dx_i|, or of the root of mean dx_i², in
+the coordinate x that makes the norm flat,
 
     weight   mean ω          x = θ             = ln(ρ/(1-ρ))
     kl       mean ρ(1-ρ)ω²   x = φ = 2 asin √ρ    because dφ = √(ρ(1-ρ)) dθ
     square   mean ω²         x = θ
 
-No choice of weights, prompt by prompt and step by step, is faster than the straight distance from the start to the
-nearest point at which mean ρ has reached its target; it is attained by going there straight. Derived. A step η moves a
-prompt by a KL of η²/2 ρ(1-ρ)ω² to leading order, which is what the second budget counts.
+The least time, over all weights by prompt and step, is the straight distance from the start to the nearest point at
+which mean ρ reaches its target; the straight path attains it. Derived. A step η moves a prompt by a KL of
+η²/2 ρ(1-ρ)ω² to leading order, which is what the second budget counts.
 
-Where a prompt counts as solved. GRPO, Sqrt-R and Uniform-R reach ρ = 1 in finite time; in log-odds that is an infinite
-way, so that the first and third budget would be spent on prompts that have nothing left to learn. A prompt with
-1-ρ ≤ δ is therefore *solved*: it has no weight, costs no budget, and stays where it is. That is what happens in
-training, where a group whose M responses are all right, (1-δ)^M of the groups of such a prompt, has no gradient. ω = 0
-beyond 1-δ is a weighting like any other, hence the bound over all weights holds for it unchanged.
+A prompt with 1-ρ ≤ δ counts as *solved*: it has no weight, costs no budget, and stays where it is. Without this rule
+the first and third budget would be spent on prompts that have nothing left to learn, because GRPO, Sqrt-R and Uniform-R
+reach ρ = 1 in finite time, and in log-odds that point is infinitely far. Training does the same: a group whose M
+responses are all right has no gradient, and that happens in at least (1-δ)^M of the groups of a solved prompt. A
+weighting that is 0 beyond 1-δ is one of all weights, so the bound holds for it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class StepBudget:
     reading
         One line for people.
     exponent
-        p of the norm (mean g ω^p)^(1/p). 1 or 2.
+        p of the norm (mean g ω^p)^(1/p): 1 or 2.
     coordinate_name
-        x, in which the norm of the speeds is flat; "angle" is φ = 2 asin √ρ. "log-odds" or "angle".
+        The coordinate x in which the norm of the speeds is flat: "log-odds", or "angle" for φ = 2 asin √ρ.
     """
 
     name: str
