@@ -19,8 +19,8 @@ from figures import training
 from figures.output import write
 from rl.config import load_config
 from rl.errors import UsageError
+from theory.catalogue import WEIGHTINGS
 from theory.dynamics import update_budget
-from theory.weightings import REGISTRY
 
 CONFIG = Path("configs/demo.toml")
 START, TARGET, CLOCK, GROUP_SIZE = 0.01, 0.9, "effective", 16
@@ -35,7 +35,7 @@ def main() -> None:
     began = time.perf_counter()
 
     # 1. Solve. Both tables spend the same update budget from start to target: that of GRPO as everybody uses it.
-    budget = update_budget(REGISTRY["grpo"], START, TARGET)
+    budget = update_budget(WEIGHTINGS["grpo"], START, TARGET)
     tables = {"optimal": folder / "table.json", "grpo": folder / "grpo.json"}
     goal = ["--start", str(START), "--target", str(TARGET)]
     _weightopt("solve", *goal, "--clock", CLOCK, "--budget", repr(budget), "--output", str(tables["optimal"]))

@@ -19,7 +19,7 @@ LEVEL = 0.5
 
 
 class Case(NamedTuple):
-    """How a policy is updated, and how it is called."""
+    """A kind of policy update, and its name in the figure."""
 
     label: str
     gradient: str
@@ -79,7 +79,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A panel each update."""
+    """One panel per kind of update."""
     figure = style.page(style.WIDTH, 2.7)
     curve = part(frame, part="curve")
     panels = figure.subplots(1, curve["case"].nunique(), sharey=True, squeeze=False)[0]

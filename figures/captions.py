@@ -25,12 +25,13 @@ class Section(NamedTuple):
 
     Parameters
     ----------
-    name, title : str
-    text : str
+    name, title
+        Anchor of the section, and its heading.
+    text
         The caption, or why there is no picture.
-    picture : str or None
+    picture
         Link to the picture.
-    table : DataFrame of str or None
+    table
         More numbers than a sentence can hold; the name of its index stands in the corner.
     """
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from figures import style
 from theory import catalogue, finite_group
-from theory.catalogue import Entry, describe
-from theory.group_schemes import GroupScheme
+from theory.catalogue import Member, describe
 from theory.quadrature import panels
+from theory.weighting import GroupScheme, Weighting
 from weightopt import Problem, compare, solve
 from weightopt.catalogue_tables import catalogue_table
 from weightopt.files import replace_file
@@ -53,7 +53,7 @@ table attains. A dash: no such form. Statistics of batches are made up for illus
 """
 
 
-def slug(member: Entry | GroupScheme) -> str:
+def slug(member: Member) -> str:
     """File name of a member's picture, without suffix."""
     return member.name.partition(":")[0]
 
@@ -68,8 +68,7 @@ def curve_ratios() -> tuple[dict[str, list[float]], float]:
         gap = max(gap, solution.gap)
         for row in rows[:-1]:
             ratios.setdefault(row.weighting, []).append(row.ratio)
-        for name, entry in catalogue.BATCH_EXAMPLES.items():
-            w = entry.weighting
+        for name, w in catalogue.BATCH_EXAMPLES.items():
             points = problem.panels(w.kinks)
             spent = np.sum(points.weight * w(points.rho))
             time = np.sum(points.weight * problem.cost_density(points.rho) / w(points.rho))
@@ -77,7 +76,7 @@ def curve_ratios() -> tuple[dict[str, list[float]], float]:
     return ratios, gap
 
 
-def group_ratio(member: Entry | GroupScheme, group_size: int, start: float, target: float, clock: str) -> float:
+def group_ratio(member: Member, group_size: int, start: float, target: float, clock: str) -> float:
     """Time of the member's table for groups over T*, both at the same drift budget ∫u dρ.
 
     u is the expected log-odds speed under the exact-ratio step; T = ∫ c/(ρ(1-ρ)u) dρ.
@@ -128,21 +127,21 @@ def page() -> str:
     return "\n".join(sections)
 
 
-def anchor(member: Entry | GroupScheme) -> str:
+def anchor(member: Member) -> str:
     """The link to a member's section: its name as a heading, without the characters that headings drop."""
     return "".join(character for character in member.name if character.isalnum() or character == "-")
 
 
 def _power_of_ten(value: float) -> str:
-    """The next power of ten above a rounding-sized number, whose digits differ between machines."""
+    """The next power of ten above a number the size of rounding errors: its digits differ between machines."""
     return "1e-10" if value <= 1e-10 else f"1e{int(np.ceil(np.log10(value)))}"
 
 
-def _section(member: Entry | GroupScheme) -> str:
+def _section(member: Member) -> str:
     text = describe(member)
     source = text["source"][:1].upper() + text["source"][1:]
     lines = [f"### {member.name}", "", f"{text['label']}. {source}.", ""]
-    if isinstance(member, Entry):
+    if isinstance(member, Weighting):
         lines += [f"- weight: ω = {text['formula']}", f"- effective weight: e = {text['effective']}"]
         lines += [f"- surrogate: h = {text['surrogate']}"]
     else:
@@ -153,7 +152,7 @@ def _section(member: Entry | GroupScheme) -> str:
     return "\n".join([*lines, "", f"![{text['label']}]({FOLDER}/{slug(member)}.png)", ""])
 
 
-def draw(member: Entry | GroupScheme) -> Figure:
+def draw(member: Member) -> Figure:
     """ω and e over ρ, or the advantages over K."""
     figure = style.page(4.8, 1.7)
     if isinstance(member, GroupScheme):
@@ -167,12 +166,12 @@ def draw(member: Entry | GroupScheme) -> Figure:
         style.panel(axes, "advantage", f"correct responses K of {GROUP_SIZE}")
         return figure
     left, right = figure.subplots(1, 2)
-    grpo = catalogue.WEIGHTINGS["grpo"].weighting
-    edges = [b + side for b in member.weighting.kinks for side in (-1e-9, 1e-9)]
+    grpo = catalogue.WEIGHTINGS["grpo"]
+    edges = [b + side for b in member.kinks for side in (-1e-9, 1e-9)]
     rho = np.unique(np.concatenate([even_grid(0.002, 0.998, 161), edges]))
     for axes, title, shown, reference in (
-        (left, "ω(ρ)", member.weighting, grpo),
-        (right, "e(ρ)", member.weighting.effective, grpo.effective),
+        (left, "ω(ρ)", member, grpo),
+        (right, "e(ρ)", member.effective, grpo.effective),
     ):
         axes.plot(rho, reference(rho), color="#999999", linestyle="dotted", linewidth=1)
         axes.plot(rho, shown(rho), color=style.COLOURS["sqrt-r"], linewidth=1.5)
@@ -182,7 +181,7 @@ def draw(member: Entry | GroupScheme) -> Figure:
     return figure
 
 
-def picture(member: Entry | GroupScheme) -> bytes:
+def picture(member: Member) -> bytes:
     """The PNG of a member."""
     file = io.BytesIO()
     draw(member).savefig(file, format="png", dpi=DPI, metadata={"Software": None})

@@ -47,7 +47,7 @@ class Drawn(NamedTuple):
 
 
 class MissingError(Exception):
-    """What a figure needs is not there: the sentence says what to do, to the user and on the page."""
+    """Something that a figure needs is missing: the sentence tells the user, and the page, what to do."""
 
     def __init__(self, sentence: str, title: str, on_the_page: str) -> None:
         super().__init__(sentence)

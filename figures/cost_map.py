@@ -18,8 +18,8 @@ from matplotlib.patheffects import withStroke
 
 from figures import style
 from figures.frames import part
+from theory.catalogue import WEIGHTINGS
 from theory.quadrature import panels
-from theory.weightings import REGISTRY
 from weightopt.tabulate import even_grid
 
 TITLE = "Which weighting for which start and clock"
@@ -65,16 +65,16 @@ def data() -> pd.DataFrame:
 
 
 def _nodes(start: float) -> np.ndarray:
-    return panels(start, TARGET, REGISTRY["plateau-r"].kinks).rho.ravel()
+    return panels(start, TARGET, WEIGHTINGS["plateau-r"].kinks).rho.ravel()
 
 
 def _ratios(start: float, clocks: np.ndarray) -> np.ndarray:
     """T[ω]·∫ω dρ over (∫√(c/(ρ(1-ρ))) dρ)², shape (clocks, weightings); clocks of shape (clocks, nodes)."""
-    points = panels(start, TARGET, REGISTRY["plateau-r"].kinks)
+    points = panels(start, TARGET, WEIGHTINGS["plateau-r"].kinks)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     density = clocks / (rho * (1 - rho))
     least = (np.sqrt(density) @ measure) ** 2
-    weights = np.array([REGISTRY[name](rho) for name in style.NAMES])
+    weights = np.array([WEIGHTINGS[name](rho) for name in style.NAMES])
     return (density * measure) @ (1 / weights).T * (weights @ measure) / least[:, None]
 
 

@@ -1,6 +1,6 @@
 """Rows of a frame: those with given values, and groups of them.
 
-What comes back is typed `Any`: a type checker cannot know what a selection of a frame is.
+Results are typed `Any`: a type checker cannot know what a selection of a frame is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each named weighting loses in groups of finite size, over the start."""
+"""The loss of each named weighting in groups of finite size, over the start."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each clock, a column each group size."""
+    """One row per clock, one column per group size."""
     figure = style.page(style.WIDTH, 4.2)
     clocks, sizes = frame["clock"].unique(), frame["group_size"].unique()
     grid = figure.subplots(len(clocks), len(sizes), sharex=True, sharey=True, squeeze=False)

@@ -41,7 +41,7 @@ def data() -> pd.DataFrame:
             tables = {"plug-in": np.asarray(plug(k / size))}
             for shape in SHAPES:
                 tables[shape] = np.array(solve(GroupProblem(curve, size, shape=shape)).weight)
-            found = {name: _measured(problem, weight) for name, weight in tables.items()}
+            found = {name: _time_and_budget(problem, weight) for name, weight in tables.items()}
             best = found["free"][0]
             for name, weight in tables.items():
                 time, spent = found[name]
@@ -61,8 +61,8 @@ def data() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _measured(problem: GroupProblem, weight: np.ndarray) -> tuple[float, float]:
-    """Time at unit budget, and the budget as it stands, of centred advantages ω_K (r - K/M)."""
+def _time_and_budget(problem: GroupProblem, weight: np.ndarray) -> tuple[float, float]:
+    """Time at unit budget, and the budget that the weights spend as given, for advantages ω_K (r - K/M)."""
     share = np.arange(problem.group_size + 1) / problem.group_size
     full = np.concatenate([[0.0], weight, [0.0]])
     time, spent = time_and_budget(problem, full * (1 - share), -full * share)
@@ -70,7 +70,7 @@ def _measured(problem: GroupProblem, weight: np.ndarray) -> tuple[float, float]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each clock, a column each group size; weights over K/M, and what the plug-in costs."""
+    """One row per clock, one column per group size: weights over K/M, and the cost of the plug-in."""
     figure = style.page(style.WIDTH, 3.9)
     sizes, clocks = frame["group_size"].unique(), frame["clock"].unique()
     grid = figure.subplots(len(clocks), len(sizes), sharex=True, sharey="row", squeeze=False)

@@ -59,7 +59,7 @@ def data(runs: Path) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A panel each table: dark where many groups are; a line for their mean."""
+    """One panel per table: dark where many groups are, with a line for their mean."""
     tables = list(dict.fromkeys(frame["table"]))
     tints = style.colours(tables)
     columns = min(COLUMNS, len(tables))

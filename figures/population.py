@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, lookup
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt import PopulationProblem
 from weightopt.populations.lower_bounds import shortest_time
 from weightopt.populations.pass_rates import from_preset
@@ -54,7 +54,7 @@ def data() -> pd.DataFrame:
                     args = problem.norm, problem.theta, problem.share, target, clock
                     lower, ratios = shortest_time(*args, scheduled=False).lower, {}
                     for name in style.NAMES:
-                        table = tabulate(problem, REGISTRY[name], REGISTRY[name].kinks)
+                        table = tabulate(problem, WEIGHTINGS[name], WEIGHTINGS[name].kinks)
                         ratios[name] = time_of(problem, table)[0] / lower
                 ratios["known"] = 1.0 if clock == "regular" else min(ratios.values())
                 rows += [(preset, problem.mean, clock, target, name, ratio) for name, ratio in ratios.items()]
@@ -62,7 +62,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each start, a column each clock; the grey band holds the optimum over all weights."""
+    """One row per start, one column per clock; the grey band holds the optimum over all weights."""
     figure = style.page(style.WIDTH, 4.4)
     starts, clocks = frame["start"].unique(), frame["clock"].unique()
     grid = figure.subplots(len(starts), len(clocks), sharex="row", sharey=True, squeeze=False)

@@ -61,7 +61,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Above mean success by update, below updates to a level relative to GRPO's."""
+    """Above: mean success by update. Below: updates to a level, relative to GRPO's."""
     figure = style.page(style.WIDTH, 4.8)
     grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": [1.25, 1]})
     for (above, below), (start, rows) in zip(grid.T, groups(frame, "start"), strict=True):
@@ -83,7 +83,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _forest(axes: Axes, rows: Any) -> None:
-    """A row each weighting but GRPO; filled: scale over the first range, open: over the second; two levels each."""
+    """One row per weighting except GRPO, two levels each; filled: scale over the first range, open: the second."""
     names = [name for name in rows["weighting"].unique() if name != "grpo"]
     budgets, levels = list(rows["budget"].unique()), list(rows["level"].unique())
     axes.axvline(1, color=style.INK, linewidth=0.6)

@@ -12,10 +12,10 @@ from figures.frames import groups, part
 from sim import weighting
 from sim.binary import Binary
 from sim.engine import FiniteSample
+from theory.catalogue import WEIGHTINGS
 from theory.clocks import REGULAR
 from theory.dynamics import update_budget
 from theory.finite_group import speed
-from theory.weightings import REGISTRY
 from weightopt.ode import trajectory
 
 TITLE = "Simulation against theory"
@@ -53,7 +53,7 @@ def _run(name: str, size: int) -> pd.DataFrame:
                 found[seed, :, step // EVERY] = success.mean(), *np.quantile(success, SPREAD)
             world.advance(rng)
     times = STEP_SIZE * steps
-    w = REGISTRY[name]
+    w = WEIGHTINGS[name]
 
     def expected(rho: np.ndarray) -> np.ndarray:
         return speed(rho.ravel(), weights.correct, weights.wrong, "ratio").reshape(rho.shape)
@@ -81,7 +81,7 @@ def _run(name: str, size: int) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each group size, a column each weighting: two theories as lines, the simulation as points and bands."""
+    """One row per group size, one column per weighting: theories as lines, the simulation as points and bands."""
     figure = style.page(style.WIDTH, 3.9)
     sizes, names = frame["group_size"].unique(), frame["weighting"].unique()
     grid = figure.subplots(len(sizes), len(names), sharex=True, sharey=True, squeeze=False)

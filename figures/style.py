@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 
 INK, FAINT = "#222222", "#999999"
 COLOURS = {
@@ -48,7 +48,7 @@ LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.5, "shrinkA": 1,
 
 def label(name: str) -> str:
     """How figures call a weighting; reconstructions say so."""
-    return REGISTRY[name].label if name in REGISTRY else {"optimal": "Time-optimal"}.get(name, name)
+    return WEIGHTINGS[name].label if name in WEIGHTINGS else {"optimal": "Time-optimal"}.get(name, name)
 
 
 def short(name: str) -> str:
@@ -73,7 +73,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def dark(colour: str) -> tuple[float, float, float]:
-    """A colour as print: darkened until its contrast on white is 4.5, as the accessibility guidelines (WCAG) ask."""
+    """A colour for text: darkened until its contrast on white is 4.5, as the accessibility guidelines (WCAG) ask."""
     light = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(colour)]
     luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2]
     factor = min(1.0, (1.05 / CONTRAST - 0.05) / max(luminance, 1e-9))
@@ -89,7 +89,7 @@ def page(width: float = 7.0, height: float = 3.0) -> Figure:
 
 
 def panel(axes: Axes, title: str, x: str, y: str = "", *, small: bool = False) -> None:
-    """Title at the left, axis labels, no box; in the smaller print of figures with several panels if asked for."""
+    """Set the title at the left and the axis labels, without a box; `small` is for figures with several panels."""
     less = 1 if small else 0
     axes.set_title(title, loc="left", fontsize=10 - less, color=INK)
     axes.set_xlabel(x, fontsize=9 - less, color=INK)
@@ -110,7 +110,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
 
 
 def spread(at: np.ndarray, gap: float) -> np.ndarray:
-    """The nearest positions, in the same order, that lie `gap` apart at least; both of shape (n,).
+    """The nearest positions in the same order that lie at least `gap` apart; both have shape (n,).
 
     Where positions are too close they become a row around their middle; rows that touch are joined.
     """
@@ -130,16 +130,17 @@ def spread(at: np.ndarray, gap: float) -> np.ndarray:
 def label_ends(
     axes: Axes, ends: Mapping[str, tuple[float, float]], tint: Mapping[str, str], gap: float = 0.075
 ) -> None:
-    """Name lines at their ends, right of the panel, never two on top of each other; limits must be set before.
+    """Write the names of lines at their ends, right of the panel, without overlap; set the limits of the axes first.
 
     Parameters
     ----------
-    axes : Axes
-    ends : mapping
+    axes
+        Where the lines are drawn.
+    ends
         From the name of a weighting to the end of its line, in data.
-    tint : mapping
+    tint
         Colours.
-    gap : float
+    gap
         Least distance of two labels, as a share of the axis.
     """
     to_axes = axes.transScale + axes.transLimits

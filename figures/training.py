@@ -40,7 +40,7 @@ def data(runs: Path) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Mean over seeds and, for few tables, their range as a band and every seed as a thin line; a panel each cost."""
+    """One panel per cost: the mean over seeds and, for few tables, their range as a band and seeds as thin lines."""
     figure = style.page(style.WIDTH, 2.9)
     panels = figure.subplots(1, len(COSTS), sharey=True)
     tints = style.colours(list(dict.fromkeys(frame["table"])))

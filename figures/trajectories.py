@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups
+from theory.catalogue import WEIGHTINGS
 from theory.clocks import EFFECTIVE, REGULAR
 from theory.dynamics import NATURAL, crossing_time, update_budget
-from theory.weightings import REGISTRY
 from weightopt import Problem, solve
 from weightopt.ode import trajectory
 
@@ -26,7 +26,7 @@ def data() -> pd.DataFrame:
     for start in STARTS:
         for clock in (REGULAR, EFFECTIVE):
             solution = solve(Problem(start, TARGET, clock))
-            weightings = {name: (REGISTRY[name], REGISTRY[name].kinks) for name in style.NAMES}
+            weightings = {name: (WEIGHTINGS[name], WEIGHTINGS[name].kinks) for name in style.NAMES}
             for name, (weighting, kinks) in {**weightings, "optimal": (solution.weighting, ())}.items():
                 spent = update_budget(weighting, start, TARGET, kinks)
                 # At scale 1 the weighting spends `spent`; scaled to 1 it takes `spent` times as long.
@@ -45,7 +45,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row each start, a column each clock; a dot where a weighting reaches the target."""
+    """One row per start, one column per clock; a dot marks where a weighting reaches the target."""
     figure = style.page(style.WIDTH, 4.6)
     grid = figure.subplots(len(STARTS), 2, sharey="row", squeeze=False)
     for axes, ((start, clock), rows) in zip(grid.flat, groups(frame, "start", "clock"), strict=True):

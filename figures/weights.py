@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt.tabulate import even_grid
 
 TITLE = "Effective weights and advantages"
@@ -26,10 +26,10 @@ def data() -> pd.DataFrame:
                 {
                     "weighting": name,
                     "rho": rho,
-                    "weight": REGISTRY[name](rho),
-                    "effective_weight": REGISTRY[name].effective(rho),
-                    "advantage_correct": (1 - rho) * REGISTRY[name](rho),
-                    "advantage_wrong": -rho * REGISTRY[name](rho),
+                    "weight": WEIGHTINGS[name](rho),
+                    "effective_weight": WEIGHTINGS[name].effective(rho),
+                    "advantage_correct": (1 - rho) * WEIGHTINGS[name](rho),
+                    "advantage_wrong": -rho * WEIGHTINGS[name](rho),
                 }
             )
             for name in style.NAMES
@@ -39,7 +39,7 @@ def data() -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """What multiplies the direction from wrong to correct, and what multiplies ∇log π of either response."""
+    """The factor of the direction from wrong to correct, and those of ∇log π of a correct and a wrong response."""
     figure = style.page(style.WIDTH, 2.5)
     effective, correct, wrong = figure.subplots(1, 3)
     shown = {effective: "effective_weight", correct: "advantage_correct", wrong: "advantage_wrong"}

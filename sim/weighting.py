@@ -18,6 +18,7 @@ from sim.errors import UsageError
 from theory import catalogue
 from theory.finite_group import StepModel, speed
 from theory.quadrature import integrate
+from theory.weighting import Weighting
 from weightopt.table import TableError, WeightTable, group_table
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -128,8 +129,8 @@ def _named(
     """Table, curve and kinks of a name of the catalogue, and whether uniform groups are drawn again."""
     try:
         member = catalogue.parse(text)
-        if isinstance(member, catalogue.Entry):
-            weighting = member.weighting
+        if isinstance(member, Weighting):
+            weighting = member
             factor = weighting.group_factor(group_size)
             rule = weighting.all_wrong_advantage if all_wrong is None else all_wrong
             if not (math.isfinite(rule) and math.isfinite(weighting.all_right_advantage)):
@@ -145,7 +146,7 @@ def _named(
                 all_wrong_advantage=rule,
                 all_right_advantage=weighting.all_right_advantage,
             )
-            return table, weighting, weighting.kinks, member.uniform_groups == "group is drawn again"
+            return table, weighting, weighting.kinks, weighting.draws_again
         correct, wrong = member(group_size)
     except UsageError:
         raise

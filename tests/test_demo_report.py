@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from demo import report
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt import Problem, solve
 from weightopt.catalogue_tables import named_table
 
@@ -59,7 +59,7 @@ def frame(optimal, grpo):
 def test_the_verdict_follows_from_the_numbers(optimal, grpo, says, tmp_path):
     tables = {"optimal": tmp_path / "table.json", "grpo": tmp_path / "grpo.json"}
     solve(Problem(0.01, 0.9, "effective")).table().save(tables["optimal"])
-    named_table(REGISTRY["grpo"], 16).save(tables["grpo"])
+    named_table(WEIGHTINGS["grpo"], 16).save(tables["grpo"])
     printed = report.write_report(tmp_path, frame(optimal, grpo), tables, {"training": 1.0})
     text = (tmp_path / "report.md").read_text()
     assert says in text
@@ -71,6 +71,6 @@ def test_the_verdict_follows_from_the_numbers(optimal, grpo, says, tmp_path):
 def test_a_seed_that_never_arrives_is_counted_not_averaged(tmp_path):
     tables = {"optimal": tmp_path / "table.json", "grpo": tmp_path / "grpo.json"}
     for name, path in tables.items():
-        named_table(REGISTRY["grpo" if name == "grpo" else "sqrt-r"], 16).save(path)
+        named_table(WEIGHTINGS["grpo" if name == "grpo" else "sqrt-r"], 16).save(path)
     printed = report.write_report(tmp_path, frame([0.3, 0.3, 0.3], [0.3, 0.02, 0.3]), tables, {})
     assert "reached by 2 of 3 seeds" in printed

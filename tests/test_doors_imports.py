@@ -36,11 +36,11 @@ def test_a_door_stays_light(module, absent):
 
 
 def test_reading_and_using_a_table_stays_light(tmp_path):
-    from theory import weightings
+    from theory import catalogue
     from weightopt.catalogue_tables import named_table
 
     path = tmp_path / "table.json"
-    named_table(weightings.REGISTRY["sqrt-r"]).save(path)
+    named_table(catalogue.WEIGHTINGS["sqrt-r"]).save(path)
     code = "import sys; from weightopt.table import WeightTable; WeightTable.load(sys.argv[1]).for_group(8).to_csv()"
     assert loaded_after(code, str(path)).isdisjoint({*HEAVY, "theory"})
 

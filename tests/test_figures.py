@@ -35,7 +35,7 @@ from figures import (
     trajectories,
     weights,
 )
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, compare, solve
 
 MODULES = {
@@ -252,7 +252,7 @@ def test_caption_numbers_are_those_of_the_solver(tiny_frames):
 def test_plotted_effective_weights_and_advantages_are_the_formulas(tiny_frames):
     for name, rows in tiny_frames["weights"].groupby("weighting"):
         rho = rows["rho"].to_numpy()
-        w = REGISTRY[str(name)](rho)
+        w = WEIGHTINGS[str(name)](rho)
         np.testing.assert_allclose(rows["effective_weight"], rho * (1 - rho) * w, rtol=1e-15)
         # E[A] = 0: what the right gain, the wrong lose.
         mean = rho * rows["advantage_correct"] + (1 - rho) * rows["advantage_wrong"]
@@ -263,8 +263,10 @@ def test_plotted_surrogates_have_the_weighting_as_derivative(tiny_frames):
     for name, rows in tiny_frames["surrogates"].groupby("weighting"):
         rho, h = rows["rho"].to_numpy(), rows["surrogate"].to_numpy()
         for a, b in ((20, 90), (90, 150)):
-            kinks = [k for k in REGISTRY[str(name)].kinks if rho[a] < k < rho[b]]
-            gain = quad(lambda x, f=REGISTRY[str(name)]: float(f(np.array(x))), rho[a], rho[b], points=kinks or None)[0]
+            kinks = [k for k in WEIGHTINGS[str(name)].kinks if rho[a] < k < rho[b]]
+            gain = quad(lambda x, f=WEIGHTINGS[str(name)]: float(f(np.array(x))), rho[a], rho[b], points=kinks or None)[
+                0
+            ]
             assert h[b] - h[a] == pytest.approx(gain, rel=1e-8)  # adaptive quadrature
         assert rows["spent"].min() == 0
         assert rows["spent"].max() == 1

@@ -23,7 +23,7 @@ from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.advantage import look_up_advantages, weigh, weight_function
 from rl.step.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, solve
 from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable, group_table
@@ -117,8 +117,8 @@ def table(weighting: Callable[[np.ndarray], np.ndarray], all_wrong: float, all_r
 
 
 TABLES = {
-    "grpo": named_table(REGISTRY["grpo"], GROUP_SIZE),
-    "linear-r": named_table(REGISTRY["linear-r"], GROUP_SIZE),
+    "grpo": named_table(WEIGHTINGS["grpo"], GROUP_SIZE),
+    "linear-r": named_table(WEIGHTINGS["linear-r"], GROUP_SIZE),
     "solved": solve(Problem(0.01, 0.9, "effective", budget=2.3)).table(GROUP_SIZE),
     "solved for the group": solve(
         GroupProblem(Problem(0.01, 0.9, "effective"), GROUP_SIZE, "ratio", "advantage-variance", "free", False)

@@ -29,7 +29,7 @@ from rl.step.success import Visits, count_successes, histogram_by_difficulty, le
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt.catalogue_tables import named_table
 from weightopt.table import TableError, WeightTable, group_table
 
@@ -117,7 +117,7 @@ def test_the_learning_rate_over_steps() -> None:
 def test_tables_take_turns(tmp_path: Path) -> None:
     names = ("rloo", "grpo", "linear-r")
     for name in names:
-        named_table(REGISTRY[name]).save(tmp_path / f"{name}.json")
+        named_table(WEIGHTINGS[name]).save(tmp_path / f"{name}.json")
     files = [str(tmp_path / f"{name}.json") for name in names]
     later = [{"from_step": 4, "table": files[1]}, {"from_step": 9, "table": files[2]}]
     tables = TableSchedule.load(config(table=files[0], later_tables=later))
@@ -204,7 +204,7 @@ def test_a_group_table_is_read_between_its_rates() -> None:
     np.testing.assert_allclose(weight(np.array([1e-6, 1 - 1e-6])), [table.weight[0], table.weight[-1]])
     between = weight(np.linspace(1 / 8, 7 / 8, 100))
     assert (np.diff(between) < 0).all()
-    curve = named_table(REGISTRY["linear-r"])
+    curve = named_table(WEIGHTINGS["linear-r"])
     np.testing.assert_allclose(weight_function(curve)(np.array([0.01, 0.3])), [100, 10 / 3], rtol=1e-5)
     hollow = group_table(
         lambda rho: np.where(rho < 0.5, 1.0, 0.0),

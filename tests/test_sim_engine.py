@@ -17,8 +17,8 @@ from sim.engine import NO_COUNTS, NOTHING, FiniteSample, LargeGroup, MeanField, 
 from sim.errors import UsageError
 from sim.weighting import read
 from theory import closed_forms, finite_group
+from theory.catalogue import WEIGHTINGS
 from theory.dynamics import proximal_step
-from theory.weightings import REGISTRY
 
 MODELS = finite_group.STEP_MODELS
 
@@ -126,7 +126,7 @@ def test_one_large_group_step_is_the_proximal_step():
     rho = np.array([0.01, 0.4, 0.9])
     log_odds = logit(rho)
     LargeGroup(read("grpo", 16), 0.3)(log_odds, generator())
-    np.testing.assert_allclose(expit(log_odds), proximal_step(rho, REGISTRY["grpo"](rho), 0.3), rtol=1e-13)
+    np.testing.assert_allclose(expit(log_odds), proximal_step(rho, WEIGHTINGS["grpo"](rho), 0.3), rtol=1e-13)
 
 
 def test_the_large_group_flow_converges_at_first_order():

@@ -27,7 +27,7 @@ from sim.shared import Shared, features
 from sim.sweep import DAPO_GROUPS, cells, summarise, sweep
 from sim.tabular import Tabular
 from sim.trajectory import Schedule, run
-from theory.weightings import REGISTRY
+from theory.catalogue import WEIGHTINGS
 from weightopt.catalogue_tables import named_table
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ def test_a_sweep_and_its_tables(tmp_path):
 def test_at_equal_budget_a_common_factor_changes_nothing(tmp_path):
     # Twice the weights, half the time: the budget takes the factor out.
     for factor in (1, 2):
-        named_table(REGISTRY["linear-r"], 4, scale=factor).save(tmp_path / f"{factor}.json")
+        named_table(WEIGHTINGS["linear-r"], 4, scale=factor).save(tmp_path / f"{factor}.json")
     tables = tuple(str(tmp_path / f"{factor}.json") for factor in (1, 2))
     for engine in ("finite-sample", "mean-field"):
         config = dataclasses.replace(SMALL, weightings=tables, equal_budget=(0.1, 0.9), engine=engine)

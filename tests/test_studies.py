@@ -16,8 +16,8 @@ from studies.weightings.collect import collect
 from studies.weightings.plan import HERE, load_plan
 from studies.weightings.starts import make_start
 from studies.weightings.work import run_job
+from theory.catalogue import WEIGHTINGS
 from theory.finite_group import binomial
-from theory.weightings import REGISTRY
 from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
 
@@ -161,7 +161,7 @@ def test_a_level_that_is_never_reached_is_nan() -> None:
 
 
 def _table(name: str) -> WeightTable:
-    return named_table(REGISTRY[name], 16)
+    return named_table(WEIGHTINGS[name], 16)
 
 
 def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ from scipy.integrate import quad
 from scipy.special import beta as beta_function
 from scipy.special import betainc
 
-from theory import catalogue, clocks, dynamics, finite_group, published, surrogates, weightings
-from theory.catalogue import Entry
-from theory.group_schemes import GroupScheme
+from theory import catalogue, clocks, dynamics, finite_group
+from theory.handbook import batches, paper, published
+from theory.weighting import GroupScheme, Weighting
 from weightopt import Problem, compare
 
 ENTRIES = {**catalogue.WEIGHTINGS, **catalogue.BATCH_EXAMPLES}
 CLOCKS = ["regular", "effective", "failures", "mixed:4", "affine:1,2.0"]
 
 
-def entry(name) -> Entry:
+def entry(name) -> Weighting:
     member = catalogue.parse(name)
-    assert isinstance(member, Entry)
+    assert isinstance(member, Weighting)
     return member
 
 
@@ -81,8 +81,8 @@ def test_the_reader_of_formulas_reads():
 @settings(derandomize=True, max_examples=150, deadline=None)
 def test_formulas_as_printed_are_the_functions(member):
     rho = np.linspace(0.03, 0.97, 9)
-    weight = member.weighting(rho)
-    assert member.weighting.effective(rho) == pytest.approx(rho * (1 - rho) * weight, rel=1e-15 * 4)
+    weight = member(rho)
+    assert member.effective(rho) == pytest.approx(rho * (1 - rho) * weight, rel=1e-15 * 4)
     if member.name.startswith("curverl"):
         return  # words, checked by its own test
     # Printed numbers have at least four digits; e^β carries the rounding of β = 10 into ten times as much.
@@ -96,7 +96,9 @@ def test_formulas_as_printed_are_the_functions(member):
 SIMPLE_SURROGATES = [
     name
     for name, member in ENTRIES.items()
-    if not any(word in member.surrogate_formula for word in ("B(", "up to", "Σ", "artanh", "t =", "linear"))
+    if not any(
+        word in catalogue.describe(member)["surrogate"] for word in ("B(", "up to", "Σ", "artanh", "t =", "linear")
+    )
 ]
 
 
@@ -105,7 +107,9 @@ def test_surrogates_as_printed_are_the_functions(name):
     member = ENTRIES[name]
     assert member.surrogate is not None
     rho = np.linspace(0.05, 0.95, 7)
-    assert np.diff(evaluate(member.surrogate_formula, rho)) == pytest.approx(np.diff(member.surrogate(rho)), rel=1e-3)
+    assert np.diff(evaluate(catalogue.describe(member)["surrogate"], rho)) == pytest.approx(
+        np.diff(member.surrogate(rho)), rel=1e-3
+    )
 
 
 def test_most_surrogates_are_checked_as_printed():
@@ -117,7 +121,7 @@ def test_most_surrogates_are_checked_as_printed():
 def test_derivative_of_the_surrogate_is_the_weighting(member, theta):
     rho = 1 / (1 + math.exp(-theta))
     step = 1e-5 * rho * (1 - rho)
-    if any(abs(rho - kink) <= 2 * step for kink in member.weighting.kinks):
+    if any(abs(rho - kink) <= 2 * step for kink in member.kinks):
         return
     h = member.surrogate
     if h is None:
@@ -128,7 +132,7 @@ def test_derivative_of_the_surrogate_is_the_weighting(member, theta):
     # Truncation: 1e-10/6 times (third log-derivative of h, at most 30³ for order 30, over ω). Rounding: a few units in
     # the last place of h over the step.
     rounding = 2e-15 * max(1.0, abs(high)) / step
-    assert slope == pytest.approx(float(member.weighting(rho)), rel=1e-6, abs=rounding)
+    assert slope == pytest.approx(float(member(rho)), rel=1e-6, abs=rounding)
 
 
 @given(member=MEMBERS, span=spans())
@@ -138,7 +142,7 @@ def test_gain_of_the_surrogate_is_the_budget_spent(member, span):
         return
     start, target = span
     low, high = member.surrogate(np.array(span))
-    spent = dynamics.update_budget(member.weighting, start, target, member.weighting.kinks)
+    spent = dynamics.update_budget(member, start, target, member.kinks)
     # Surrogates of size up to 1e2 round at 1e-14; near ρ = 1 the end itself rounds at 1e-16 of 1e-3.
     assert spent == pytest.approx(high - low, rel=1e-9, abs=4e-14 * max(1.0, abs(high)))
 
@@ -147,7 +151,7 @@ def test_gain_of_the_surrogate_is_the_budget_spent(member, span):
 @settings(derandomize=True, max_examples=100, deadline=None)
 def test_time_at_equal_budget_is_that_of_its_partner_and_of_every_multiple(member, span, clock, scale):
     """T·B is the same for ω, for f/ω and for any multiple of ω."""
-    w, clock = member.weighting, clocks.parse(clock)
+    w, clock = member, clocks.parse(clock)
     start, target = span
 
     def cost(weight):
@@ -165,7 +169,7 @@ def test_time_at_equal_budget_is_that_of_its_partner_and_of_every_multiple(membe
 @settings(derandomize=True, max_examples=100, deadline=None)
 def test_no_weighting_beats_the_square_of_the_integral(member, span, clock):
     """Cauchy-Schwarz: T·B ≥ (∫√f dρ)², both by adaptive quadrature in log-odds, another road than the panels."""
-    w, clock = member.weighting, clocks.parse(clock)
+    w, clock = member, clocks.parse(clock)
     low, high = (math.log(rho / (1 - rho)) for rho in span)
     kinks = sorted(math.log(k / (1 - k)) for k in w.kinks if span[0] < k < span[1]) or None
 
@@ -223,38 +227,36 @@ TIES = [
 @pytest.mark.parametrize(("one", "other", "factor"), TIES)
 def test_members_that_are_one_law(one, other, factor):
     rho = np.geomspace(1e-6, 0.999, 60)
-    assert entry(one).weighting(rho) == pytest.approx(factor * entry(other).weighting(rho), rel=1e-12)
+    assert entry(one)(rho) == pytest.approx(factor * entry(other)(rho), rel=1e-12)
 
 
 @pytest.mark.parametrize("beta", [1e-3, 1e-2])
 def test_risk_seeking_tends_to_rloo_at_first_order(beta):
     rho = np.array([0.1, 0.5, 0.9])
-    assert entry(f"rs-grpo:{beta}").weighting(rho) == pytest.approx(1 + beta * (0.5 - rho), abs=beta**2)
+    assert entry(f"rs-grpo:{beta}")(rho) == pytest.approx(1 + beta * (0.5 - rho), abs=beta**2)
 
 
 def test_orders_and_clips_tend_to_linear():
     rho = np.array([0.02, 0.3, 0.9])
-    assert entry("maxrl-order:4096").weighting(rho) == pytest.approx(1 / rho, rel=1e-15)  # (0.98)^4096 = 1e-36
-    assert entry("clipped-mean:0.01").weighting(rho) == pytest.approx(1 / rho, rel=1e-15)
+    assert entry("maxrl-order:4096")(rho) == pytest.approx(1 / rho, rel=1e-15)  # (0.98)^4096 = 1e-36
+    assert entry("clipped-mean:0.01")(rho) == pytest.approx(1 / rho, rel=1e-15)
 
 
 def test_curverl_is_the_share_of_a_bin_among_those_up_to_it():
-    counts = [5.0, 1.0, 4.0]
     member = entry("curverl:5,1,4")
-    assert member.weighting([0.25, 0.5, 0.75]) == pytest.approx([1, 1 / 6, 4 / 10], rel=1e-15)
-    assert member.weighting([0.01, 0.39, 0.41, 0.59, 0.61, 0.99]) == pytest.approx([1, 1, 1 / 6, 1 / 6, 0.4, 0.4])
+    assert member([0.25, 0.5, 0.75]) == pytest.approx([1, 1 / 6, 4 / 10], rel=1e-15)
+    assert member([0.01, 0.39, 0.41, 0.59, 0.61, 0.99]) == pytest.approx([1, 1, 1 / 6, 1 / 6, 0.4, 0.4])
     # A flat window is Linear-R read at K/M, up to a factor: 1/K.
     for size in (2, 3, 8, 16):
-        flat = catalogue.curverl(*[7.0] * (size - 1)).weighting
+        flat = batches.curverl(*[7.0] * (size - 1))
         assert flat(np.arange(1, size) / size) == pytest.approx(1 / np.arange(1, size), rel=1e-15 * 2)
-    assert published.reverse_hazard(np.array(counts)).size == len(counts)
 
 
 @given(mean=st.floats(0.1, 0.9), share=st.floats(0.1, 0.9))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_shape_of_bnpo_fits_the_moments_and_minimises_the_variance(mean, share):
     variance = share * mean * (1 - mean)
-    alpha, beta = published.beta_shape(mean, variance)
+    alpha, beta = batches.beta_shape(mean, variance)
     a, b = 3 * (alpha - 1), 3 * (beta - 1)
     assert a / (a + b) == pytest.approx(mean, rel=1e-12)
     assert a * b / ((a + b) ** 2 * (a + b + 1)) == pytest.approx(variance, rel=1e-12)
@@ -275,14 +277,14 @@ def test_shape_of_bnpo_fits_the_moments_and_minimises_the_variance(mean, share):
 def test_incomplete_beta_surrogate_at_a_known_value():
     # B(1/4; 1/2, 3/2) = asin ½ + ½√(3/4): ∫√((1-x)/x) dx.
     expected = math.asin(0.5) + 0.5 * math.sqrt(0.75)
-    assert float(surrogates.f_grpo(np.array(0.25), 1.0)) == pytest.approx(expected, rel=1e-14)
+    assert float(published.f_grpo(1.0).surrogate(0.25)) == pytest.approx(expected, rel=1e-14)
     assert float(betainc(0.5, 1.5, 0.25) * beta_function(0.5, 1.5)) == pytest.approx(expected, rel=1e-14)
 
 
 @given(member=MEMBERS)
 @settings(derandomize=True, max_examples=150, deadline=None)
 def test_end_rules_are_limits_unless_the_published_method_does_otherwise(member):
-    w = member.weighting
+    w = member
     near, nearer = 1e-7, 1e-13
     ends = [
         (w.all_wrong_advantage, lambda x: float(-x * w(x))),
@@ -299,11 +301,11 @@ def test_end_rules_are_limits_unless_the_published_method_does_otherwise(member)
 
 
 def test_published_rules_are_where_the_limit_is_another_or_a_statistic_decides():
-    told = {name.partition(":")[0] for name, member in ENTRIES.items() if member.weighting.published_rules}
+    told = {name.partition(":")[0] for name, member in ENTRIES.items() if member.published_rules}
     assert told == {"maxrl", "dgpo", "bnpo"}
     x = 1e-9
-    assert float(-x * entry("maxrl").weighting(x)) == pytest.approx(-1)
-    assert float(-x * entry("dgpo").weighting(x)) == pytest.approx(-0.5)
+    assert float(-x * entry("maxrl")(x)) == pytest.approx(-1)
+    assert float(-x * entry("dgpo")(x)) == pytest.approx(-0.5)
     assert entry("maxrl").all_wrong_rule == "0 (published)"
     assert entry("linear-r").all_wrong_rule == "-1 (limit)"
     assert entry("dapo").all_wrong_rule == "group is drawn again"
@@ -319,7 +321,7 @@ def speeds(member, size, rho):
     """Expected log-odds speed of a member in groups of `size`: of its formula at K/M, or of its advantages."""
     if isinstance(member, GroupScheme):
         return finite_group.speed(rho, *member(size), "ratio")
-    w = member.weighting
+    w = member
     weight = w.group_factor(size) * w(np.arange(1, size) / size)
     return finite_group.weight_speeds(rho, size, "ratio") @ weight
 
@@ -332,7 +334,7 @@ EXPONENTIAL = {"linear-r", "maxrl", "uniform-r", "dgpo", "clipped-mean:0.125"}
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_tend_to_the_curve_at_first_order_in_the_group_size(name):
     member = catalogue.EVERYTHING[name]
-    limit = member.weighting if isinstance(member, Entry) else member.limit
+    limit = member if isinstance(member, Weighting) else member.limit
     rho = np.array([0.35])
     errors = [abs(float(speeds(member, size, rho)[0] / limit(rho)[0]) - 1) for size in (128, 256, 512)]
     if name in EXACT:
@@ -349,7 +351,7 @@ def test_groups_tend_to_the_curve_at_first_order_in_the_group_size(name):
 def test_kinks_and_steps_converge_too():
     rho = np.array([0.5])  # the kink itself, where convergence is slowest
     plateau = catalogue.WEIGHTINGS["plateau-r"]
-    errors = [abs(float(speeds(plateau, m, rho)[0] / plateau.weighting(rho)[0]) - 1) for m in (64, 256, 1024)]
+    errors = [abs(float(speeds(plateau, m, rho)[0] / plateau(rho)[0]) - 1) for m in (64, 256, 1024)]
     # A kink met by a binomial of width M^(-1/2): order one half, so halved when M grows fourfold.
     assert np.divide(errors[:-1], errors[1:]) == pytest.approx([2, 2], rel=0.12)
 
@@ -362,7 +364,7 @@ def test_linear_weighting_in_groups_is_the_truncated_logarithm(size):
     correct = np.concatenate([[0], 1 / share[1:] - 1])
     for all_wrong, order in ((-1.0, size), (0.0, size - 1)):
         wrong = np.array([all_wrong, *[-1.0] * (size - 1), 0.0])
-        expected = entry(f"maxrl-order:{order}").weighting(rho)
+        expected = entry(f"maxrl-order:{order}")(rho)
         assert finite_group.speed(rho, correct, wrong, "ratio") == pytest.approx(expected, rel=1e-12)
 
 
@@ -372,7 +374,7 @@ def test_a_member_is_found_again_by_its_name(member):
     again = entry(member.name)
     assert again.name == member.name
     rho = np.linspace(0.05, 0.95, 11)
-    assert np.array_equal(again.weighting(rho), member.weighting(rho))
+    assert np.array_equal(again(rho), member(rho))
     assert catalogue.describe(again) == catalogue.describe(member)
 
 
@@ -381,7 +383,7 @@ def test_the_catalogue_holds_what_it_says():
         catalogue.SCHEMES
     )
     assert len(catalogue.EVERYTHING) >= 25
-    assert set(weightings.REGISTRY) <= set(catalogue.WEIGHTINGS)
+    assert {member.name for member in paper.PLAIN} <= set(catalogue.WEIGHTINGS)
     for name, member in catalogue.EVERYTHING.items():
         assert catalogue.parse(name) is member
         text = catalogue.describe(member)
@@ -392,7 +394,7 @@ def test_the_catalogue_holds_what_it_says():
     assert told == {"uniform-r", "plateau-r"}
 
 
-@pytest.mark.parametrize("family", [f for f in catalogue.FAMILIES.values() if not f.batch and f.name != "power"])
+@pytest.mark.parametrize("family", [f for f in catalogue.FAMILIES.values() if f.bare])
 def test_the_name_of_a_family_is_the_member_that_the_catalogue_shows(family):
     assert catalogue.parse(family.name).name in catalogue.EVERYTHING
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import clocks, closed_forms, dynamics, surrogates, weightings
+from theory import catalogue, clocks, closed_forms, dynamics
 from theory.quadrature import integrate
 from weightopt import ode
 
@@ -31,7 +31,7 @@ def test_crossing_time_agrees_with_quadrature(name, clock, span):
     start, target = span
     closed = closed_forms.crossing_time(name, clock, start, target)
     by_quadrature = dynamics.crossing_time(
-        weightings.REGISTRY[name], clocks.parse(clock), dynamics.NATURAL, start, target
+        catalogue.WEIGHTINGS[name], clocks.parse(clock), dynamics.NATURAL, start, target
     )
     assert by_quadrature == pytest.approx(closed, rel=1e-9, abs=1e-14)  # the closed form is a difference
 
@@ -40,7 +40,7 @@ def test_crossing_time_agrees_with_quadrature(name, clock, span):
 @pytest.mark.parametrize("span", [(1e-6, 0.99), (0.01, 0.9), (0.38, 0.7)])
 def test_crossing_time_agrees_with_the_ode_solver(name, clock, span):
     closed = closed_forms.crossing_time(name, clock, *span)
-    by_ode = ode.hitting_time(weightings.REGISTRY[name], clocks.parse(clock), *span)
+    by_ode = ode.hitting_time(catalogue.WEIGHTINGS[name], clocks.parse(clock), *span)
     assert by_ode == pytest.approx(closed, rel=1e-9)  # the accuracy asked of this road
 
 
@@ -49,7 +49,7 @@ def test_crossing_time_agrees_with_the_ode_solver(name, clock, span):
 def test_trajectory_agrees_with_the_ode_solver(name, clock, start):
     times = np.linspace(0, closed_forms.crossing_time(name, clock, start, 0.995), 12)
     closed = closed_forms.trajectory(name, clock, start, times)
-    by_ode = ode.trajectory(weightings.REGISTRY[name], clocks.parse(clock), start, times)
+    by_ode = ode.trajectory(catalogue.WEIGHTINGS[name], clocks.parse(clock), start, times)
     assert by_ode == pytest.approx(closed, rel=1e-9, abs=0)
     assert closed[0] == pytest.approx(start, rel=1e-12)
 
@@ -76,7 +76,7 @@ def test_trajectories_rise_and_never_leave_the_unit_interval(name, clock):
 def test_finite_arrival_is_followed_by_staying_at_one(name, clock):
     closed = closed_forms.trajectory(name, clock, 0.2, [20.0, 50.0, 1e6])
     assert closed.tolist() == [1.0, 1.0, 1.0]
-    by_ode = ode.trajectory(weightings.REGISTRY[name], clocks.parse(clock), 0.2, [20.0, 50.0])
+    by_ode = ode.trajectory(catalogue.WEIGHTINGS[name], clocks.parse(clock), 0.2, [20.0, 50.0])
     assert by_ode.tolist() == [1.0, 1.0]
 
 
@@ -89,7 +89,7 @@ def test_optimal_time_is_the_squared_integral_over_the_budget(clock, name, span,
     closed = closed_forms.optimal_time(clock, start, target, budget)
     assert closed == pytest.approx(total**2 / budget, rel=1e-9)
     # The optimal weighting spends what it takes: h(ρ1) - h(ρ0) is the same integral.
-    h = surrogates.REGISTRY[name]
+    h = catalogue.WEIGHTINGS[name].surrogate
     assert float(h(np.asarray(target)) - h(np.asarray(start))) == pytest.approx(total, rel=1e-9)
 
 
@@ -110,7 +110,7 @@ def test_exact_ties_of_time_times_budget(span):
     start, target = span
 
     def cost(name, clock):
-        h = surrogates.REGISTRY[name]
+        h = catalogue.WEIGHTINGS[name].surrogate
         gain = float(h(np.asarray(target)) - h(np.asarray(start)))
         return closed_forms.crossing_time(name, clock, start, target) * gain
 

@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import clocks, closed_forms, dynamics, surrogates, weightings
+from theory import clocks, closed_forms, dynamics
+from theory.handbook import paper
 from theory.quadrature import integrate
 
 CLOCKS = [clocks.parse(name) for name in ("regular", "effective", "failures", "mixed:8", "affine:1,0.5")]
 SPANS = st.tuples(st.floats(-12, 3), st.floats(0.05, 6)).map(
     lambda pair: tuple(float(1 / (1 + np.exp(-theta))) for theta in (pair[0], pair[0] + pair[1]))
 )
-SHAPES = st.sampled_from(list(weightings.REGISTRY.values()))
+SHAPES = st.sampled_from(paper.PLAIN)
 
 
 @given(
@@ -105,10 +106,10 @@ def test_grpo_moves_at_constant_speed_along_the_fisher_rao_angle(span):
     assert np.diff(angle) == pytest.approx(np.diff(times) / 2, rel=1e-7, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", list(weightings.REGISTRY))
-def test_budget_is_the_accumulated_variance_of_the_advantage(name):
+@pytest.mark.parametrize("weighting", paper.PLAIN, ids=lambda weighting: weighting.name)
+def test_budget_is_the_accumulated_variance_of_the_advantage(weighting):
     """∫ω dρ = ∫ω²ρ(1-ρ) dt with dt = dρ/(ρ(1-ρ)ω), and it is the surrogate's gain."""
-    weighting, h = weightings.REGISTRY[name], surrogates.REGISTRY[name]
+    h = weighting.surrogate
 
     def variance_per_unit_of_success(rho):
         return weighting(rho) ** 2 * rho * (1 - rho) / (dynamics.NATURAL(rho) * weighting(rho))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from theory import dynamics, weightings
+from theory import catalogue, dynamics
 from theory.quadrature import panels
 from weightopt import Problem, solve
 from weightopt.curves.certificate import Weight, certify
@@ -33,7 +33,7 @@ def scaled(problem, weighting, kinks=()) -> Weight:
 )
 def test_a_wrong_weighting_gets_the_gap_it_deserves(clock, name, ratio):
     problem = Problem(0.01, 0.9, clock)
-    certificate = certify(problem, scaled(problem, weightings.REGISTRY[name]))
+    certificate = certify(problem, scaled(problem, catalogue.WEIGHTINGS[name]))
     assert certificate.gap == pytest.approx(ratio - 1, abs=6e-4)  # the reference has three decimals
     assert certificate.lower_bound == pytest.approx(solve(problem).time, rel=1e-12)
     assert certificate.violation == 0

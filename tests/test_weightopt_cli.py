@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theory import closed_forms, weightings
+from theory import catalogue, closed_forms
 from weightopt import cli
 from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
@@ -144,7 +144,7 @@ def test_compare_prints_the_reference_numbers(run):
 def test_table_and_show_print_the_file(run, tmp_path):
     status, out, _ = run("table", "--weighting", "grpo", "--group-size", 16, "--output", "grpo.json", "--json")
     assert status == 0
-    assert out == (tmp_path / "grpo.json").read_text() == named_table(weightings.REGISTRY["grpo"], 16).to_json()
+    assert out == (tmp_path / "grpo.json").read_text() == named_table(catalogue.WEIGHTINGS["grpo"], 16).to_json()
     assert run("show", "grpo.json", "--json") == (0, out, "")
     status, text, err = run("show", "grpo.json", "--csv", "grpo.csv")
     assert (status, err) == (0, "")
@@ -291,7 +291,7 @@ def test_check_refuses_a_changed_file_with_status_one(run, tmp_path):
 def test_show_survives_odd_contents_with_a_valid_checksum(change, run, tmp_path):
     import dataclasses
 
-    named = named_table(weightings.REGISTRY["grpo"], 4)
+    named = named_table(catalogue.WEIGHTINGS["grpo"], 4)
     dataclasses.replace(named, **change).save(tmp_path / "odd.json")
     status, _, err = run("show", "odd.json")
     assert status in (0, 2)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from theory import clocks, closed_forms, dynamics, weightings
+from theory import catalogue, clocks, closed_forms, dynamics
 from theory.quadrature import panels
 from weightopt import Problem, solve
 from weightopt.answer import Status
@@ -137,7 +137,7 @@ def test_a_wave_on_the_optimum_costs_its_variance_at_second_order(waves, clock):
 def test_unconstrained_answer_is_the_named_weighting_at_that_budget(clock, best, budget):
     solution = solve(Problem(0.003, 0.97, clock, budget=budget))
     rho = np.geomspace(1e-4, 0.999, 30)
-    ratio = solution.weighting(rho) / weightings.REGISTRY[best](rho)
+    ratio = solution.weighting(rho) / catalogue.WEIGHTINGS[best](rho)
     assert ratio == pytest.approx(np.full(30, ratio[0]), rel=1e-12)
     assert solution.time == pytest.approx(closed_forms.optimal_time(clock, 0.003, 0.97, budget), rel=1e-12)
 
@@ -177,7 +177,7 @@ def test_decreasing_weight_on_the_regular_clock_is_pooled_from_a_point_that_solv
 
     p = root(excess, 0.01, 0.4)
     solution = solve(Problem(0.01, target, "regular", monotone="decreasing"))
-    grpo = weightings.REGISTRY["grpo"]
+    grpo = catalogue.WEIGHTINGS["grpo"]
     below, within = np.linspace(0.01, p, 7), np.linspace(p, target, 7)
     scale = solution.weighting(below)[0] / grpo(below)[0]
     assert solution.weighting(below) == pytest.approx(scale * grpo(below), rel=1e-11)

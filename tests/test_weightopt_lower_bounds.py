@@ -9,8 +9,8 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from theory.population import BUDGETS
 from theory.quadrature import log_odds
+from theory.step_budgets import BUDGETS
 from weightopt.populations.lower_bounds import Crowd, _frontier, nearest, shortest_time
 
 BUDGET = st.sampled_from(list(BUDGETS.values()))

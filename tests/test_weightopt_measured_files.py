@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from theory.clocks import Tabulated
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from weightopt import Problem, solve
 from weightopt.convex import solve_curve
 from weightopt.curves.measured_files import read_clock, read_density, read_mobility
@@ -12,8 +12,8 @@ from weightopt.errors import ProblemError
 from weightopt.tabulate import even_grid
 from weightopt.verify import verify
 
-COSTS = Measured((0.005, 0.05, 0.2, 0.3, 0.5, 0.95), (50.0, 12.0, 9.0, 14.0, 3.0, 2.5))
-DENSITY = Measured((0.001, 0.1, 0.999), (1.0, 3.0, 0.5))
+COSTS = LogLinear((0.005, 0.05, 0.2, 0.3, 0.5, 0.95), (50.0, 12.0, 9.0, 14.0, 3.0, 2.5))
+DENSITY = LogLinear((0.001, 0.1, 0.999), (1.0, 3.0, 0.5))
 CLOCK = Tabulated("csv", "costs.csv", COSTS)
 
 
@@ -25,7 +25,7 @@ def write(path, header, pairs):
 def test_a_measured_power_law_is_the_named_clock():
     # 1/ρ known at 4001 points: log-linear interpolation in log-odds errs by (h²/8)·max|(ln ρ)''| = 4e-6·1/4.
     rho = even_grid(0.005, 0.95, 4001)
-    clock = Tabulated("csv", "effective", Measured(tuple(rho), tuple(1 / rho)))
+    clock = Tabulated("csv", "effective", LogLinear(tuple(rho), tuple(1 / rho)))
     assert solve(Problem(0.01, 0.9, clock)).time == pytest.approx(solve(Problem(0.01, 0.9, "effective")).time, rel=1e-6)
 
 
@@ -44,7 +44,7 @@ def test_direct_and_convex_agree_on_measured_quantities(monotone, bounds):
 
 def test_a_constant_density_only_rescales_the_budget():
     plain = solve(Problem(0.01, 0.9, "effective", budget=2))
-    twice = solve(Problem(0.01, 0.9, "effective", budget=4, budget_density=Measured((0.001, 0.99), (2.0, 2.0))))
+    twice = solve(Problem(0.01, 0.9, "effective", budget=4, budget_density=LogLinear((0.001, 0.99), (2.0, 2.0))))
     assert twice.time == pytest.approx(plain.time, rel=1e-12)
 
 

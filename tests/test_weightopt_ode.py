@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import clocks, dynamics, weightings
+from theory import catalogue, clocks, dynamics
 from weightopt import Problem, ode, solve
 from weightopt.errors import SolverError
 
@@ -16,7 +16,7 @@ REGULAR = clocks.REGULAR
 @pytest.mark.parametrize("clock", ["regular", "effective", "failures", "mixed:8", "affine:1,0.5"])
 @pytest.mark.parametrize("name", ["rloo", "grpo", "linear-r", "sqrt-r", "uniform-r"])
 def test_hitting_time_agrees_with_quadrature(name, clock, mobility):
-    weighting, clock = weightings.REGISTRY[name], clocks.parse(clock)
+    weighting, clock = catalogue.WEIGHTINGS[name], clocks.parse(clock)
     by_quadrature = dynamics.crossing_time(weighting, clock, mobility, 0.02, 0.9)
     assert ode.hitting_time(weighting, clock, 0.02, 0.9, mobility) == pytest.approx(by_quadrature, rel=1e-9)
 
@@ -41,7 +41,7 @@ def test_a_solved_weighting_takes_the_time_it_states(clock, extra):
 
 
 def test_solving_time_of_plateau_with_its_kink():
-    plateau = weightings.REGISTRY["plateau-r"]
+    plateau = catalogue.WEIGHTINGS["plateau-r"]
     by_quadrature = dynamics.crossing_time(plateau, REGULAR, dynamics.NATURAL, 0.02, 0.9, plateau.kinks)
     assert ode.hitting_time(plateau, REGULAR, 0.02, 0.9) == pytest.approx(by_quadrature, rel=1e-9)
 
@@ -49,7 +49,7 @@ def test_solving_time_of_plateau_with_its_kink():
 @given(start=st.floats(0.001, 0.5), gap=st.floats(1e-6, 0.4), name=st.sampled_from(["rloo", "grpo", "sqrt-r"]))
 @settings(derandomize=True, max_examples=25, deadline=None)
 def test_the_trajectory_is_at_the_target_at_the_hitting_time(start, gap, name):
-    weighting, clock = weightings.REGISTRY[name], clocks.EFFECTIVE
+    weighting, clock = catalogue.WEIGHTINGS[name], clocks.EFFECTIVE
     time = ode.hitting_time(weighting, clock, start, start + gap)
     reached = ode.trajectory(weighting, clock, start, [0.0, time])
     # Both runs have 1e-12 per step, in log-odds of size up to 7.
@@ -78,14 +78,14 @@ def test_a_faster_weighting_is_ahead_at_every_time():
 
 
 def test_times_may_be_empty_or_a_single_zero():
-    assert ode.trajectory(weightings.REGISTRY["grpo"], REGULAR, 0.1, []).shape == (0,)
-    assert ode.trajectory(weightings.REGISTRY["grpo"], REGULAR, 0.1, [0.0]) == pytest.approx([0.1], rel=1e-14)
+    assert ode.trajectory(catalogue.WEIGHTINGS["grpo"], REGULAR, 0.1, []).shape == (0,)
+    assert ode.trajectory(catalogue.WEIGHTINGS["grpo"], REGULAR, 0.1, [0.0]) == pytest.approx([0.1], rel=1e-14)
 
 
 @pytest.mark.parametrize("times", [[-1.0], [0.0, 2.0, 1.0], [[0.0, 1.0]], 1.0], ids=str)
 def test_times_that_make_no_sense_are_refused(times):
     with pytest.raises(ValueError, match="times"):
-        ode.trajectory(weightings.REGISTRY["grpo"], REGULAR, 0.1, times)
+        ode.trajectory(catalogue.WEIGHTINGS["grpo"], REGULAR, 0.1, times)
 
 
 def test_a_weight_that_vanishes_on_the_way_never_arrives():

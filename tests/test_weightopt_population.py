@@ -27,7 +27,7 @@ KINDS = ("weight", "kl", "square")
 CLOCKS = ("regular", "effective")
 SCRATCH = from_preset("from-scratch")
 SMALL = PopulationProblem("small", (0.01, 0.05, 0.2, 0.6), (4, 3, 2, 1), 0.7)
-NAMED = {name: catalogue.WEIGHTINGS[name].weighting for name in ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r")}
+NAMED = {name: catalogue.WEIGHTINGS[name] for name in ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r")}
 
 
 def problem_of(start, target, kind="kl", clock="regular", **more):

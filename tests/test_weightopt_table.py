@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from theory import weightings
+from theory import catalogue
+from theory.handbook import paper
 from weightopt import Problem, solve
 from weightopt.catalogue_tables import named_table
 from weightopt.files import replace_file
@@ -23,8 +24,8 @@ from weightopt.table import TableError, WeightTable, group_table
 SOLVED = solve(Problem(0.01, 0.9, "effective"))
 CURVE = SOLVED.table()
 GROUP = SOLVED.table(8)
-NAMED = named_table(weightings.REGISTRY["grpo"], 4)
-TABLES = {"curve": CURVE, "group": GROUP, "named": NAMED, "pair": named_table(weightings.REGISTRY["linear-r"], 2)}
+NAMED = named_table(catalogue.WEIGHTINGS["grpo"], 4)
+TABLES = {"curve": CURVE, "group": GROUP, "named": NAMED, "pair": named_table(catalogue.WEIGHTINGS["linear-r"], 2)}
 
 
 def sealed(document: dict[str, Any]) -> str:
@@ -70,7 +71,7 @@ def test_building_twice_gives_the_same_bytes():
     for build in (
         lambda: solve(Problem(0.01, 0.9, "mixed:8", monotone="decreasing", max_weight=3.0)).table(16),
         lambda: solve(Problem(0.01, 0.9, "effective")).table(),
-        lambda: named_table(weightings.REGISTRY["sqrt-r"], 16),
+        lambda: named_table(catalogue.WEIGHTINGS["sqrt-r"], 16),
     ):
         assert build().to_json() == build().to_json()
 
@@ -292,9 +293,9 @@ def test_any_value_with_a_fresh_checksum_is_refused_or_makes_a_whole_table(key, 
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 16, 64])
-@pytest.mark.parametrize("name", list(weightings.REGISTRY))
+@pytest.mark.parametrize("name", [weighting.name for weighting in paper.PLAIN])
 def test_a_group_table_is_the_formula_at_k_over_m_with_rules_at_the_ends(name, size):
-    weighting = weightings.REGISTRY[name]
+    weighting = catalogue.WEIGHTINGS[name]
     table = named_table(weighting, size)
     factor = size / (size - 1) if name == "rloo" else 1.0
     assert table.advantage_correct is not None
@@ -316,7 +317,7 @@ def test_a_group_table_is_the_formula_at_k_over_m_with_rules_at_the_ends(name, s
 
 
 def test_leave_one_out_table_is_the_mean_of_the_others():
-    table = named_table(weightings.REGISTRY["rloo"], 5)
+    table = named_table(catalogue.WEIGHTINGS["rloo"], 5)
     assert table.advantage_correct is not None
     assert table.advantage_wrong is not None
     for k in range(1, 5):
@@ -374,7 +375,7 @@ def curve_of(weighting, points):
 
 @pytest.mark.parametrize("name", ["linear-r", "sqrt-r", "grpo"])
 def test_tabulating_a_curve_converges_at_second_order(name):
-    weighting = weightings.REGISTRY[name]
+    weighting = catalogue.WEIGHTINGS[name]
     rho = 1 / (1 + np.exp(-np.linspace(-5.9, 5.9, 3001)))
     errors = [float(np.max(np.abs(curve_of(weighting, n)(rho) / weighting(rho) - 1))) for n in (41, 81, 161, 321)]
     assert np.divide(errors[:-1], errors[1:]) == pytest.approx([4, 4, 4], rel=0.1)  # halved spacing, a quarter of it
@@ -388,7 +389,7 @@ def test_a_curve_is_exact_at_its_own_points_and_holds_its_ends():
 
 def test_groups_read_off_a_curve_tend_to_it_at_first_order_in_the_group_size():
     """Expected speed of log-odds over K ~ Bin(M, ρ), exact-ratio step, tends to ω(ρ) like 1/M."""
-    weighting, rho = weightings.REGISTRY["grpo"], 0.3
+    weighting, rho = catalogue.WEIGHTINGS["grpo"], 0.3
     errors = []
     for size in (32, 64, 128, 256):
         table = curve_of(weighting, 4001).for_group(size)

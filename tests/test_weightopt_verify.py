@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from theory import clocks, weightings
+from theory import catalogue, clocks
+from theory.handbook import paper
 from weightopt import GroupProblem, Problem, RangeProblem, solve
 from weightopt.catalogue_tables import budget_scale, named_table
 from weightopt.curves import curve
@@ -21,7 +22,7 @@ from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
-GRPO = weightings.REGISTRY["grpo"]
+GRPO = catalogue.WEIGHTINGS["grpo"]
 EFFECTIVE = solve(Problem(0.01, 0.9, "effective"))
 # Both bounds bind: a bound that did not could be altered without changing anything that is claimed.
 BOUNDED = solve(Problem(0.01, 0.9, "mixed:8", min_weight=0.95, max_weight=1.3, budget=0.95))
@@ -29,15 +30,15 @@ MONOTONE = solve(Problem(0.05, 0.95, "regular", monotone="decreasing"))
 BOTH = solve(Problem(0.05, 0.95, "affine:1,0.5", "softmax-gradient", monotone="increasing", max_weight=2.0))
 
 KINDS = {
-    **{name: named_table(weighting) for name, weighting in weightings.REGISTRY.items()},
-    **{f"{name} in groups": named_table(weighting, 8) for name, weighting in weightings.REGISTRY.items()},
-    "power": named_table(weightings.parse("power:0.3,0.7")),
-    "power in pairs": named_table(weightings.parse("power:1,0"), 2),
-    "power with stated ends": named_table(weightings.parse("power:2,2"), 8, -3.0, 2.0),
+    **{weighting.name: named_table(weighting) for weighting in paper.PLAIN},
+    **{f"{weighting.name} in groups": named_table(weighting, 8) for weighting in paper.PLAIN},
+    "power": named_table(catalogue.parse("power:0.3,0.7")),
+    "power in pairs": named_table(catalogue.parse("power:1,0"), 2),
+    "power with stated ends": named_table(catalogue.parse("power:2,2"), 8, -3.0, 2.0),
     "scaled": named_table(GRPO, 8, scale=0.37),
-    "scaled curve": named_table(weightings.REGISTRY["plateau-r"], scale=12.5),
+    "scaled curve": named_table(catalogue.WEIGHTINGS["plateau-r"], scale=12.5),
     "stated ends": named_table(GRPO, 8, all_wrong=-0.5),
-    "read off a named curve": named_table(weightings.REGISTRY["rloo"]).for_group(8),
+    "read off a named curve": named_table(catalogue.WEIGHTINGS["rloo"]).for_group(8),
     "solved": EFFECTIVE.table(),
     "solved in groups": EFFECTIVE.table(16),
     "read off a solved curve": EFFECTIVE.table().for_group(16),
@@ -187,7 +188,7 @@ def test_a_curve_claimed_for_a_group_table_is_not_believed():
 
 @pytest.mark.parametrize("name", ["grpo", "plateau-r", "power:0.3,0.7"])
 def test_budget_scale_makes_the_weighting_spend_the_budget(name):
-    weighting = weightings.parse(name)
+    weighting = catalogue.parse(name)
     scale = budget_scale(weighting, 0.01, 0.9, 2.5)
     curve = named_table(weighting, scale=scale)
     # By the trapezoidal rule on the curve's own points: 680 panels, error of second order.
@@ -209,18 +210,18 @@ def test_budget_scale_refuses_what_a_problem_refuses():
 
 
 def test_an_infinite_limit_needs_a_stated_rule():
-    steep = weightings.parse("power:2,0")
+    steep = catalogue.parse("power:2,0")
     with pytest.raises(TableError, match="--all-wrong"):
         named_table(steep, 8)
     with pytest.raises(TableError, match="--all-right"):
-        named_table(weightings.parse("power:0,2"), 8)
+        named_table(catalogue.parse("power:0,2"), 8)
     assert named_table(steep, 8, all_wrong=-2.0).all_wrong_advantage == -2.0
 
 
 def test_a_scale_multiplies_weights_and_rules():
     one, tripled = (
-        named_table(weightings.REGISTRY["uniform-r"], 8),
-        named_table(weightings.REGISTRY["uniform-r"], 8, scale=3.0),
+        named_table(catalogue.WEIGHTINGS["uniform-r"], 8),
+        named_table(catalogue.WEIGHTINGS["uniform-r"], 8, scale=3.0),
     )
     assert tripled.advantage_correct == pytest.approx([3 * a for a in one.advantage_correct or ()], rel=1e-15 * 4)
     assert tripled.advantage_wrong == pytest.approx([3 * a for a in one.advantage_wrong or ()], rel=1e-15 * 4)

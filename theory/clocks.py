@@ -1,9 +1,9 @@
 """Clocks: what one unit of update time costs when the success probability is ρ.
 
-A clock is a frozen, hashable object: it is called with success probabilities and returns c(ρ) > 0; ``name`` is what
-the command line and the files call it, `parse` turns that text back into the clock. ``at_zero`` and ``at_one`` are
+A clock is a frozen, hashable object. Called with success probabilities it returns c(ρ) > 0. ``name`` is what the
+command line and the files call it, and `parse` turns that text back into the clock. ``at_zero`` and ``at_one`` are
 its leading terms (coefficient, exponent): c(ρ) ~ C ρ^p as ρ → 0 and c(ρ) ~ C (1-ρ)^p as ρ → 1, from which the
-all-wrong and all-right rules of an optimal weighting follow as limits. ``kinks`` are where it is not smooth.
+all-wrong and all-right rules of an optimal weighting follow as limits. ``kinks`` are the points where it is not smooth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 
 Term = tuple[float, float]
 CHOICES = "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"
@@ -43,9 +43,10 @@ class Power:
 
     Parameters
     ----------
-    name, reading : str
-    at_success, at_failure : {-1, 0, 1}
-        p and q.
+    name, reading
+        What the command line calls it, and one line for people.
+    at_success, at_failure
+        p and q, each -1, 0 or 1.
     """
 
     name: str
@@ -82,13 +83,18 @@ VARIANCE = Power("variance", "variance of the reward", 1, 1)  # RLOO
 PLAIN: dict[str, Clock] = {clock.name: clock for clock in (REGULAR, EFFECTIVE, FAILURES, BOTH, VARIANCE)}
 
 
+def _check_group_size(clock: str, value: object, smallest: int) -> None:
+    if not (isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= 65536):
+        raise ValueError(f"clock '{clock}:M' needs a whole number M from {smallest} to 65536, got {str(value)[:40]}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixed:
     """c = 1/(1-ρ^M-(1-ρ)^M): groups drawn per group with both outcomes, as in dynamic sampling (derived).
 
     Parameters
     ----------
-    group_size : int
+    group_size
         M ≥ 2.
     """
 
@@ -96,9 +102,7 @@ class Mixed:
     kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
-        if not (whole and 2 <= self.group_size <= 65536):
-            raise ValueError(f"clock 'mixed:M' needs a whole number M from 2 to 65536, got {str(self.group_size)[:40]}")
+        _check_group_size("mixed", self.group_size, 2)
 
     @property
     def name(self) -> str:
@@ -112,7 +116,7 @@ class Mixed:
 
     @property
     def at_zero(self) -> Term:
-        """1-ρ^M-(1-ρ)^M ~ Mρ, and 2ρ for M = 2 alike."""
+        """1-ρ^M-(1-ρ)^M ~ Mρ, for every M ≥ 2."""
         return (1 / self.group_size, -1.0)
 
     @property
@@ -133,7 +137,7 @@ class Success:
 
     Parameters
     ----------
-    group_size : int
+    group_size
         M ≥ 1; for M = 1 the effective clock.
     """
 
@@ -141,11 +145,7 @@ class Success:
     kinks: tuple[float, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.group_size, int) and not isinstance(self.group_size, bool)
-        if not (whole and 1 <= self.group_size <= 65536):
-            raise ValueError(
-                f"clock 'success:M' needs a whole number M from 1 to 65536, got {str(self.group_size)[:40]}"
-            )
+        _check_group_size("success", self.group_size, 1)
 
     @property
     def name(self) -> str:
@@ -164,7 +164,7 @@ class Success:
 
     @property
     def at_one(self) -> Term:
-        """One group."""
+        """c → 1: one group is enough."""
         return (1.0, 0.0)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,7 +178,7 @@ class Affine:
 
     Parameters
     ----------
-    update, response : float
+    update, response
         a and b, each 0 or from 1e-30 to 1e30, not both 0.
     """
 
@@ -213,7 +213,7 @@ class Affine:
 
     @property
     def at_one(self) -> Term:
-        """The update and one draw."""
+        """c → a + b: the update and one draw."""
         return (self.update + self.response, 0.0)
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -227,17 +227,18 @@ class Tabulated:
 
     Parameters
     ----------
-    kind : {"csv", "tokens", "tokens-effective"}
-        What was measured: any cost; the mean response length, paid per update; or the same, paid per draw until a
-        success.
-    source : str
+    kind
+        What was measured: "csv" is any cost, "tokens" the mean response length, paid per update, and
+        "tokens-effective" the same, paid per draw until a success.
+    source
         Where the values come from, for people.
-    measured : Measured
+    measured
+        m(ρ).
     """
 
     kind: str
     source: str
-    measured: Measured
+    measured: LogLinear
 
     def __post_init__(self) -> None:
         if self.kind not in TABULATED:
@@ -286,7 +287,7 @@ def parse(text: str) -> Clock:
 
     Parameters
     ----------
-    text : str
+    text
         One of `CHOICES`, such as ``effective``, ``mixed:16`` or ``affine:1,0.5``.
 
     Raises

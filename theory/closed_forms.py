@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, wrightomega
 
 from theory.clocks import Affine, Clock, parse
 from theory.quadrature import log_odds
+from theory.special import expit, wrightomega
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Path = Callable[[float, NDArray[np.float64]], NDArray[np.float64]]
@@ -71,13 +71,14 @@ OPTIMAL: dict[str, Curve] = {
 def affine_optimal(rho: NDArray[np.float64], update: float, response: float) -> NDArray[np.float64]:
     """Antiderivative of √((a + b/ρ)/(ρ(1-ρ))): 2√a atan(u/√a) - 2√b artanh(√b/u) with u = √((aρ+b)/(1-ρ)).
 
-    Derived. GRPO's 2 asin √ρ for b = 0 and Sqrt-R's -2 artanh √(1-ρ) for a = 0, between which it interpolates. Where u
-    comes close to √b the artanh is taken as ln(1+z) - ln(1-z²)/2 with 1-z² = (a+b)ρ/(aρ+b), without cancellation.
+    Derived. It interpolates between GRPO's 2 asin √ρ (b = 0) and Sqrt-R's -2 artanh √(1-ρ) (a = 0). With z = √b/u the
+    artanh is computed as ln(1+z) - ln(1-z²)/2, 1-z² = (a+b)ρ/(aρ+b), which does not cancel where u is close to √b.
 
     Parameters
     ----------
-    rho : ndarray, any shape, in (0, 1)
-    update, response : float
+    rho
+        Any shape, in (0, 1).
+    update, response
         a, b ≥ 0, not both 0.
     """
     linear = update * rho + response
@@ -101,9 +102,11 @@ def crossing_time(weighting: str, clock: str, start: float, target: float) -> fl
 
     Parameters
     ----------
-    weighting : {"rloo", "grpo", "linear-r", "sqrt-r", "uniform-r"}
-    clock : {"regular", "effective"}
-    start, target : float
+    weighting
+        "rloo", "grpo", "linear-r", "sqrt-r" or "uniform-r".
+    clock
+        "regular" or "effective".
+    start, target
         0 < start ≤ target < 1.
 
     Raises

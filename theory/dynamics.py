@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from theory.clocks import Clock
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from theory.quadrature import integrate, log_odds
+from theory.special import expit
 
 Weight = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -26,17 +26,18 @@ class Mobility:
 
     Parameters
     ----------
-    name : str
+    name
         What the command line calls it.
-    exponent : int
-        1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit, 0 for a
-        measured mobility that stands for itself.
-    measured : Measured, optional
+    exponent
+        1 for the KL-proximal (mirror, natural-gradient) step, 2 for plain gradient flow on a single logit, 0 where
+        κ = m.
+    measured
+        m(ρ), where it was measured.
     """
 
     name: str
     exponent: int
-    measured: Measured | None = None
+    measured: LogLinear | None = None
 
     @property
     def kinks(self) -> tuple[float, ...]:
@@ -59,10 +60,11 @@ def proximal_step(rho: NDArray[np.float64], weight: NDArray[np.float64], step: f
 
     Parameters
     ----------
-    rho : ndarray, any shape, in (0, 1)
-    weight : ndarray, same shape
-        ω at ``rho``.
-    step : float
+    rho
+        Any shape, in (0, 1).
+    weight
+        ω at ``rho``, of the same shape.
+    step
         η.
     """
     return expit(log_odds(rho) + step * weight)

@@ -19,7 +19,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, xlog1py, xlogy
+
+from theory.special import gammaln, xlog1py, xlogy
 
 StepModel = Literal["ratio", "outcome"]
 STEP_MODELS: tuple[StepModel, ...] = ("ratio", "outcome")
@@ -38,15 +39,17 @@ def weight_speeds(rho: ArrayLike, group_size: int, step_model: StepModel) -> NDA
 
     Parameters
     ----------
-    rho : array_like, shape (r,), in (0, 1)
-    group_size : int
+    rho
+        Shape (r,), in (0, 1).
+    group_size
         M ≥ 2.
-    step_model : {"ratio", "outcome"}
+    step_model
+        "ratio" or "outcome".
 
     Returns
     -------
-    ndarray, shape (r, M-1)
-        Column K-1 belongs to ω_K of groups with K = 1..M-1 correct.
+    ndarray
+        Shape (r, M-1). Column K-1 belongs to ω_K of groups with K = 1..M-1 correct.
     """
     if step_model == "ratio":
         return (1 - 1 / group_size) * binomial(rho, group_size - 2)
@@ -58,14 +61,17 @@ def speed(rho: ArrayLike, correct: ArrayLike, wrong: ArrayLike, step_model: Step
 
     Parameters
     ----------
-    rho : array_like, shape (r,), in (0, 1)
-    correct, wrong : array_like, shape (M+1,)
-        Advantage of a correct and of a wrong response by the number correct.
-    step_model : {"ratio", "outcome"}
+    rho
+        Shape (r,), in (0, 1).
+    correct, wrong
+        Shape (M+1,). Advantage of a correct and of a wrong response by the number correct.
+    step_model
+        "ratio" or "outcome".
 
     Returns
     -------
-    ndarray, shape (r,)
+    ndarray
+        Shape (r,).
     """
     correct, wrong = np.asarray(correct, dtype=np.float64), np.asarray(wrong, dtype=np.float64)
     size = correct.size - 1

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+
+from theory.special import expit
 
 Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -58,7 +59,7 @@ def panels(start: float, target: float, breaks: Iterable[float] = (), width: flo
     distance = np.log1p((right - left) / (left * (1 - right)))
     count = np.maximum(1, np.ceil(distance / width)).astype(int)
     first = np.concatenate([[0], np.cumsum(count)])
-    inside = np.arange(first[-1]) - np.repeat(first[:-1], count)  # the panel's place within its interval
+    inside = np.arange(int(first[-1])) - np.repeat(first[:-1], count)  # the panel's place within its interval
     step, base = np.repeat(distance / count, count), np.repeat(log_odds(left), count)
     # Offsets from the left end: a short interval keeps its full relative accuracy.
     rho = expit(base[:, None] + (inside[:, None] + (NODES + 1) / 2) * step[:, None])

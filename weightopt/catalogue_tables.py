@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from theory import catalogue
 from theory.dynamics import update_budget
-from theory.group_schemes import GroupScheme
-from theory.weightings import Weighting
+from theory.weighting import GroupScheme, Weighting
 from weightopt.curves.problem import Problem
 from weightopt.table import MAX_GROUP_SIZE, TableError, WeightTable
 from weightopt.tabulate import GRID_EDGE, even_grid, tabulate, tabulate_advantages
@@ -99,7 +97,7 @@ def scheme_table(
 
 
 def catalogue_table(
-    member: catalogue.Entry | GroupScheme,
+    member: Weighting | GroupScheme,
     group_size: int | None = None,
     all_wrong: float | None = None,
     all_right: float | None = None,
@@ -108,7 +106,7 @@ def catalogue_table(
     """`named_table` of a weighting or `scheme_table` of a scheme."""
     if isinstance(member, GroupScheme):
         return scheme_table(member, group_size, all_wrong, all_right, scale)
-    return named_table(member.weighting, group_size, all_wrong, all_right, scale)
+    return named_table(member, group_size, all_wrong, all_right, scale)
 
 
 def budget_scale(weighting: Weighting, start: float, target: float, budget: float) -> float:

@@ -101,7 +101,7 @@ def compare_curves(problem: Problem, names: Sequence[str] = NAMES) -> Comparison
     answer = solve_curve(problem)
     rows = []
     for name in names:
-        w = catalogue.WEIGHTINGS[name].weighting
+        w = catalogue.WEIGHTINGS[name]
         points = problem.panels(w.kinks)
         spent = float(np.sum(points.weight * w(points.rho)))
         time = float(np.sum(points.weight * problem.cost_density(points.rho) / w(points.rho)))

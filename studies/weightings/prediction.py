@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.special import expit, logit
 
+from theory.beta_rates import beta_midpoints
 from theory.finite_group import second_moment, speed
-from theory.population import beta_midpoints
 from weightopt.populations.pass_rates import fit_beta
 from weightopt.table import WeightTable
 

@@ -30,6 +30,7 @@ def table(
 ) -> None:
     """Tabulate a named weighting, for instance as a baseline."""
     from theory import catalogue
+    from theory.weighting import GroupScheme
     from weightopt.catalogue_tables import budget_scale, catalogue_table
 
     check_folders(output=output, csv=csv)
@@ -40,7 +41,7 @@ def table(
     scale = 1.0
     if budget is not None and start is not None and target is not None:
         # The budget of a rule for groups is that of the curve it tends to.
-        curve = named.weighting if isinstance(named, catalogue.Entry) else named.limit
+        curve = named.limit if isinstance(named, GroupScheme) else named
         scale = budget_scale(curve, start, target, budget)
     elif not (budget is None and start is None and target is None):
         refuse("--budget, --start and --target must be given together: the budget is an integral between the two")

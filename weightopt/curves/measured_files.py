@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from theory.clocks import TABULATED, Clock, Tabulated, parse
 from theory.dynamics import MOBILITIES, Mobility
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from weightopt.errors import ProblemError
 
 MAX_CHARACTERS = 100_000
@@ -54,12 +54,12 @@ def read_mobility(text: str, start: float, target: float) -> Mobility:
     return MOBILITIES[text]
 
 
-def read_density(path: str, start: float, target: float) -> Measured:
+def read_density(path: str, start: float, target: float) -> LogLinear:
     """A budget density from a CSV file with columns rho and density; errors as `read_clock`."""
     return _read("budget_density", path, "density", start, target)
 
 
-def _read(field: str, path: str, column: str, start: float, target: float) -> Measured:
+def _read(field: str, path: str, column: str, start: float, target: float) -> LogLinear:
     def refuse(sentence: str) -> NoReturn:
         raise ProblemError(field, f"file {path}: {sentence}")
 
@@ -105,4 +105,4 @@ def _read(field: str, path: str, column: str, start: float, target: float) -> Me
             f"column rho must cover start to target, {start:g} to {target:g}; "
             f"it runs from {points[0][0]:g} to {points[-1][0]:g}"
         )
-    return Measured(tuple(rho for rho, _ in points), tuple(value for _, value in points))
+    return LogLinear(tuple(rho for rho, _ in points), tuple(value for _, value in points))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory import clocks, dynamics, quadrature
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from weightopt.errors import ProblemError
 from weightopt.fields import read_fields
 
@@ -57,7 +57,7 @@ class Problem:
         spend the budget.
     monotone : {None, "decreasing", "increasing"}
         Require ω to be non-increasing, or non-decreasing, in ρ.
-    budget_density : Measured, optional
+    budget_density : LogLinear, optional
         p(ρ), how much of the budget a unit of weight costs at ρ; default 1 everywhere.
     lipschitz : float
         Largest |dω/dx|, from 0 to 1e30 or ∞, in units of weight per unit of x.
@@ -94,7 +94,7 @@ class Problem:
     min_weight: float
     max_weight: float
     monotone: Monotone | None
-    budget_density: Measured | None
+    budget_density: LogLinear | None
     lipschitz: float
     lipschitz_in: Coordinate
     max_ratio: float
@@ -110,7 +110,7 @@ class Problem:
         min_weight: float = 0.0,
         max_weight: float = math.inf,
         monotone: Monotone | None = None,
-        budget_density: Measured | None = None,
+        budget_density: LogLinear | None = None,
         lipschitz: float = math.inf,
         lipschitz_in: Coordinate = "log-odds",
         max_ratio: float = math.inf,
@@ -154,7 +154,7 @@ class Problem:
             raise ProblemError("max_weight", f"must be a positive number, from 1e-30 to 1e30, got {self.max_weight:g}")
         if self.monotone not in (None, "decreasing", "increasing"):
             raise ProblemError("monotone", f"must be decreasing or increasing, got {self.monotone!r}")
-        if not (self.budget_density is None or isinstance(self.budget_density, Measured)):
+        if not (self.budget_density is None or isinstance(self.budget_density, LogLinear)):
             raise ProblemError("budget_density", "must be measured values of the budget density, or absent")
         if not (0 <= self.lipschitz <= LARGEST or self.lipschitz == math.inf):
             raise ProblemError("lipschitz", f"must be a number from 0 to 1e30, got {self.lipschitz:g}")
@@ -400,14 +400,14 @@ def _mobility_from(value: Any) -> Any:
     return dynamics.Mobility(str(value.get("name")), 0, _measured("mobility", value))
 
 
-def _lists(measured: Measured) -> dict[str, list[float]]:
+def _lists(measured: LogLinear) -> dict[str, list[float]]:
     return {"rho": list(measured.rho), "value": list(measured.value)}
 
 
-def _measured(field: str, value: Any) -> Measured:
+def _measured(field: str, value: Any) -> LogLinear:
     try:
         rho, numbers = value["rho"], value["value"]
-        return Measured(tuple(_number(field, x) for x in rho), tuple(_number(field, x) for x in numbers))
+        return LogLinear(tuple(_number(field, x) for x in rho), tuple(_number(field, x) for x in numbers))
     except (KeyError, TypeError):
         raise ProblemError(field, "must hold lists 'rho' and 'value'") from None
     except ProblemError:

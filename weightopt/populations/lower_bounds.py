@@ -1,6 +1,6 @@
 """How fast can a population be at best: lower bounds over all weights, prompt by prompt and step by step.
 
-Regular clock. Time at unit budget is path length (`theory.population`), so the optimum is the distance L(m) from the
+Regular clock. Time at unit budget is path length (`theory.step_budgets`), so the optimum is the distance L(m) from the
 start to {mean ρ ≥ m}. By Lagrangian duality, for every price λ ≥ 0,
 
     L(m)^p ≥ λ m + mean over prompts of min over x of (|x - x_i|^p - λ ρ(x)),
@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, lambertw
 
-from theory.population import StepBudget
+from theory.step_budgets import StepBudget
 
 Array = NDArray[np.float64]
 GRAIN = 200  # prompts that a population is taken to have at least, for a schedule

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from theory.population import beta_binomial_log_likelihood, beta_midpoints
+from theory.beta_rates import beta_binomial_log_likelihood, beta_midpoints
 from weightopt.errors import ProblemError
 from weightopt.populations.problem import HARDEST, MAX_PROMPTS
 

@@ -1,7 +1,7 @@
 """How a population passes under one shared weighting, and the time that it takes.
 
 Every prompt moves by dθ/dt = C(t) ω(ρ), the factor C(t) set in each step so that the step spends its budget: only the
-shape of ω matters, and b·T is the length of the path (`theory.population`). Under the effective clock a step costs
+shape of ω matters, and b·T is the length of the path (`theory.step_budgets`). Under the effective clock a step costs
 mean 1/ρ over all prompts: each is drawn until it succeeds once, also those that then get no weight, because one must
 have drawn to know.
 """
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from theory.measured import Measured
-from theory.population import LogLinearFlow
+from theory.log_linear import LogLinear, LogLinearFlow
 from theory.quadrature import log_odds
 from weightopt.errors import SolverError
 from weightopt.populations.lower_bounds import crossing
@@ -163,13 +162,13 @@ def time_and_gradient(
 
 def tabulate(
     problem: PopulationProblem, weighting: Callable[[Array], Array], kinks: tuple[float, ...] = ()
-) -> Measured:
+) -> LogLinear:
     """A formula read at close points, kinks among them, from the hardest prompt to where prompts are solved."""
     low, high = problem.rates[0], problem.solved
     rho = np.unique(np.concatenate([problem.knots(FINE), [kink for kink in kinks if low < kink < high]]))
-    return Measured(tuple(rho.tolist()), tuple(weighting(rho).tolist()))
+    return LogLinear(tuple(rho.tolist()), tuple(weighting(rho).tolist()))
 
 
-def time_of(problem: PopulationProblem, weighting: Measured) -> tuple[float, float]:
+def time_of(problem: PopulationProblem, weighting: LogLinear) -> tuple[float, float]:
     """Time that a shared weighting takes, and its relative quadrature error."""
     return Passage(problem, log_odds(np.array(weighting.rho)), np.log(weighting.value)).time()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from theory import catalogue
-from theory.measured import Measured
+from theory.log_linear import LogLinear
 from theory.quadrature import log_odds
 from weightopt.answer import Answer, Certificate, Promise, Status
 from weightopt.errors import SolverError
@@ -77,7 +77,7 @@ class PopulationAnswer(Answer):
 
     Attributes
     ----------
-    weighting : Measured
+    weighting : LogLinear
         Best shared ω found; at the start a step with it spends the budget.
     rows : tuple of Row
         The named ones; none where the answer is read from a file.
@@ -91,7 +91,7 @@ class PopulationAnswer(Answer):
 
     problem: PopulationProblem
     certificate: PopulationCertificate
-    weighting: Measured
+    weighting: LogLinear
     rows: tuple[Row, ...] = ()
     schedule: float = math.inf
     exact: bool = False
@@ -190,7 +190,7 @@ def solve(problem: PopulationProblem, *, throw: bool = True, names: Sequence[str
     lower = bound.lower / problem.budget
     tables, rows = [], []
     for name in names:
-        w = catalogue.WEIGHTINGS[name].weighting
+        w = catalogue.WEIGHTINGS[name]
         tables.append(tabulate(problem, w, w.kinks))
         time, error = time_of(problem, tables[-1])
         rows.append(Row(name, w.label, time, time / lower, _gap(time, lower, error)))
@@ -225,7 +225,7 @@ def certify(problem: PopulationProblem, table: WeightTable) -> PopulationAnswer:
     """
     knots, method = table.provenance.get("knots"), table.provenance.get("method")
     try:
-        weighting = Measured(tuple(knots["rho"]), tuple(knots["weight"]))  # pyright: ignore[reportOptionalSubscript]
+        weighting = LogLinear(tuple(knots["rho"]), tuple(knots["weight"]))  # pyright: ignore[reportOptionalSubscript]
         certificate = certify_weighting(problem, weighting)
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(f"key 'provenance.knots' holds no weighting ({error}); build the table again.") from None
@@ -237,7 +237,7 @@ def certify(problem: PopulationProblem, table: WeightTable) -> PopulationAnswer:
 
 
 def certify_weighting(
-    problem: PopulationProblem, weighting: Measured, lower: float | None = None
+    problem: PopulationProblem, weighting: LogLinear, lower: float | None = None
 ) -> PopulationCertificate:
     """Certify a shared weighting from the problem and the weighting alone; `lower` spares computing the bound again.
 
@@ -273,16 +273,16 @@ def _gap(time: float, lower: float, error: float) -> float:
     return abs(time / lower - 1) + 2 * error
 
 
-def normalised(problem: PopulationProblem, weighting: Measured) -> Measured:
+def normalised(problem: PopulationProblem, weighting: LogLinear) -> LogLinear:
     """The weighting times the factor with which the first step spends the budget."""
     factor = _factor(problem, weighting)
     try:
-        return Measured(weighting.rho, tuple((factor * np.array(weighting.value)).tolist()))
+        return LogLinear(weighting.rho, tuple((factor * np.array(weighting.value)).tolist()))
     except ValueError:
         raise SolverError("the weights found leave the range of 1e-30 to 1e30; lower --steepness") from None
 
 
-def search(problem: PopulationProblem) -> Measured:
+def search(problem: PopulationProblem) -> LogLinear:
     """The best shared weighting that a local search finds from any of its starts."""
     rho = problem.knots()
     knots = log_odds(rho)
@@ -291,7 +291,7 @@ def search(problem: PopulationProblem) -> Measured:
         log_weight, time = _descend(problem, knots, -a * np.log(rho) - b * np.log1p(-rho))
         found.append((time, log_weight))
     log_weight = min(found, key=lambda pair: pair[0])[1]
-    return Measured(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
+    return LogLinear(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
 
 
 def _descend(problem: PopulationProblem, knots: Array, log_weight: Array) -> tuple[Array, float]:
@@ -337,7 +337,7 @@ def _objective(
     return function
 
 
-def _factor(problem: PopulationProblem, weighting: Measured) -> float:
+def _factor(problem: PopulationProblem, weighting: LogLinear) -> float:
     """By what to multiply a weighting so that the first step with it spends the budget."""
     theta = problem.theta
     weight = np.where(np.array(problem.rates) < problem.solved, weighting(np.array(problem.rates)), 0.0)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from theory.population import BUDGETS, StepBudget
 from theory.quadrature import log_odds
+from theory.step_budgets import BUDGETS, StepBudget
 from weightopt.errors import ProblemError
 from weightopt.fields import read_fields
 
@@ -48,7 +48,7 @@ class PopulationProblem:
     target : float
         Mean success to reach: above the mean of the start, below what is reached when every prompt is solved.
     budget_kind : {"weight", "kl", "square"}
-        Which norm of the weights a step may spend, see `theory.population`.
+        Which norm of the weights a step may spend, see `theory.step_budgets`.
     clock : {"regular", "effective"}
     budget : float
         b, what a step may spend, 1e-6 to 1e6; times are proportional to 1/b.

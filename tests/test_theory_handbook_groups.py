@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from theory import catalogue, finite_group
-from theory.group_schemes import GroupScheme
+from theory.weighting import GroupScheme
 
 SCHEMES = catalogue.SCHEMES
 SIZES = [2, 3, 5, 8]

@@ -1,4 +1,4 @@
-"""Named weightings: values, end rules as limits, the family that holds them, and what users are told."""
+"""The paper's weightings: values, end rules as limits, the family that holds them, and what users are told."""
 
 import math
 
@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import weightings
+from theory import catalogue
+from theory.handbook import paper
 
-NAMES = list(weightings.REGISTRY)
+PAPER = {weighting.name: weighting for weighting in paper.PLAIN}
+NAMES = list(PAPER)
 # ω at ρ = 0.2 and ρ = 0.8, from the table of weightings by hand.
 VALUES = {
     "rloo": (1.0, 1.0),
@@ -25,13 +27,13 @@ POWERS = {"rloo": (0, 0), "grpo": (0.5, 0.5), "linear-r": (1, 0), "sqrt-r": (1, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_and_effective_weight_have_their_tabulated_values(name):
-    weighting = weightings.REGISTRY[name]
+    weighting = PAPER[name]
     assert weighting([0.2, 0.8]) == pytest.approx(VALUES[name], rel=1e-15 * 8)  # a few roundings
     assert weighting.effective([0.2, 0.8]) == pytest.approx(np.multiply(VALUES[name], 0.16), rel=1e-15 * 8)
 
 
 def test_plateau_is_a_plateau_up_to_its_threshold_and_continuous_there():
-    plateau = weightings.REGISTRY["plateau-r"]
+    plateau = PAPER["plateau-r"]
     (kink,) = plateau.kinks
     rho = np.linspace(0.001, kink, 50)
     assert plateau.effective(rho) == pytest.approx(np.ones(50), rel=1e-14)
@@ -42,8 +44,8 @@ def test_plateau_is_a_plateau_up_to_its_threshold_and_continuous_there():
 @pytest.mark.parametrize(("name", "exponents"), POWERS.items())
 def test_the_two_parameter_family_holds_the_named_weightings(name, exponents):
     rho = np.geomspace(1e-6, 0.999, 40)
-    member = weightings.parse(f"power:{exponents[0]},{exponents[1]}")
-    named = weightings.REGISTRY[name]
+    member = catalogue.parse(f"power:{exponents[0]},{exponents[1]}")
+    named = PAPER[name]
     assert member(rho) == pytest.approx(named(rho), rel=1e-13)  # powers of numbers near 1 round differently
     assert (member.all_wrong_advantage, member.all_right_advantage) == (
         named.all_wrong_advantage,
@@ -53,7 +55,7 @@ def test_the_two_parameter_family_holds_the_named_weightings(name, exponents):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_end_rules_are_the_limits_of_the_advantages(name):
-    weighting = weightings.REGISTRY[name]
+    weighting = PAPER[name]
     x = 1e-10
     # The slowest approach is √x = 1e-5 (GRPO at both ends, Sqrt-R at one).
     assert float(-x * weighting(x)) == pytest.approx(weighting.all_wrong_advantage, abs=2e-5)
@@ -63,14 +65,14 @@ def test_end_rules_are_the_limits_of_the_advantages(name):
 @given(a=st.floats(-3, 3), b=st.floats(-3, 3))
 @settings(derandomize=True, max_examples=60, deadline=None)
 def test_end_rules_of_the_family_follow_from_the_exponents(a, b):
-    weighting = weightings.power_weighting(a, b)
+    weighting = paper.power(a, b)
     for exponent, rule, sign in ((a, weighting.all_wrong_advantage, -1), (b, weighting.all_right_advantage, 1)):
         assert rule == (0.0 if exponent < 1 else sign * 1.0 if exponent == 1 else sign * math.inf)
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
 def test_end_rules_of_the_family_are_seen_numerically(exponent):
-    weighting = weightings.power_weighting(exponent, exponent)
+    weighting = paper.power(exponent, exponent)
     x = 1e-12  # x^(1/2) = 1e-6 and x^(-1/2) = 1e6 tell the three cases apart; 1 - x rounds at 1e-4 of x
     for rule, value in (
         (weighting.all_wrong_advantage, float(-x * weighting(x))),
@@ -84,19 +86,19 @@ def test_end_rules_of_the_family_are_seen_numerically(exponent):
 
 
 def test_rules_of_the_paper_and_its_baselines_are_limits_and_not_overruled():
-    assert not any(weighting.published_rules for weighting in weightings.REGISTRY.values())
+    assert not any(weighting.published_rules for weighting in PAPER.values())
 
 
 def test_reconstructions_say_so_and_nothing_else_does():
-    told = {name for name, weighting in weightings.REGISTRY.items() if "reconstruction" in weighting.label}
+    told = {name for name, weighting in PAPER.items() if "reconstruction" in weighting.label}
     assert told == {"uniform-r", "plateau-r"}
-    assert told == {name for name, weighting in weightings.REGISTRY.items() if "reconstruction" in weighting.source}
+    assert told == {name for name, weighting in PAPER.items() if "reconstruction" in weighting.source}
 
 
 def test_every_name_is_its_own_key_and_carries_a_source():
-    for name, weighting in weightings.REGISTRY.items():
+    for name, weighting in PAPER.items():
         assert weighting.name == name
-        assert weightings.parse(name) is weighting
+        assert catalogue.parse(name) is weighting
         assert weighting.source
         assert weighting.formula
 
@@ -105,21 +107,21 @@ def test_every_name_is_its_own_key_and_carries_a_source():
 @pytest.mark.parametrize("size", [2, 3, 16])
 def test_only_leave_one_out_carries_a_group_factor(name, size):
     expected = size / (size - 1) if name == "rloo" else 1.0
-    assert weightings.REGISTRY[name].group_factor(size) == expected
+    assert PAPER[name].group_factor(size) == expected
 
 
 def test_leave_one_out_factor_turns_the_group_mean_baseline_into_the_mean_of_the_others():
     rewards = np.array([1, 0, 0, 1, 0], dtype=float)
     size = rewards.size
     others = np.array([np.delete(rewards, i).mean() for i in range(size)])
-    factor = weightings.REGISTRY["rloo"].group_factor(size)
+    factor = PAPER["rloo"].group_factor(size)
     assert factor * (rewards - rewards.mean()) == pytest.approx(rewards - others, abs=1e-15)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if weightings.REGISTRY[n].all_wrong_advantage == -1])
+@pytest.mark.parametrize("name", [n for n in NAMES if PAPER[n].all_wrong_advantage == -1])
 def test_minus_one_rule_of_linear_weighting_makes_every_wrong_advantage_minus_one(name):
     # For ω = 1/ρ the advantage of a wrong response is -ρω = -1 at every success rate; the others tend to it.
-    weighting = weightings.REGISTRY[name]
+    weighting = PAPER[name]
     rho = np.array([1e-9, 1e-8])
     assert -rho * weighting(rho) == pytest.approx([-1, -1], abs=2e-8)
 
@@ -143,15 +145,15 @@ def test_minus_one_rule_of_linear_weighting_makes_every_wrong_advantage_minus_on
 )
 def test_an_unknown_weighting_is_refused_in_one_sentence(text):
     with pytest.raises(ValueError, match="weighting") as caught:
-        weightings.parse(text)
+        catalogue.parse(text)
     assert "\n" not in str(caught.value)
 
 
 @given(a=st.floats(-20, 20), b=st.floats(-20, 20))
 @settings(derandomize=True, max_examples=30, deadline=None)
 def test_a_family_member_is_found_again_by_its_name(a, b):
-    member = weightings.power_weighting(a, b)
-    again = weightings.parse(member.name)
+    member = paper.power(a, b)
+    again = catalogue.parse(member.name)
     rho = np.array([0.1, 0.5, 0.9])
     assert np.array_equal(again(rho), member(rho))
     assert again.name == member.name

@@ -5,19 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import dynamics, surrogates, weightings
-from theory.quadrature import log_odds
+from theory import dynamics
+from theory.handbook import paper
+from theory.handbook.notation import incomplete_beta
+from theory.quadrature import integrate, log_odds
 
-NAMES = list(surrogates.REGISTRY)
+PAPER = {weighting.name: weighting for weighting in paper.PLAIN}
+NAMES = list(PAPER)
 
 
-def test_every_named_weighting_has_a_surrogate():
-    assert set(surrogates.REGISTRY) == set(weightings.REGISTRY)
+def power_gain(a, b, start, target):
+    """The budget that ρ^-a (1-ρ)^-b spends, by quadrature."""
+    return integrate(paper.power(a, b), start, target)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_derivative_of_the_surrogate_is_the_weighting(name):
-    h, weighting = surrogates.REGISTRY[name], weightings.REGISTRY[name]
+    weighting = PAPER[name]
+    h = weighting.surrogate
     rho = np.concatenate([np.geomspace(1e-6, 0.3, 30), 1 - np.geomspace(1e-3, 0.6, 30)])
     for kink in weighting.kinks:
         rho = rho[np.abs(rho - kink) > 1e-3]
@@ -31,9 +36,10 @@ def test_derivative_of_the_surrogate_is_the_weighting(name):
 
 @pytest.mark.parametrize("name", ["grpo", "linear-r", "uniform-r"])
 def test_derivative_by_complex_step_is_exact(name):
-    h, weighting = surrogates.REGISTRY[name], weightings.REGISTRY[name]
+    weighting = PAPER[name]
+    h = weighting.surrogate
     rho = np.array([1e-8, 1e-3, 0.2, 0.5, 0.8, 0.999])
-    slope = np.imag(h(rho + 1e-30j)) / 1e-30  # pyright: ignore[reportArgumentType]
+    slope = np.imag(h.function(rho + 1e-30j)) / 1e-30  # pyright: ignore[reportArgumentType]
     assert slope == pytest.approx(weighting(rho), rel=1e-12)  # complex asin near 1 loses a few digits
 
 
@@ -41,7 +47,8 @@ def test_derivative_by_complex_step_is_exact(name):
 @settings(derandomize=True, max_examples=60, deadline=None)
 def test_gain_of_the_surrogate_is_the_budget_spent(low, width, name):
     start, target = 1 / (1 + np.exp(-low)), 1 / (1 + np.exp(-(low + width)))
-    h, weighting = surrogates.REGISTRY[name], weightings.REGISTRY[name]
+    weighting = PAPER[name]
+    h = weighting.surrogate
     gain = float(h(np.asarray(target)) - h(np.asarray(start)))
     spent = dynamics.update_budget(weighting, start, target, weighting.kinks)
     # The difference of two surrogates of size up to 16 rounds at 4e-15; 1 - ρ near the upper end at 1e-16/3e-6.
@@ -51,34 +58,34 @@ def test_gain_of_the_surrogate_is_the_budget_spent(low, width, name):
 @given(a=st.floats(-1, 2), b=st.floats(-1, 2), split=st.floats(0.02, 0.89))
 @settings(derandomize=True, max_examples=30, deadline=None)
 def test_gain_of_a_family_member_adds_up_over_a_split(a, b, split):
-    parts = surrogates.power_gain(a, b, 0.01, split) + surrogates.power_gain(a, b, split, 0.9)
-    assert parts == pytest.approx(surrogates.power_gain(a, b, 0.01, 0.9), rel=1e-13)  # quadrature is exact to rounding
+    parts = power_gain(a, b, 0.01, split) + power_gain(a, b, split, 0.9)
+    assert parts == pytest.approx(power_gain(a, b, 0.01, 0.9), rel=1e-13)  # quadrature is exact to rounding
 
 
 def test_gain_of_the_family_is_the_surrogate_of_its_named_members():
     for name, (a, b) in {"rloo": (0, 0), "grpo": (0.5, 0.5), "linear-r": (1, 0), "sqrt-r": (1, 0.5)}.items():
-        h = surrogates.REGISTRY[name]
+        h = PAPER[name].surrogate
         expected = float(h(np.asarray(0.9)) - h(np.asarray(0.01)))
-        assert surrogates.power_gain(a, b, 0.01, 0.9) == pytest.approx(expected, rel=1e-13)
+        assert power_gain(a, b, 0.01, 0.9) == pytest.approx(expected, rel=1e-13)
 
 
 def test_sqrt_surrogate_is_minus_twice_artanh():
     rho = np.array([0.01, 0.3, 0.7, 0.99])
-    assert surrogates.sqrt_r(rho) == pytest.approx(-2 * np.arctanh(np.sqrt(1 - rho)), rel=1e-13)
+    assert paper.SQRT_R.surrogate(rho) == pytest.approx(-2 * np.arctanh(np.sqrt(1 - rho)), rel=1e-13)
 
 
 def test_plateau_surrogate_is_continuous_at_its_threshold_and_the_logit_below():
-    tau = weightings.PLATEAU_THRESHOLD
-    below, above = surrogates.plateau_r(np.array([tau - 1e-12, tau + 1e-12]))
+    tau = paper.PLATEAU_THRESHOLD
+    below, above = paper.PLATEAU_R.surrogate(np.array([tau - 1e-12, tau + 1e-12]))
     assert above - below == pytest.approx(0, abs=1e-11)
-    assert surrogates.plateau_r(np.array([0.2])) == pytest.approx(log_odds(0.2), rel=1e-15)
+    assert paper.PLATEAU_R.surrogate(np.array([0.2])) == pytest.approx(log_odds(0.2), rel=1e-15)
 
 
 @given(a=st.floats(-1, 0.95), b=st.floats(-1, 0.95), low=st.floats(-8, 3), width=st.floats(0.05, 4))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_incomplete_beta_function_is_the_gain_of_the_family(a, b, low, width):
     start, target = 1 / (1 + np.exp(-low)), 1 / (1 + np.exp(-(low + width)))
-    below, above = surrogates.power_surrogate(np.array([start, target]), a, b)
+    below, above = incomplete_beta(np.array([start, target]), a, b)
     # The difference of two values rounds at a few units in the last place of the larger.
-    expected = surrogates.power_gain(a, b, start, target)
+    expected = power_gain(a, b, start, target)
     assert above - below == pytest.approx(expected, rel=1e-9, abs=2e-14 * above)

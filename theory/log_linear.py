@@ -1,0 +1,169 @@
+"""Functions of success probability whose logarithm is linear in log-odds θ between given points, and their flow.
+
+Measured costs, weight tables and solved weightings are such functions. A weighting ω that all prompts share moves each
+of them along one and the same curve: with H(θ) = ∫ dθ/ω, H(θ_i) grows by the same amount τ for every prompt. For ln ω
+piecewise linear in θ, H and its inverse are elementary, so the path of a population is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.quadrature import log_odds
+from theory.special import exprel
+
+Array = NDArray[np.float64]
+TINY = 1e-9  # ln(1+z)/z is 1 to rounding below this
+NEAR = 1e-2  # below it exprel' is summed as a series, whose next term is 1e-13
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLinear:
+    """A positive function of success probability through given points.
+
+    Its logarithm is linear in log-odds between neighbouring points, so that it follows a power law in ρ or 1-ρ exactly
+    at the points and closely between them. Beyond the first and the last point it is constant.
+
+    Parameters
+    ----------
+    rho
+        Success probabilities in (0, 1), strictly increasing, at least 2.
+    value
+        Positive, from 1e-30 to 1e30, as many as ``rho``.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range, or the points do not increase.
+    """
+
+    rho: tuple[float, ...]
+    value: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rho, value = np.array(self.rho), np.array(self.value)
+        if rho.ndim != 1 or rho.shape != value.shape or rho.size < 2:
+            raise ValueError("measured values need at least 2 points, one value each")
+        if not (rho[0] > 0 and rho[-1] < 1 and np.all(np.diff(rho) > 0)):
+            raise ValueError("success probabilities must be strictly increasing within (0, 1)")
+        if not np.all((value >= 1e-30) & (value <= 1e30)):
+            raise ValueError("measured values must be positive, from 1e-30 to 1e30")
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where the slope jumps: at the points."""
+        return self.rho
+
+    def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The value at success probabilities of any shape in (0, 1)."""
+        theta = np.interp(log_odds(rho), log_odds(np.array(self.rho)), np.log(self.value))
+        return np.exp(theta)
+
+
+class LogLinearFlow:
+    """The flow dθ/dτ = ω(θ) of a weighting whose logarithm is linear in log-odds between knots, in closed form.
+
+    On a piece where ln ω = l + s(θ-θ_0) the way from θ_0 to θ takes the time e^-l (1 - e^(-s(θ-θ_0)))/s, and conversely
+    θ = θ_0 - ln(1 - s e^l τ)/s. The flow stops at the last knot.
+
+    The time of each prompt counts from its own start, not from the first knot. Weights may span many powers of ten, and
+    in one common H the rounding of the slow prompts' long times would swamp the short times of the fast ones.
+
+    Parameters
+    ----------
+    theta
+        Shape (k,). Knots in log-odds, increasing, k ≥ 2.
+    log_weight
+        Shape (k,). ln ω there.
+    start
+        Shape (n,). Log-odds of the prompts at τ = 0, between the first and the last knot.
+    """
+
+    def __init__(self, theta: Array, log_weight: Array, start: Array) -> None:
+        self.theta, self.log_weight, self.start = theta, log_weight, start
+        self.width = np.diff(theta)
+        self.slope = np.diff(log_weight) / self.width
+        pieces = np.exp(-log_weight[:-1]) * self.width * exprel(-self.slope * self.width)
+        self._first, ahead = self._piece(start)
+        self._start_log_weight = log_weight[self._first] + self.slope[self._first] * ahead
+        left = self.width[self._first] - ahead
+        rest = np.exp(-self._start_log_weight) * left * exprel(-self.slope[self._first] * left)
+        at = np.arange(pieces.size)
+        first = self._first[:, None]
+        times = np.where(at > first, pieces, np.where(at == first, rest[:, None], 0.0))
+        self._reached = np.cumsum(times, axis=1)  # (n, k-1): when each prompt is at the end of each piece
+        self._clock = np.cumsum(pieces)  # the common H at the ends of the pieces
+
+    @property
+    def stop(self) -> Array:
+        """Flow time at which each prompt is at the last knot, shape (n,)."""
+        return self._reached[:, -1]
+
+    def _piece(self, theta: Array) -> tuple[NDArray[np.intp], Array]:
+        piece = np.clip(np.searchsorted(self.theta, theta, side="right") - 1, 0, self.slope.size - 1)
+        return piece, theta - self.theta[piece]
+
+    def position(self, tau: Array) -> tuple[Array, Array]:
+        """Log-odds and ω at flow times τ ≥ 0 of shape (m,), each of shape (m, n); ω is 0 where the flow has stopped."""
+        last = self.slope.size - 1
+        prompt = np.arange(self.start.size)
+        # The common H says about which piece a prompt is on, its own times which.
+        guess = np.searchsorted(
+            self._clock, self._clock[self._first] - self._reached[prompt, self._first] + tau[:, None]
+        )
+        piece = np.clip(guess, self._first, last)
+        while True:
+            behind = (piece < last) & (self._reached[prompt, piece] <= tau[:, None])
+            before = (piece > self._first) & (self._reached[prompt, piece - 1] > tau[:, None])
+            if not (np.any(behind) or np.any(before)):
+                break
+            piece = piece + behind - before
+        begun = piece == self._first
+        slope = self.slope[piece]
+        origin = np.where(begun, self.start, self.theta[piece])
+        log_weight = np.where(begun, self._start_log_weight, self.log_weight[piece])
+        since = np.where(begun, 0.0, self._reached[prompt, piece - 1])
+        stopped = tau[:, None] >= self.stop
+        ahead = np.where(stopped, 0.0, tau[:, None] - since) * np.exp(log_weight)
+        z = np.maximum(-slope * ahead, -1 + 1e-15)  # rounding must not step over the pole behind the last knot
+        small = np.abs(z) < TINY
+        ahead = ahead * np.where(small, 1.0, np.log1p(z) / np.where(small, 1.0, z))
+        theta = np.where(stopped, self.theta[-1], np.minimum(origin + ahead, self.theta[piece + 1]))
+        return theta, np.where(stopped, 0.0, np.exp(log_weight + slope * ahead))
+
+    def pull_back(self, theta: Array, value: Array) -> Array:
+        """Σ value ∂H(θ)/∂l over all entries, H(θ) = ∫ dθ/ω from the first knot, l the knots' log-weights; shape (k,).
+
+        With E = exprel, a piece of width Δ contributes Δ e^(-l_k) E(l_k - l_(k+1)) to H. Its part up to a share u
+        contributes the same with uΔ for Δ and u(l_k - l_(k+1)) for the argument of E.
+
+        Parameters
+        ----------
+        theta, value
+            Ends θ and factors of the sum, of the same shape.
+        """
+        size = self.slope.size
+        piece, ahead = self._piece(theta.ravel())
+        value = value.ravel()
+        here = np.exp(-self.log_weight[piece]) * ahead * value
+        z = -self.slope[piece] * ahead
+        turn = here * (ahead / self.width[piece]) * _exprel_slope(z)
+        at = np.bincount(piece, turn - here * exprel(z), size)
+        after = np.bincount(piece, -turn, size)
+        # Every piece below a point is crossed whole.
+        whole = np.concatenate([np.cumsum(np.bincount(piece, value, size)[::-1])[::-1][1:], [0.0]])
+        z = -self.slope * self.width
+        here = np.exp(-self.log_weight[:-1]) * self.width * whole
+        turn = here * _exprel_slope(z)
+        return np.append(at + turn - here * exprel(z), 0.0) + np.concatenate([[0.0], after - turn])
+
+
+def _exprel_slope(z: Array) -> Array:
+    """d/dz (e^z - 1)/z = ((z-1)e^z + 1)/z²."""
+    near = np.abs(z) < NEAR
+    far = np.where(near, 1.0, z)
+    series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
+    return np.where(near, series, ((far - 1) * np.exp(far) + 1) / far**2)
