@@ -152,9 +152,7 @@ class Run:
             for folder in [checkpoint] * bool(checkpoint) + [start] * (config.start_model is None):
                 check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
-        policy = open_policy(
-            start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed
-        )
+        policy = open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
         policy = shard(policy, ranks)
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
@@ -338,9 +336,7 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
         open_ranks(config.device) as ranks,
         open_verifier(config) as verifier,
         _leading(ranks, run_folder(output, config, ready, ranks, resume=resume)) as go_on,
-        Progress(
-            quiet=quiet or not ranks.leading, name=ready.tables.name, steps=config.training.steps
-        ) as progress,
+        Progress(quiet=quiet or not ranks.leading, name=ready.tables.name, steps=config.training.steps) as progress,
         ExitStack() as stack,
     ):
         run = Run(
