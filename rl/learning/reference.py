@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rl.config import KlConfig, LoraConfig
 from rl.errors import UsageError
+from rl.learning.config import KlConfig
+from rl.models.config import LoraConfig
 from rl.models.policy import Policy, load_policy
 from rl.models.start import start_folder
 

@@ -7,8 +7,8 @@ from functools import partial, reduce
 import numpy as np
 import torch
 
-from rl.config import OptimizerConfig, RolloutConfig
 from rl.errors import DivergenceError
+from rl.learning.config import OptimizerConfig
 from rl.learning.learning_rate import learning_rate
 from rl.learning.loss import (
     NO_CLIP,
@@ -27,6 +27,7 @@ from rl.learning.reference import Reference
 from rl.models.policy import Policy
 from rl.processes.ranks import ALONE, Ranks
 from rl.processes.sharded import gathered, idle, own_part
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 from rl.seeds import derive_seed
 

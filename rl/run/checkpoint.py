@@ -29,8 +29,8 @@ from pydantic import Field, TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rl.config import LoraConfig, PolicyConfig
 from rl.errors import UsageError
+from rl.models.config import LoraConfig, PolicyConfig
 from rl.models.lora import add_adapter, load_adapter, save_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
 from rl.processes.sharded import gathered, parted_like, whole

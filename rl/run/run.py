@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from rl.config import Config, TrackingConfig
+from rl.config import Config
 from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
@@ -30,6 +30,7 @@ from rl.run.checkpoint import (
     save_model,
     save_whole,
 )
+from rl.run.config import TrackingConfig
 from rl.run.display.progress import Progress
 from rl.run.folder import began, run_folder
 from rl.run.prepare import Prepared, prepare

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rl.config import WeightingConfig
 from rl.errors import UsageError
+from rl.step.config import WeightingConfig
 from rl.step.success import count_successes, leave_one_out
 from weightopt.table import WeightTable
 

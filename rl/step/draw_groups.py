@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import RolloutConfig
 from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
 from rl.step.stopwatch import Stopwatch

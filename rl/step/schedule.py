@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from rl.config import LaterTable, WeightingConfig
 from rl.errors import UsageError
 from rl.step.advantage import weight_function
+from rl.step.config import LaterTable, WeightingConfig
 from weightopt.table import TableError, WeightTable
 
 
