@@ -220,7 +220,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
     from rl.step.success import Judgement
 
     output = Path(job["folder"]) / "ours"
-    collect, last = rl.train.collect, {}
+    draw_groups, last = rl.train.draw_groups, {}
 
     def judge(batch: Any, *_: Any, **__: Any) -> Judgement:
         # The loop's own rule is that a response which did not end is wrong, and here none ends.
@@ -242,7 +242,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
                 **{stage: timing[stage] for stage in ("sampling", "learning", "hand_over")},
             )
         turns.wait()
-        collected = collect(*arguments, step=step, **others)
+        collected = draw_groups(*arguments, step=step, **others)
         last.update(
             prompts=[list(group.prompt_tokens) for group in collected.drawn.groups], tokens=collected.drawn.tokens
         )
@@ -260,7 +260,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
             return run(self, prompts, settings)
 
         _Engine._run = without_stop
-    rl.step.draw_groups.judge, rl.train.collect = judge, in_turn
+    rl.step.draw_groups.judge, rl.train.draw_groups = judge, in_turn
     rl.train.train(parse_config(config_of(job)), output, quiet=True)
 
 

@@ -29,7 +29,7 @@ from rl.run.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
-from rl.storage import try_to_write, whole_folder
+from rl.storage import try_to_write, whole_folder, write_checksums
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
 from rl.verification.pool import open_verifier
@@ -124,6 +124,7 @@ def make_start_model(
         with whole_folder(folder) as partial:
             save_policy(policy, partial)
             (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+            write_checksums(partial)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(f"the start model {str(folder)!r} could not be written ({reason}); none was left") from error

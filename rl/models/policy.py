@@ -17,7 +17,7 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,6 +28,7 @@ from rl.models.lora import Adapter, merged_weights
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
 from rl.models.start import check_weights, weight_files
+from rl.models.tokenizer import encode_prompt, load_tokenizer
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
 disable_progress_bar()
@@ -91,31 +92,17 @@ class Policy:
         """The model's output layer."""
         return OutputLayer(self.model)
 
-    @cached_property
-    def _first_token(self) -> tuple[int, ...]:
-        """The token that the tokenizer puts before a text, if there is one."""
-        first = self.tokenizer.encode("")[:1]
-        return tuple(first) if first == [self.tokenizer.bos_token_id] else ()
-
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without special tokens but those that it names."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt: with the token that the tokenizer begins a text with, unless the text names it."""
-        tokens, first = self.encode(text), self._first_token
-        return tokens if tokens[: len(first)] == first else (*first, *tokens)
+        return encode_prompt(self.tokenizer, text)
 
     def decode(self, responses: list[list[int]]) -> list[str]:
         """Texts of responses; a special token shows under its name, so that no verifier overlooks it."""
         return self.tokenizer.batch_decode(responses, skip_special_tokens=False)
-
-    def can_write(self, text: str) -> bool:
-        """Whether the tokenizer gives back ``text`` unchanged."""
-        try:
-            return self.decode([list(self.encode(text))]) == [text]
-        except Exception:  # tokenizers raises the base class for a character it has no token for
-            return False
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name: all, or with LoRA those of the adapter."""
@@ -322,7 +309,6 @@ def load_policy(
             attn_implementation=attention,
             output_loading_info=True,  # makes it two, which the types do not say
         )  # type: ignore[misc]
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
         reason = " ".join(str(error).split())
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
@@ -331,8 +317,7 @@ def load_policy(
         raise UsageError(
             f"model {str(folder)!r} lacks {len(absent)} of the weights that config.json asks for, first {absent[0]!r}"
         )
-    if tokenizer.eos_token is None:
-        raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
+    tokenizer = load_tokenizer(folder)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
     if settings.attention == "auto" and device.type == "cpu":

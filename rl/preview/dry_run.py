@@ -25,18 +25,14 @@ from rl.models.start import parameters_in, start_folder
 from rl.preview.probe import FLOAT32, probe_judging, probe_learning, probe_sampling, probe_updating, prompts_to_draw
 from rl.run.checkpoint import open_policy
 from rl.run.folder import check_folder
-from rl.run.trackers.registry import check_trackers
-from rl.samplers.registry import check_backend
+from rl.run.prepare import prepare
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
-from rl.step.schedule import TableSchedule
 from rl.step.success import Judgement, judge
-from rl.tasks.chat import chat_writer, in_chat
-from rl.tasks.protocol import Prompt, Task
-from rl.tasks.registry import build_task, build_teaching_task, wants_chat
-from rl.tasks.split import held_out_prompts, training_prompts
-from rl.train import check_alphabet
+from rl.tasks.protocol import Prompt
+from rl.tasks.registry import build_teaching_task
+from rl.tasks.split import training_prompts
 from rl.verification.pool import open_verifier
 
 SHOWN_PROMPTS = 3
@@ -159,22 +155,15 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         If the run could not start, or if the model does not fit into the memory there is.
     """
     began, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    check_backend(config)
-    check_trackers(config.tracking)
-    torch.set_num_threads(config.threads)
-    task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
-    tables = TableSchedule.load(config)
-    held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
+    ready = prepare(config)
+    task = ready.task
     with open_verifier(config) as verifier, _start(config) as start:
         if output is not None:
-            check_folder(output, config, tables.describe(), resume=resume)
+            check_folder(output, config, ready, resume=resume)
         check_memory(config, start)
-        policy = open_policy(config, start, None)
-        check_alphabet(policy, task)
-        if wants_chat(config.task):
-            task = in_chat(task, chat_writer(policy.tokenizer))
+        policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
         prompts = training_prompts(task, count=prompts_to_draw(config), seed=derive_seed(config.seed, "prompts", 1))
-        reference = open_reference(config, policy, start)
+        reference = open_reference(config.kl, config.lora, policy, start)
         sampler = TorchSampler(policy, stop=config.rollout.stop)
         sampled = probe_sampling(sampler, prompts, config)
         judged = probe_judging(sampled.batch, verifier)

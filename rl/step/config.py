@@ -17,22 +17,15 @@ class LaterTable(Section):
 class WeightingConfig(Section):
     """``[weighting]``: how the table is read; see docs/training.md for what each choice does to the weighting.
 
-    ``estimate`` is the success probability at which it is read: that of this group, that of the other responses of the
-    group, or the mean of a Beta posterior over the prompt's earlier visits. The posterior's prior is
-    ``prior_successes`` and ``prior_failures``, and what it has seen counts ``visit_discount`` times as much after each
-    further visit. ``all_wrong`` is the rule for groups without a success: the table's advantage, none, none up to step
-    ``all_wrong_after``, or from there in equal parts up to the table's at step ``all_wrong_full_at``. ``normaliser`` is
-    what a response's gradient is divided by.
+    ``estimate`` is the success probability at which it is read: that of this group, or that of the other responses of
+    the group. ``all_wrong`` is the rule for groups without a success: the table's advantage, none, none up to step
+    ``all_wrong_after``, or from there in equal parts up to the table's at step ``all_wrong_full_at``.
     """
 
-    estimate: Literal["group", "leave-one-out", "beta"] = "group"
-    prior_successes: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
-    prior_failures: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
-    visit_discount: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    estimate: Literal["group", "leave-one-out"] = "group"
     all_wrong: Literal["table", "off", "hold", "ramp"] = "table"
     all_wrong_after: Annotated[Integer, Field(ge=0)] | None = None
     all_wrong_full_at: Annotated[Integer, Field(ge=1)] | None = None
-    normaliser: Literal["step", "response", "group"] = "step"
 
     @model_validator(mode="after")
     def _rule_has_its_steps(self) -> "WeightingConfig":

@@ -72,10 +72,7 @@ def evaluate(
         strata.setdefault(prompt.difficulty, []).append(share)
     return EvaluationRecord(
         step=step,
-        responses_so_far=spent.responses,
-        groups_so_far=spent.groups,
-        tokens_so_far=spent.tokens,
-        updates_so_far=spent.updates,
+        **spent.so_far(),
         success=success,
         success_low=low,
         success_high=high,
