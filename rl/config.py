@@ -34,21 +34,20 @@ TASK: Mapping[str, Any] = {"name": "addition", "digits": {"1": 1.0, "2": 1.0, "3
 
 
 class Config(Section):
-    """A whole run.
-
-    ``table`` is the file of a weight table, a curve or one for groups of ``rollout.group_size``; ``later_tables`` take
-    its place one after the other, each from a step on. ``start_model`` is a folder to start from, or ``owner/name`` of
-    a model on the Hugging Face hub where there is no such folder; without one a new model is made from ``[model]`` and
-    ``[supervised]`` first. ``threads`` is the number of CPU threads: results are repeatable bit for bit only at the
-    same number. ``device`` is where the model is: "auto" is the GPU if there is one.
-    """
+    """A whole run."""
 
     seed: Annotated[Integer, Field(ge=0)] = 0
+    """Seed of the run."""
     threads: Annotated[Integer, Field(ge=1, le=1024)] = 1
+    """CPU threads; results are repeatable bit for bit at the same number only."""
     device: Annotated[str, of_form(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda or cuda:N")] = "auto"
+    """Where the model is: auto (the GPU if there is one), cpu, cuda or cuda:N."""
     table: File | None = None
+    """File of a weight table, a curve or one for groups of rollout.group_size."""
     later_tables: tuple[LaterTable, ...] = ()
+    """Tables that take its place one after the other, each { from_step = N, table = FILE }."""
     start_model: File | None = None
+    """Folder or hub name of the model to start from; without one a new model is made from [model] and [supervised]."""
     task: Annotated[SerializeAsAny[TaskConfig], ByName(TASKS)]
     verifier: VerifierConfig = VerifierConfig()
     model: ModelConfig = ModelConfig()

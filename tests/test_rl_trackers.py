@@ -361,7 +361,7 @@ def test_damaged_state_is_one_sentence(document: dict[str, Any], tmp_path: Path)
     ("section", "sentence"),
     [
         ({"trackers": ["mlflow"]}, r"'tracking.trackers.0' is 'mlflow': .*'tensorboard', 'trackio' or 'wandb'"),
-        ({"trackers": ["wandb", "wandb"]}, r"'tracking.trackers' is .*: it names a tracker twice"),
+        ({"trackers": ["wandb", "wandb"]}, r"'tracking.trackers' is .*: it must be different values"),
         ({"wandb_mode": "shared"}, r"'tracking.wandb_mode' is 'shared': .*'offline' or 'online'"),
         ({"project": "a/b"}, r"'tracking.project' is 'a/b': "),
     ],

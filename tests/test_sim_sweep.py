@@ -1,5 +1,6 @@
 """Sweeps: what a folder holds, runs that are killed and resumed, memory, configurations, the command."""
 
+import fcntl
 import itertools
 import json
 import signal
@@ -340,6 +341,27 @@ def test_the_command_prints_a_comparison_and_resumes(tmp_path):
     cells_file.write_text(whole[:-9])  # a cell that was being written
     assert invoke(*options, "--population", "constant:0.2", "--resume").exit_code == 0
     assert cells_file.read_text() == whole
+
+
+def test_a_file_of_success_rates_that_changed_is_noticed(tmp_path):
+    rates = tmp_path / "rates.csv"
+    rates.write_text("rho\n0.2\n0.3\n")
+    options = ["--output", tmp_path / "out", "--population", f"csv:{rates}", "--prompts", 2, "--steps", 5, "--seeds", 1]
+    assert invoke(*options).exit_code == 0
+    rates.write_text("rho\n0.2\n0.4\n")
+    changed = invoke(*options, "--resume")
+    assert changed.exit_code == 2
+    assert f"'files.csv:{rates}' was 'sha256:" in changed.stderr
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    sweep(SMALL, tmp_path / "a")
+    with (
+        open(tmp_path / "a" / "cells.jsonl", "r+b") as file,
+        pytest.raises(UsageError, match="is being written by another process"),
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(SMALL, tmp_path / "a", resume=True)
 
 
 def test_an_interruption_is_status_130(tmp_path, monkeypatch):

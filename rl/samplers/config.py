@@ -8,45 +8,45 @@ from weightopt.settings import Integer, Number, Section
 
 
 class RolloutConfig(Section):
-    """``[rollout]``: what is sampled in a step.
-
-    With ``dynamic_sampling`` further prompts are drawn until ``prompts_per_step`` groups hold both right and wrong
-    responses, at most ``over_generation_limit`` times as many; only those groups are trained on, all are paid for.
-    A response ends at its end token or as soon as one of the strings ``stop`` stands in it; see
-    `rl.samplers.rollout.Sampler`.
-    """
+    """``[rollout]``: what is sampled in a step."""
 
     prompts_per_step: Annotated[Integer, Field(ge=1, le=65536)] = 64
+    """Prompts in a step."""
     group_size: Annotated[Integer, Field(ge=2, le=65536)] = 16
+    """Responses to a prompt M."""
     temperature: Annotated[Number, Field(ge=0.01, le=10)] = 1.0
+    """Temperature of the sampling; accounted for in every log-probability."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=2**20)] = 16
+    """Longest response, in tokens."""
     stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
+    """Strings that end a response."""
     dynamic_sampling: bool = False
+    """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on."""
     over_generation_limit: Annotated[Integer, Field(ge=1, le=10_000)] = 8
+    """Times prompts_per_step that dynamic sampling draws at most."""
 
 
 class SamplerConfig(Section):
-    """``[sampler]``: what generates the responses, and what is done about its being another program than the trainer.
-
-    ``"torch"`` is the trainer's own forward pass; ``"vllm"`` is an engine in the same process with weights of its own.
-    Of the engine: ``precision``, by default that of ``[policy]``; ``kv_cache_gib``, the memory for keys and values;
-    ``max_sequences``, how many responses it works on at a time; ``context``, the longest prompt with its response, by
-    default what the model can do; ``sleep``, whether it gives its GPU memory away while the trainer learns. After
-    each hand-over of weights it must agree with the trainer within ``sync_tolerance`` nats, by default 1e-4, or 0.5
-    where one of the two computes in bfloat16. ``importance_sampling`` multiplies the gradient of each token by the
-    ratio of the trainer's to the sampler's probability, at most ``importance_cap``: by default with the engine, where
-    the ratio is not 1.
-    """
+    """``[sampler]``: what generates the responses, and how it is held to the trainer."""
 
     backend: Literal["torch", "vllm"] = "torch"
+    """The trainer's own forward pass, or an engine in the same process with weights of its own."""
     precision: Literal["fp32", "bf16"] | None = None
+    """Of the engine; by default that of [policy]. Experimental: no run has measured a precision of its own."""
     kv_cache_gib: Annotated[Number, Field(gt=0, le=4096)] = 1.0
+    """Of the engine: GiB for keys and values."""
     max_sequences: Annotated[Integer, Field(ge=1, le=65536)] = 256
+    """Of the engine: responses that it works on at a time."""
     context: Annotated[Integer, Field(ge=8, le=10_000_000)] | None = None
+    """Of the engine: longest prompt with its response, by default what the model can do."""
     sleep: bool = False
+    """Of the engine: whether it gives its GPU memory away while the trainer learns."""
     sync_tolerance: Annotated[Number, Field(gt=0, le=100)] | None = None
+    """Nats within which engine and trainer agree after a hand-over; by default 1e-4, or 0.5 with bfloat16."""
     importance_sampling: bool | None = None
+    """Whether a token's gradient is multiplied by the ratio of both programs' probabilities; by default with vllm."""
     importance_cap: Annotated[Number, Field(ge=1, le=1e6)] = 2.0
+    """Cap of that ratio."""
 
     @property
     def cap(self) -> float | None:

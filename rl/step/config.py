@@ -8,24 +8,25 @@ from weightopt.settings import File, Integer, Number, Section
 
 
 class LaterTable(Section):
-    """An entry of ``later_tables``: from step ``from_step`` on, ``table`` takes the place of the table before it."""
+    """An entry of ``later_tables``: a table that takes the place of the one before it."""
 
     from_step: Annotated[Integer, Field(ge=2)]
+    """The first step of the table."""
     table: File
+    """File of the table."""
 
 
 class WeightingConfig(Section):
-    """``[weighting]``: how the table is read; see docs/training.md for what each choice does to the weighting.
-
-    ``estimate`` is the success probability at which it is read: that of this group, or that of the other responses of
-    the group. ``all_wrong`` is the rule for groups without a success: the table's advantage, none, none up to step
-    ``all_wrong_after``, or from there in equal parts up to the table's at step ``all_wrong_full_at``.
-    """
+    """``[weighting]``: how the table is read; docs/training.md says what each choice does to the weighting."""
 
     estimate: Literal["group", "leave-one-out"] = "group"
+    """Success probability at which it is read: that of the group, or for each response that of the others."""
     all_wrong: Literal["table", "off", "hold", "ramp"] = "table"
+    """Advantage in groups without a success: the table's, none, none up to a step, or rising from that step on."""
     all_wrong_after: Annotated[Integer, Field(ge=0)] | None = None
+    """The last step without an advantage in all-wrong groups."""
     all_wrong_full_at: Annotated[Integer, Field(ge=1)] | None = None
+    """The step at which a ramp reaches the table's advantage. Experimental: no run has measured the ramp."""
 
     @model_validator(mode="after")
     def _rule_has_its_steps(self) -> "WeightingConfig":
@@ -43,19 +44,22 @@ class WeightingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """``[evaluation]``: success on held-out prompts; ``seed`` picks the prompts and resamples them for the interval.
-
-    ``pass_at`` lists the k of pass@k, each at most ``samples``. With ``greedy`` success of the most probable response
-    is measured too. With ``keep_best`` the model with the highest success so far is kept.
-    """
+    """``[evaluation]``: success on held-out prompts."""
 
     prompts: Annotated[Integer, Field(ge=2, le=65536)] = 128
+    """Held-out prompts."""
     samples: Annotated[Integer, Field(ge=1, le=65536)] = 4
+    """Responses to each."""
     temperature: Annotated[Number, Field(ge=0, le=10)] = 1.0
+    """Temperature of the samples; 0 takes the most probable tokens."""
     seed: Annotated[Integer, Field(ge=0)] = 0
+    """Picks the prompts, and resamples them for the interval."""
     pass_at: tuple[Annotated[Integer, Field(ge=1)], ...] = ()
+    """The k of pass@k, each at most samples."""
     greedy: bool = False
+    """Whether success of the most probable response is measured too."""
     keep_best: bool = True
+    """Whether the model with the highest success so far is kept."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "EvaluationConfig":

@@ -22,9 +22,16 @@ ANSWER = re.compile(r"[0-9]+", re.ASCII)
 
 
 class AdditionConfig(TaskConfig):
-    """``[task]`` with ``name = "addition"``; see `rl.tasks.addition.Addition`."""
+    """``[task]`` with ``name = "addition"``."""
+
+    in_process = True
 
     digits: Annotated[Mapping[Annotated[int, Field(ge=1, le=12)], Frequency], Field(min_length=1)]
+    """Number of digits of the longer term, 1 to 12, to its relative frequency."""
+
+    def build(self) -> "Addition":
+        """As `TaskConfig.build`."""
+        return Addition(digits=self.digits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,13 @@
-"""Which tasks there are, and what their sections have in common; each section stands in the module of its task."""
+"""Which tasks there are, and what their sections of a configuration have in common.
+
+A task is one module: its section stands there, with the packages that it needs and what it builds. A new one takes a
+line in `TASKS` and that module.
+"""
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -19,22 +24,49 @@ TASKS: Mapping[str, str] = {
     "import": "rl.tasks.imported:ImportedConfig",
 }
 
+
+class TaskConfig(Section):
+    """``[task]``: where prompts come from and how responses are judged.
+
+    Attributes
+    ----------
+    in_process
+        Whether the verifier is ours and proven to be bounded; any other runs in `rl.verification.pool.VerifierPool`.
+    """
+
+    in_process: ClassVar[bool] = False
+
+    name: str
+    """The task."""
+
+    def build(self) -> Any:
+        """The task, a `rl.tasks.protocol.Task`; may need a package or data that is not there."""
+        raise NotImplementedError
+
+    def verifier(self) -> Any:
+        """What judges the responses, a `rl.tasks.protocol.Verifier`; by default the task does."""
+        return self.build()
+
+    def data_files(self) -> dict[str, Path]:
+        """The files that the problems are read from, by the key that names them."""
+        return {}
+
+    def packages(self) -> tuple[str, ...]:
+        """Packages, by their names on PyPI, on whose version problems and verdicts depend."""
+        return ()
+
+
+class TextTaskConfig(TaskConfig):
+    """A task for models that know language."""
+
+    chat: bool = False
+    """Whether prompts go into the chat template of the start model."""
+
+
 Frequency = Annotated[Number, Field(ge=1e-6, le=1e6)]
 
 Operator = Literal["+", "-", "*", "/"]
 ANY_OPERATOR: Mapping[Operator, float] = dict.fromkeys(get_args(Operator), 1.0)
-
-
-class TaskConfig(Section):
-    """``[task]``: where prompts come from and how responses are judged."""
-
-    name: str
-
-
-class TextTaskConfig(TaskConfig):
-    """A task for models that know language. With ``chat`` prompts go into the chat template of the start model."""
-
-    chat: bool = False
 
 
 def _of_json(parameters: Mapping[str, Any]) -> Mapping[str, Any]:

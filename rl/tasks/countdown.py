@@ -28,13 +28,30 @@ DRAWS_PER_PLAN = 64
 
 
 class CountdownConfig(TaskConfig):
-    """``[task]`` with ``name = "countdown"``; see `rl.tasks.countdown.Countdown`."""
+    """``[task]`` with ``name = "countdown"``."""
+
+    in_process = True
 
     numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)]
+    """How many numbers are given, 2 to 6, to the relative frequency of such problems."""
     largest_number: Annotated[Integer, Field(ge=4, le=1000)]
+    """The largest number given."""
     largest_target: Annotated[Integer, Field(ge=10, le=100_000)]
+    """The largest target."""
     operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+    """Operator to the relative frequency with which problems are built from it."""
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+    """Operator to the relative frequency with which the demonstrations of a new model use it."""
+
+    def build(self) -> "Countdown":
+        """As `TaskConfig.build`."""
+        return Countdown(
+            numbers=self.numbers,
+            largest_number=self.largest_number,
+            largest_target=self.largest_target,
+            operators={**self.operators},
+            habits={**self.habits},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

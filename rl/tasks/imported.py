@@ -23,13 +23,16 @@ NEEDED = (
 
 
 class ImportedConfig(TextTaskConfig):
-    """``[task]`` with ``name = "import"``: the task at ``path``, ``"module:attribute"``; see `rl.tasks.imported`.
-
-    If the attribute can be called, it is, with ``parameters``.
-    """
+    """``[task]`` with ``name = "import"``: a task of the user's own."""
 
     path: Annotated[str, of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]
+    """Where it is, "module:attribute"; if the attribute can be called, it is."""
     parameters: Parameters = NONE
+    """What it is called with."""
+
+    def build(self) -> Any:
+        """As `TaskConfig.build`."""
+        return load_task(self)
 
 
 def load_task(config: ImportedConfig) -> Any:

@@ -32,24 +32,38 @@ USUAL_SIZE = 10_000
 
 
 class ReasoningGymConfig(TextTaskConfig):
-    """``[task]`` with ``name = "reasoning-gym"``: the data set ``dataset`` of that library with its ``parameters``.
-
-    An answer is right if its score is at least ``threshold``. With ``problems`` so many are made when the run starts
-    and drawn from ever after, which slow generators need; without, every prompt is new. ``seed`` is the data set's.
-    ``difficulty_key`` names the entry of a puzzle's metadata that is its stratum. ``answer`` and ``template`` are as
-    for ``"math"``.
-    """
+    """``[task]`` with ``name = "reasoning-gym"``: a data set of that library."""
 
     dataset: Annotated[str, Field(min_length=1)]
+    """Name of the data set."""
     parameters: Parameters = NONE
+    """Parameters of the data set."""
     problems: Annotated[Integer, Field(ge=16, le=10_000_000)] | None = None
+    """So many are made at the start and drawn from ever after, for slow generators; unset, every prompt is new."""
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    """Seed of the data set."""
     threshold: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Score from which an answer is right."""
     difficulty_key: Annotated[str, Field(min_length=1)] | None = None
+    """Entry of a puzzle's metadata that is its stratum."""
     answer: Form = "tags"
+    """Where a response must give the answer."""
     template: Template = (
         "{question}\n\nThink step by step, and give the final answer alone between <answer> and </answer>.\n"
     )
+    """Text of a prompt, with the question in the place of {question}."""
+
+    def build(self) -> "GeneratedTask[dict[str, Any]] | ProblemList":
+        """As `TaskConfig.build`."""
+        return load_puzzles(self)
+
+    def verifier(self) -> "PuzzleVerifier":
+        """As `TaskConfig.verifier`."""
+        return PuzzleVerifier(self)
+
+    def packages(self) -> tuple[str, ...]:
+        """As `TaskConfig.packages`."""
+        return ("reasoning-gym", "sympy")
 
 
 def load_puzzles(config: ReasoningGymConfig) -> GeneratedTask[dict[str, Any]] | ProblemList:
