@@ -356,12 +356,10 @@ def test_a_file_of_success_rates_that_changed_is_noticed(tmp_path):
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
     sweep(SMALL, tmp_path / "a")
-    with (
-        open(tmp_path / "a" / "cells.jsonl", "r+b") as file,
-        pytest.raises(UsageError, match="is being written by another process"),
-    ):
+    with open(tmp_path / "a" / "cells.jsonl", "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        sweep(SMALL, tmp_path / "a", resume=True)
+        with pytest.raises(UsageError, match="is being written by another process"):
+            sweep(SMALL, tmp_path / "a", resume=True)
 
 
 def test_an_interruption_is_status_130(tmp_path, monkeypatch):
