@@ -25,7 +25,7 @@ from rl.config import Config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.records.metrics import EvaluationRecord, Spent
-from rl.run.versions import versions
+from rl.records.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate

@@ -15,13 +15,13 @@ import torch
 
 from rl.config import Config
 from rl.learning.loss import Row, micro_batches, rows_of
+from rl.learning.update import new_optimizer
 from rl.models.policy import Policy
 from rl.samplers.rollout import Batch
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.step.success import judge
 from rl.tasks.protocol import Prompt, Verifier
-from rl.train import new_optimizer
 from rl.verification.pool import VerifierPool
 
 # Each of sampling, judging and learning stops growing when its next size would take it beyond so many.
