@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import rl.run.run
 import rl.samplers.registry
 import rl.train
 from rl import command
@@ -256,7 +257,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table_file: Callable[[s
         sampler.publish(weights)
         yield sampler
 
-    monkeypatch.setattr(rl.train, "open_sampler", open_sampler)
+    monkeypatch.setattr(rl.run.run, "open_sampler", open_sampler)
     return config, tmp_path / "run"
 
 

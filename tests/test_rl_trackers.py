@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import rl.train
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
+from rl.run.records import Records
 from rl.run.trackers.backends import BACKENDS, TensorBoardTracker
 from rl.run.trackers.registry import check_trackers
 from rl.run.trackers.values import GROUP_OF, Values
@@ -61,14 +61,14 @@ class Stopped(BaseException):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Die after the records of a step, before its evaluation."""
-    append = rl.train.append_record
+    add = Records.add
 
-    def dying(path: Path, record: Any) -> None:
-        append(path, record)
+    def dying(self: Records, record: Any) -> None:
+        add(self, record)
         if isinstance(record, StepRecord) and record.step == step:
             raise Stopped
 
-    monkeypatch.setattr(rl.train, "append_record", dying)
+    monkeypatch.setattr(Records, "add", dying)
 
 
 def killed_and_resumed(config: Config, output: Path, monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
@@ -336,7 +336,7 @@ def test_a_missing_package_is_one_sentence(
     check_trackers(tracked(document, *(set(BACKENDS) - {name})).tracking)
 
 
-def test_a_tracker_that_cannot_be_opened_leaves_the_folder_as_it_was(
+def test_a_tracker_that_cannot_be_opened_leaves_the_start_model_to_the_corrected_call(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: Double
 ) -> None:
     def refusing(**_: Any) -> None:
@@ -345,7 +345,8 @@ def test_a_tracker_that_cannot_be_opened_leaves_the_folder_as_it_was(
     monkeypatch.setattr(wandb, "init", refusing)
     with pytest.raises(UsageError, match=r"'wandb' cannot be opened \(RuntimeError: no key to log in with\); leave"):
         train(tracked(document, "tensorboard", "wandb"), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"run.json", "start", "tracking"}
+    assert train(tracked(document), tmp_path / "run", resume=True, quiet=True).finished
 
 
 def test_damaged_state_is_one_sentence(document: dict[str, Any], tmp_path: Path) -> None:

