@@ -6,6 +6,7 @@ import shutil
 import string
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ import rl.train
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.models.policy import new_policy, save_policy
+from rl.records.metrics import read_metrics, read_timing
 from rl.run.prepare import prepare
 from rl.samplers.torch_sampler import TorchSampler
 from rl.step.evaluate import evaluate
