@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from rl.config import Config, ModelConfig, parse_config
 from rl.errors import UsageError
-from rl.models import lora
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import open_policy
@@ -170,7 +169,7 @@ def test_an_adapter_of_another_model_is_refused(start: Path, tmp_path: Path) -> 
     config = settings(start)
     policy = open_policy(config, start, None)
     checkpoint = tmp_path / "step-000001"
-    lora.save_adapter(policy, checkpoint / "model")
+    save_policy(policy, checkpoint / "model", merge=False)
     open_policy(config, start, checkpoint)
     other = tmp_path / "other"
     changed = open_policy(settings(start, lora={}), start, None)

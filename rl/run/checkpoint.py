@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.models.lora import add_adapter, load_adapter, save_adapter
+from rl.models.lora import add_adapter, load_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
 from rl.models.start import check_weights
 from rl.processes.sharded import gathered, parted_like, whole
@@ -91,8 +91,10 @@ def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
     frozen = torch.bfloat16 if config.policy.precision == "bf16" else torch.float32
     policy = load_policy(start, config.policy, device=device, dtype=frozen)
     if checkpoint is None:
-        return add_adapter(policy, config.lora, base=start, seed=derive_seed(config.seed, "adapter"))
-    return load_adapter(policy, checkpoint / "model", base=start)
+        adapter = add_adapter(policy.model, config.lora, base=start, seed=derive_seed(config.seed, "adapter"))
+    else:
+        adapter = load_adapter(policy.model, checkpoint / "model", base=start)
+    return policy.with_adapter(adapter)
 
 
 def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
@@ -106,8 +108,7 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
     if plain is None or path.is_dir():
         return path
     with whole_folder(path) as partial:
-        save = save_policy if plain.adapter is None else save_adapter
-        save(plain, partial / "model")
+        save_policy(plain, partial / "model", merge=False)
         save_file(moments, partial / OPTIMIZER)
         document = {"schema": SCHEMA, **asdict(state)}
         (partial / STATE).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
