@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from rl.config import ModelConfig, PolicyConfig
+from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import load_policy, new_policy
 from rl.models.prefix import Prefix
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import Config, TrackingConfig
+from rl.config import Config
 from rl.errors import UsageError
 from rl.records import metrics
 from rl.records.layout import ABOUT, TRACKING
+from rl.run.config import TrackingConfig
 from weightopt.files import replace_file
 
 Record = metrics.StepRecord | metrics.EvaluationRecord | metrics.TimingRecord

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.config import SamplerConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy
+from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.stop_strings import StopStrings
