@@ -74,7 +74,7 @@ from rl.run.config import TrackingConfig
 from rl.run.display.progress import Progress
 from rl.run.folder import run_folder
 from rl.run.rollouts import append_rollouts, dumping
-from rl.run.trackers.registry import check_trackers, open_trackers
+from rl.run.trackers import Trackers, check_trackers
 from rl.samplers.registry import check_backend, open_sampler
 from rl.seeds import derive_seed
 from rl.step.advantage import weigh
@@ -177,7 +177,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
             _drop_the_rest(output, config, state)
         progress.catch_up(output)
         trackers = stack.enter_context(
-            open_trackers(_seen_once(config, ranks), output, tell=progress.tell, warn=progress.warn)
+            Trackers(_seen_once(config, ranks).tracking, output, tell=progress.tell, warn=progress.warn)
         )
         trackers.catch_up(output)
 

@@ -25,7 +25,7 @@ from rl.models.start import parameters_in, start_folder
 from rl.preview.probe import FLOAT32, probe_judging, probe_learning, probe_sampling, probe_updating, prompts_to_draw
 from rl.run.checkpoint import open_policy
 from rl.run.folder import check_folder
-from rl.run.trackers.registry import check_trackers
+from rl.run.trackers import check_trackers
 from rl.samplers.registry import check_backend
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
