@@ -5,6 +5,7 @@ A folder written by `save_policy` opens with ``AutoModelForCausalLM.from_pretrai
 """
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -375,6 +376,17 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"config key 'device' is {name!r}, and torch finds {count} GPUs here: use 'auto' or 'cpu'")
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 2**10 if found else None
 
 
 def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Trackers: TensorBoard, trackio and wandb show the records of a run.
 
-The files of a run are its record, and a tracker mirrors them. Whatever a tracker does, training goes on: one that fails
-is off until the run is resumed, and then gets from the files what it lacks, as does one that was added later.
+They mirror its files. Whatever a tracker does, training goes on: one that fails is off until the run is resumed, and
+then gets from the files what it lacks, as does one that was added later.
 """
 
 import io
@@ -39,10 +39,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 class Trackers(AbstractContextManager["Trackers"]):
-    """The trackers of a run, until the end of a ``with`` block.
-
-    ``tell`` shows where to look for one, ``warn`` a sentence about one that has failed.
-    """
+    """The trackers of a run in a ``with`` block; ``tell`` says where to look, ``warn`` that one has failed."""
 
     def __init__(self, config: TrackingConfig, output: Path, *, tell: Say, warn: Say) -> None:
         self._state, self._warn = output / TRACKING / "state.json", warn
