@@ -74,8 +74,8 @@ def train(
 
     with _one_sentence(interrupted=interrupted), one_voice():
         from rl.config import load_config
-        from rl.preview.dry_run import dry_run as look
-        from rl.preview.dry_run import report
+        from rl.preview import dry_run as look
+        from rl.preview import report
         from rl.train import train as run
 
         settings = load_config(config, changes)

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from rl.config import Config, parse_config
 from rl.errors import UsageError
-from rl.models import lora
 from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
@@ -175,7 +174,7 @@ def test_an_adapter_of_another_model_is_refused(start: Path, tmp_path: Path) -> 
     config = settings(start)
     policy = opened(config, start, None)
     checkpoint = tmp_path / "step-000001"
-    lora.save_adapter(policy, checkpoint / "model")
+    save_policy(policy, checkpoint / "model", merge=False)
     opened(config, start, checkpoint)
     other = tmp_path / "other"
     changed = opened(settings(start, lora={}), start, None)

@@ -42,6 +42,8 @@ SIZE = 4
 class Chance:
     """A sampler that answers right with a fixed probability, and remembers what it was asked."""
 
+    ends = ("<end>",)
+
     def __init__(self, rho: float) -> None:
         self.rho = rho
         self.asked: list[tuple[int, int]] = []

@@ -234,13 +234,13 @@ def test_damage_is_exit_status_2(run: Path, toml: Path, invoke: Callable[..., An
 
 
 def test_what_is_whole_is_prolonged(run: Path, longer: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    told, open_trackers = [], rl.run.run.open_trackers
+    told, open_trackers = [], rl.run.run.Trackers
 
     def opened(config: Config, output: Path, **how: Any) -> Any:
         told.append(json.loads((output / "run.json").read_text())["config"]["training"]["steps"])
         return open_trackers(config, output, **how)
 
-    monkeypatch.setattr(rl.run.run, "open_trackers", opened)
+    monkeypatch.setattr(rl.run.run, "Trackers", opened)
     (run / CHECKPOINTS / "step-000009").write_text("a file that somebody has left there")
     train(longer, run, resume=True, quiet=True)
     assert [record.step for record in read_metrics(run / METRICS).steps] == [1, 2, 3, 4, 5]

@@ -38,7 +38,7 @@ class PolicyConfig(Section):
     computed piece by piece, and again in the backward pass; "auto" is 2^23 on a CPU, where larger pieces of memory are
     given back and asked for again, and 2^27 on a GPU (not measured there). ``attention`` is the
     implementation in transformers: "auto" is "eager" on a CPU, where it is the faster for sequences of a few dozen
-    tokens, without its copies of the keys that query heads share (`rl.models.attention`), and "sdpa" elsewhere.
+    tokens, and "sdpa" elsewhere.
     """
 
     precision: Literal["fp32", "bf16"] = "fp32"

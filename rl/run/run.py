@@ -37,7 +37,7 @@ from rl.run.prepare import Prepared, prepare
 from rl.run.records import Records
 from rl.run.rollouts import rollouts, written
 from rl.run.signals import interruption
-from rl.run.trackers.registry import open_trackers
+from rl.run.trackers import Trackers
 from rl.samplers.registry import open_sampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
@@ -182,9 +182,9 @@ class Run:
         self._progress.catch_up(output)
         for note in self._ready.notes:
             self._progress.warn(note)
-        shown = config if ranks.leading else config.model_copy(update={"tracking": TrackingConfig()})
+        shown = config.tracking if ranks.leading else TrackingConfig()
         self._trackers = self._stack.enter_context(
-            open_trackers(shown, output, tell=self._progress.tell, warn=self._progress.warn)
+            Trackers(shown, output, tell=self._progress.tell, warn=self._progress.warn)
         )
         self._trackers.catch_up(output)
         return self._loop
