@@ -29,6 +29,9 @@ REFUSED: Mapping[str, str] = dict.fromkeys(
     "policy's; 'rollout.temperature' is accounted for",
 )
 
+# What is trained on where no file says it.
+TASK: Mapping[str, Any] = {"name": "addition", "digits": {"1": 1.0, "2": 1.0, "3": 1.0}}
+
 
 class Config(Section):
     """A whole run.
@@ -106,8 +109,10 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, and change it by ``"section.key=value"`` each; see `weightopt.settings.load`.
+
+    Without a file these are the defaults, with additions of one to three digits as the task.
 
     Raises
     ------
@@ -115,7 +120,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
     """
     try:
-        return load(Config, path, overrides, refused=REFUSED)
+        return load(Config, path, overrides, changes=None if path else {"task": TASK}, refused=REFUSED)
     except SettingsError as error:
         raise UsageError(str(error)) from error
 
