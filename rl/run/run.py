@@ -300,7 +300,7 @@ class Run:
             if not self._rescue():
                 raise
             raise UsageError(
-                f"step {self.next_step}: {error}; step {self.state.step} is saved: mend that and go on with --resume"
+                f"step {self.state.step + self._in_step}: {error}; step {self.state.step} is saved: mend that and go on with --resume"
             ) from error
         except (StorageError, LostRankError, OtherRankError):
             raise
@@ -333,13 +333,14 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
         If the run cannot start as asked; nothing has been written or changed.
     """
     ready = prepare(config, date=began(output) if resume else None)
-    with (
-        open_ranks(config.device) as ranks,
-        open_verifier(config) as verifier,
-        _leading(ranks, run_folder(output, config, ready, ranks, resume=resume)) as go_on,
-        Progress(quiet=quiet or not ranks.leading, name=ready.tables.name, steps=config.training.steps) as progress,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
+        ranks = stack.enter_context(open_ranks(config.device))
+        if ready.date != (now := ranks.gather(ready.date)[0]):
+            ready = prepare(config, date=now)  # all processes tell a chat template the same
+        verifier = stack.enter_context(open_verifier(config))
+        go_on = stack.enter_context(_leading(ranks, run_folder(output, config, ready, ranks, resume=resume)))
+        shown = not quiet and ranks.leading
+        progress = stack.enter_context(Progress(quiet=not shown, name=ready.tables.name, steps=config.training.steps))
         run = Run(
             config,
             output,
