@@ -299,8 +299,9 @@ class Run:
         except UsageError as error:
             if not self._rescue():
                 raise
+            made = self.state.step
             raise UsageError(
-                f"step {self.state.step + self._in_step}: {error}; step {self.state.step} is saved: mend that and go on with --resume"
+                f"step {made + self._in_step}: {error}; step {made} is saved: mend that and go on with --resume"
             ) from error
         except (StorageError, LostRankError, OtherRankError):
             raise
