@@ -102,6 +102,7 @@ class Run:
         self._go_on = go_on
         self._stack = stack
         self._records = Records(output, every=config.training.evaluate_every)
+        self._loop: Loop | None = None
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
         self._interrupted: Callable[[], bool] | None = None
