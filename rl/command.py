@@ -88,8 +88,8 @@ def train(
 
             typer.echo(as_toml(settings), nl=False)
             return
-        from rl.preview.dry_run import dry_run as look
-        from rl.preview.dry_run import report
+        from rl.preview import dry_run as look
+        from rl.preview import report
         from rl.train import train as run
 
         if dry_run:

@@ -25,7 +25,7 @@ from rl.config import Config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.records.metrics import EvaluationRecord, Spent
-from rl.run.versions import versions
+from rl.records.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
@@ -133,6 +133,6 @@ def make_start_model(
 
 def demonstration_loss(policy: Policy, prompts: list[str], demonstrations: list[str]) -> torch.Tensor:
     """Mean negative log-probability per token of the demonstrations and the end tokens after them."""
-    responses = [(*policy.encode(text), policy.end_token) for text in demonstrations]
+    responses = [(*policy.encode(text), policy.end_tokens[0]) for text in demonstrations]
     log_probs = policy.token_log_probs([policy.encode(prompt) for prompt in prompts], range(len(prompts)), responses)
     return -log_probs.sum() / sum(len(response) for response in responses)

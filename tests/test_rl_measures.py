@@ -41,6 +41,8 @@ def completion(text: str, *, finished: bool = True) -> Completion:
 class Scripted:
     """A sampler whose first ``right`` responses to every prompt are correct, and the others are not."""
 
+    ends = ("<end>",)
+
     def __init__(self, right: int) -> None:
         self.right = right
 

@@ -75,7 +75,7 @@ def check_every_token(policy: Policy, batch: Batch, stop: tuple[str, ...]) -> se
             (text,) = policy.decode([last])
             starts = [text.find(string) for string in stop if string in text]
             assert len(completion.log_probs) == len(completion.tokens)
-            if completion.tokens[-1] == policy.end_token:
+            if completion.tokens[-1] in policy.end_tokens:
                 ways.add("end token")
                 assert completion.finished
                 assert completion.text == (policy.decode([last[:-1]])[0] if before else "")

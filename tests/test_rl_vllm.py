@@ -112,13 +112,13 @@ def test_completions_are_as_the_protocol_says(policy: Policy, sampler: VllmSampl
     ends = Counter[str]()
     for completion in drawn:
         tokens = list(completion.tokens)
-        at_end = tokens[-1] == policy.end_token
+        at_end = tokens[-1] in policy.end_tokens
         (text,) = policy.decode([tokens[:-1] if at_end else tokens])
         at_stop = "bab" in text
         assert completion.text == (text[: text.index("bab")] if at_stop else text)
         # The response is over as soon as the stop string is there.
         assert "bab" not in policy.decode([tokens[:-1]])[0]
-        assert policy.end_token not in tokens[:-1]
+        assert policy.end_tokens[0] not in tokens[:-1]
         assert completion.finished == (at_end or at_stop)
         assert completion.finished or len(tokens) == 12
         ends["stop" if at_stop else "end" if at_end else "limit"] += 1

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 
 from rl.errors import UsageError
 from rl.models.config import LoraConfig, PolicyConfig
-from rl.models.lora import add_adapter, load_adapter, save_adapter
+from rl.models.lora import add_adapter, load_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
 from rl.processes.sharded import gathered, parted_like, whole
 from rl.records.layout import step_folder, step_folders, step_of
@@ -96,16 +96,15 @@ def open_policy(
     """
     place = choose_device(device)
     if not lora.rank:
-        policy = load_policy(checkpoint / "model" if checkpoint else start, settings, device=place)
+        return load_policy(checkpoint / "model" if checkpoint else start, settings, device=place)
+    # What is not trained needs no more precision than it is computed in.
+    frozen = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    policy = load_policy(start, settings, device=place, dtype=frozen)
+    if checkpoint is None:
+        adapter = add_adapter(policy.model, lora, base=start, seed=derive_seed(seed, "adapter"))
     else:
-        # What is not trained needs no more precision than it is computed in.
-        frozen = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-        policy = load_policy(start, settings, device=place, dtype=frozen)
-        if checkpoint is None:
-            policy = add_adapter(policy, lora, base=start, seed=derive_seed(seed, "adapter"))
-        else:
-            policy = load_adapter(policy, checkpoint / "model", base=start)
-    return policy
+        adapter = load_adapter(policy.model, checkpoint / "model", base=start)
+    return policy.with_adapter(adapter)
 
 
 def save_checkpoint(
@@ -130,8 +129,7 @@ def save_checkpoint(
     if plain is None or path.is_dir():
         return path
     with whole_folder(path) as partial:
-        save = save_policy if plain.adapter is None else save_adapter
-        save(plain, partial / "model")
+        save_policy(plain, partial / "model", merge=False)
         save_file(moments, partial / OPTIMIZER)
         document = {"schema": SCHEMA, **asdict(state)}
         (partial / STATE).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")

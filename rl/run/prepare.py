@@ -15,7 +15,7 @@ from rl.errors import UsageError
 from rl.models.start import start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
 from rl.run.template import try_template
-from rl.run.trackers.registry import check_trackers
+from rl.run.trackers import check_trackers
 from rl.samplers.registry import check_backend
 from rl.seeds import derive_seed
 from rl.step.schedule import TableSchedule

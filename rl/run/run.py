@@ -37,7 +37,7 @@ from rl.run.prepare import Prepared, prepare
 from rl.run.records import Records
 from rl.run.rollouts import rollouts, written
 from rl.run.signals import interruption
-from rl.run.trackers.registry import open_trackers
+from rl.run.trackers import Trackers
 from rl.samplers.registry import open_sampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
@@ -102,6 +102,7 @@ class Run:
         self._go_on = go_on
         self._stack = stack
         self._records = Records(output, every=config.training.evaluate_every)
+        self._loop: Loop | None = None
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
         self._interrupted: Callable[[], bool] | None = None
@@ -182,9 +183,9 @@ class Run:
         self._progress.catch_up(output)
         for note in self._ready.notes:
             self._progress.warn(note)
-        shown = config if ranks.leading else config.model_copy(update={"tracking": TrackingConfig()})
+        shown = config.tracking if ranks.leading else TrackingConfig()
         self._trackers = self._stack.enter_context(
-            open_trackers(shown, output, tell=self._progress.tell, warn=self._progress.warn)
+            Trackers(shown, output, tell=self._progress.tell, warn=self._progress.warn)
         )
         self._trackers.catch_up(output)
         return self._loop
@@ -299,8 +300,9 @@ class Run:
         except UsageError as error:
             if not self._rescue():
                 raise
+            made = self.state.step
             raise UsageError(
-                f"step {self.next_step}: {error}; step {self.state.step} is saved: mend that and go on with --resume"
+                f"step {made + self._in_step}: {error}; step {made} is saved: mend that and go on with --resume"
             ) from error
         except (StorageError, LostRankError, OtherRankError):
             raise
@@ -333,13 +335,14 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
         If the run cannot start as asked; nothing has been written or changed.
     """
     ready = prepare(config, date=began(output) if resume else None)
-    with (
-        open_ranks(config.device) as ranks,
-        open_verifier(config) as verifier,
-        _leading(ranks, run_folder(output, config, ready, ranks, resume=resume)) as go_on,
-        Progress(quiet=quiet or not ranks.leading, name=ready.tables.name, steps=config.training.steps) as progress,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
+        ranks = stack.enter_context(open_ranks(config.device))
+        if ready.date != (now := ranks.gather(ready.date)[0]):
+            ready = prepare(config, date=now)  # all processes tell a chat template the same
+        verifier = stack.enter_context(open_verifier(config))
+        go_on = stack.enter_context(_leading(ranks, run_folder(output, config, ready, ranks, resume=resume)))
+        shown = not quiet and ranks.leading
+        progress = stack.enter_context(Progress(quiet=not shown, name=ready.tables.name, steps=config.training.steps))
         run = Run(
             config,
             output,
