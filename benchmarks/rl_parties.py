@@ -52,8 +52,9 @@ def end_never(folder: Path) -> None:
 
 def make_model(source: Path | None, folder: Path, *, heads: int = 4) -> None:
     """Put the model into a folder: a copy of ``source``, weights as a link, or a small one with random weights."""
-    from rl.config import AdditionConfig, ModelConfig
+    from rl.models.config import ModelConfig
     from rl.models.policy import new_policy, save_policy
+    from rl.tasks.addition import AdditionConfig
     from rl.tasks.registry import build_teaching_task
 
     if source is None:
@@ -120,8 +121,8 @@ def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def prompts_of(job: Mapping[str, Any], step: int) -> list[str]:
     """The prompts that our run draws in a step, from 1."""
-    from rl.config import AdditionConfig
     from rl.seeds import derive_seed
+    from rl.tasks.addition import AdditionConfig
     from rl.tasks.registry import build_teaching_task
     from rl.tasks.split import training_prompts
 
@@ -178,7 +179,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
     from rl.step.success import Judgement
 
     output = Path(job["folder"]) / "ours"
-    collect, last = rl.train.collect, {}
+    draw_groups, last = rl.train.draw_groups, {}
 
     def judge(batch: Any, *_: Any, **__: Any) -> Judgement:
         # The loop's own rule is that a response which did not end is wrong, and here none ends.
@@ -200,7 +201,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
                 **{stage: timing[stage] for stage in ("sampling", "learning", "hand_over")},
             )
         turns.wait()
-        collected = collect(*arguments, step=step, **others)
+        collected = draw_groups(*arguments, step=step, **others)
         last.update(
             prompts=[list(group.prompt_tokens) for group in collected.drawn.groups], tokens=collected.drawn.tokens
         )
@@ -218,7 +219,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
             return run(self, prompts, settings)
 
         _Engine._run = without_stop
-    rl.step.draw_groups.judge, rl.train.collect = judge, in_turn
+    rl.step.draw_groups.judge, rl.train.draw_groups = judge, in_turn
     rl.train.train(parse_config(config_of(job)), output, quiet=True)
 
 

@@ -42,7 +42,9 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but th
 
 
 def train(
-    config: ConfigOption,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Configuration of the run, TOML; see configs/.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the run; must be new or empty.", show_default=False)
     ] = None,
@@ -60,11 +62,16 @@ def train(
     answer: Annotated[
         str | None, typer.Option("--answer", metavar="TEXT", help="With --dry-run: judge TEXT as answer to prompt 1.")
     ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Only print every key, its value and its meaning, as TOML.")
+    ] = False,
 ) -> None:
     """Train a language model by reinforcement learning with the prompt weights of a table."""
     if answer is not None and not dry_run:
         _stop("--answer goes with --dry-run", BAD_USAGE)
-    if output is None and not dry_run:
+    if config is None and not print_config:
+        _stop("Missing option '--config'.", BAD_USAGE)
+    if output is None and not (dry_run or print_config):
         _stop("Missing option '--output'.", BAD_USAGE)
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
@@ -74,11 +81,17 @@ def train(
 
     with _one_sentence(interrupted=interrupted), one_voice():
         from rl.config import load_config
-        from rl.preview.dry_run import dry_run as look
-        from rl.preview.dry_run import report
-        from rl.train import train as run
 
         settings = load_config(config, changes)
+        if print_config:
+            from weightopt.settings import as_toml
+
+            typer.echo(as_toml(settings), nl=False)
+            return
+        from rl.preview import dry_run as look
+        from rl.preview import report
+        from rl.train import train as run
+
         if dry_run:
             if not leading():
                 return

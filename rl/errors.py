@@ -1,12 +1,23 @@
 """What can stop a run: bad input, numbers that are not finite, a stale engine, a full disk, another process."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 
 class UsageError(ValueError):
     """A run cannot start as asked; the message is one sentence naming the thing and its valid range."""
 
 
 class DivergenceError(ArithmeticError):
-    """A loss or a gradient is not finite; the message names the step; a saved checkpoint is intact."""
+    """A loss or a gradient is not finite; the message names the step; a saved checkpoint is intact.
+
+    Attributes
+    ----------
+    responses
+        What the step had to learn from, one document a response, as far as it is known.
+    """
+
+    responses: Iterable[Mapping[str, Any]] = ()
 
 
 class SyncError(RuntimeError):

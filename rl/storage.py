@@ -1,8 +1,11 @@
-"""Folders that are whole or not there: filled under another name, flushed to disk, renamed; and checksums of files."""
+"""Folders that are whole or absent: filled under another name, flushed to disk, renamed; and checksums of files.
+
+A folder with checksums holds a file ``SHA256SUMS`` in the form of the program ``sha256sum``, which can check it too.
+"""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
@@ -12,6 +15,54 @@ def sha256_of(path: Path) -> str:
     """The checksum of a file, in hexadecimal; raises `OSError` if it cannot be read."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+SUMS = "SHA256SUMS"
+
+
+def write_checksums(folder: Path) -> None:
+    """Write down the checksum of every file in ``folder``."""
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def damage_in(folder: Path, *, but: Collection[str] = ()) -> str | None:
+    """What differs from the checksums that `write_checksums` has left.
+
+    Parameters
+    ----------
+    but
+        Names of files that had not been there then.
+
+    Returns
+    -------
+    str or None
+        The first difference, e.g. ``"its state.json is missing"``; None if there is none.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, UnicodeDecodeError):
+        return f"its {SUMS} cannot be read"
+    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    for name in sorted((known.keys() | found.keys()) - {*but}):
+        if name not in found:
+            return f"its {name} is missing"
+        if name not in known:
+            return f"its {name} was not written by the run"
+        try:
+            digest = sha256_of(found[name])
+        except OSError as error:
+            return f"its {name} cannot be read ({error.strerror})"
+        if digest != known[name]:
+            return f"its {name} is damaged (its SHA-256 is {digest[:16]}… and was {known[name]:.16}…)"
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    """All that are no notes of a file browser or a file system."""
+    paths = (path for path in folder.rglob("*") if path.name != SUMS and not path.name.startswith("."))
+    return sorted(path for path in paths if path.is_file())
 
 
 @contextmanager

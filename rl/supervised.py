@@ -25,11 +25,11 @@ from rl.config import Config
 from rl.errors import DivergenceError, StorageError, UsageError
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.records.metrics import EvaluationRecord, Spent
-from rl.run.versions import versions
+from rl.records.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
-from rl.storage import try_to_write, whole_folder
+from rl.storage import try_to_write, whole_folder, write_checksums
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
 from rl.verification.pool import open_verifier
@@ -124,6 +124,7 @@ def make_start_model(
         with whole_folder(folder) as partial:
             save_policy(policy, partial)
             (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+            write_checksums(partial)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(f"the start model {str(folder)!r} could not be written ({reason}); none was left") from error
@@ -132,6 +133,6 @@ def make_start_model(
 
 def demonstration_loss(policy: Policy, prompts: list[str], demonstrations: list[str]) -> torch.Tensor:
     """Mean negative log-probability per token of the demonstrations and the end tokens after them."""
-    responses = [(*policy.encode(text), policy.end_token) for text in demonstrations]
+    responses = [(*policy.encode(text), policy.end_tokens[0]) for text in demonstrations]
     log_probs = policy.token_log_probs([policy.encode(prompt) for prompt in prompts], range(len(prompts)), responses)
     return -log_probs.sum() / sum(len(response) for response in responses)

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'weightopt[sim]'"
 
 # The packages of the extra; any other missing import is a defect and shows its traceback.
-EXTRA = frozenset({"llvmlite", "numba", "pyarrow"})
+EXTRA = frozenset({"llvmlite", "numba", "pyarrow", "pydantic"})
 
 BAD_USAGE = 2
 INTERRUPTED = 130
 
 
 def simulate(
-    output: Annotated[Path, typer.Option(help="Folder of the sweep; must be new or empty.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep; must be new or empty.", show_default=False)
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration of the sweep, TOML; see configs/.")] = None,
     weighting: Annotated[
         list[str] | None,
@@ -59,6 +61,9 @@ def simulate(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed sweep in --output was.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the outcome.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON document.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Only print every key, its value and its meaning, as TOML.")
+    ] = False,
 ) -> None:
     """Simulate populations of prompts under weightings or weight tables, and compare what reaching a target costs."""
     changes = {
@@ -82,6 +87,7 @@ def simulate(
         from sim.errors import UsageError
         from sim.progress import Display
         from sim.sweep import sweep
+        from weightopt.settings import as_toml
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
     try:
@@ -89,6 +95,11 @@ def simulate(
         settings = load_config(config, stated, overrides or ())
     except UsageError as error:
         _stop(str(error), BAD_USAGE)
+    if print_config:
+        print(as_toml(settings), end="")
+        return
+    if output is None:
+        _stop("missing option '--output'", BAD_USAGE)
     try:
         with Display(quiet=quiet or as_json) as display:
             summary = sweep(settings, output, resume=resume, format=format, reporter=display)

@@ -1,9 +1,9 @@
 """A sweep: every cell of a configuration run once, kept as it is finished, and gathered into three tables.
 
-The folder of a sweep holds ``run.json`` (configuration, checksums of the weights, versions), ``cells/`` with a CSV file
-for each finished cell and a checkpoint of the one that was interrupted, and at the end ``trajectories``, ``measures``
-and ``summary`` as CSV or parquet. A cell's numbers follow from the configuration and its seed alone: common random
-numbers for all weightings and step sizes, so that comparisons are paired by seed.
+The folder of a sweep holds ``run.json`` (configuration, checksums of the weights, versions), ``cells.jsonl`` with a
+line for each finished cell (see `weightopt.journal`), a checkpoint of the one that was interrupted, and at the end
+``trajectories``, ``measures`` and ``summary`` as CSV or parquet. A cell's numbers follow from the configuration and its
+seed alone: common random numbers for all weightings and step sizes, so that comparisons are paired by seed.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ import itertools
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from sim import population, weighting
+from sim import starts, weighting
 from sim.binary import Binary
 from sim.config import Config
 from sim.engine import Engine, FiniteSample, LargeGroup, MeanField
 from sim.errors import UsageError
 from sim.measure import bootstrap_interval, measures
-from sim.shared import Shared, features
+from sim.skills import Skills, features
 from sim.tabular import Tabular
 from sim.trajectory import COLUMNS, Schedule, Trajectory, run
 from sim.weighting import PromptWeights
 from sim.world import World
 from theory.dynamics import update_budget
 from weightopt.files import replace_file
+from weightopt.journal import Journal, JournalError, open_journal
+from weightopt.settings import differences
 
 RECORDS = 200  # where record_every is 0
 DAPO_GROUPS = 64  # groups drawn at most by a weighting that is defined by dynamic sampling
@@ -102,7 +106,7 @@ def sweep(
         If the sweep cannot start as asked; nothing has been written.
     """
     reporter = reporter or Reporter()
-    populations = {name: population.parse(name) for name in config.populations}
+    populations = {name: starts.parse(name) for name in config.populations}
     weights = {
         name: _scaled(weighting.read(name, config.group_size, config.all_wrong), config) for name in config.weightings
     }
@@ -117,7 +121,8 @@ def sweep(
 
     for cell in {cell.weighting: cell for cell in todo}.values():
         world(cell).use(weights[cell.weighting])  # whatever a world refuses, it refuses before anything is written
-    _open(output, config, weights, resume=resume)
+    document = _document(config, weights, populations)
+    _check_folder(output, document, resume=resume)
     schedule = Schedule(
         steps=config.steps,
         record_every=config.record_every or max(1, config.steps // RECORDS),
@@ -126,31 +131,30 @@ def sweep(
         warm_up=config.warm_up.steps,
         warm_up_shape=config.warm_up.shape,
     )
-    files = {cell: output / "cells" / f"{cell.index:06d}.csv" for cell in todo}
-    reporter.start(len(todo), sum(file.exists() for file in files.values()), config.steps)
-    results: list[tuple[Cell, Trajectory]] = []
-    for cell, file in files.items():
-        if file.exists():
-            results.append((cell, _finished(file)))
-            continue
-        checkpoint = file.with_suffix(".npz")
-        trajectory = run(
-            world(cell),
-            weights[cell.weighting],
-            schedule,
-            _generator(cell.seed, "groups", 0),
-            checkpoint=checkpoint,
-            save_every=config.save_every,
-            report=lambda step, success, cell=cell: reporter.at(cell, step, success),
-        )
-        replace_file(file, trajectory.to_csv().encode())
-        checkpoint.unlink(missing_ok=True)
-        results.append((cell, trajectory))
-        reporter.finished(cell, trajectory)
-    measured = _measured(config, results)
-    summary = summarise(config, measured)
-    for name, frame in (("trajectories", _trajectories(results)), ("measures", measured), ("summary", summary)):
-        _write(output / f"{name}.{format}", frame)
+    with _journal(output, document, resume=resume) as journal:
+        found = {entry["cell"]: Trajectory(np.array(entry["rows"])) for entry in journal.entries}
+        reporter.start(len(todo), len(found), config.steps)
+        results: list[tuple[Cell, Trajectory]] = []
+        for cell in todo:
+            checkpoint = output / f"cell-{cell.index:06d}.npz"
+            if cell.index not in found:
+                found[cell.index] = run(
+                    world(cell),
+                    weights[cell.weighting],
+                    schedule,
+                    _generator(cell.seed, "groups", 0),
+                    checkpoint=checkpoint,
+                    save_every=config.save_every,
+                    report=lambda step, success, cell=cell: reporter.at(cell, step, success),
+                )
+                journal.append({"cell": cell.index, "rows": found[cell.index].rows.tolist()})
+                reporter.finished(cell, found[cell.index])
+            checkpoint.unlink(missing_ok=True)
+            results.append((cell, found[cell.index]))
+        measured = _measured(config, results)
+        summary = summarise(config, measured)
+        for name, frame in (("trajectories", _trajectories(results)), ("measures", measured), ("summary", summary)):
+            _write(output / f"{name}.{format}", frame)
     return summary
 
 
@@ -210,7 +214,7 @@ def _tabular(config: Config, cell: Cell, rho: Any, rng: np.random.Generator, wei
 
 def _shared(config: Config, cell: Cell, rho: Any, rng: np.random.Generator, weights: PromptWeights) -> World:
     settings = config.shared
-    world = Shared(
+    world = Skills(
         rho,
         features(config.prompts, settings.skills, settings.skills_per_prompt, settings.conflict, rng),
         config.group_size,
@@ -226,55 +230,55 @@ def _shared(config: Config, cell: Cell, rho: Any, rng: np.random.Generator, weig
     return world
 
 
-def _open(output: Path, config: Config, weights: Mapping[str, PromptWeights], *, resume: bool) -> None:
-    """Check that the sweep may write here, and write ``run.json`` unless it is there."""
-    about = output / "run.json"
-    document = {
-        "schema": "sim.run/1",
+def _document(
+    config: Config, weights: Mapping[str, PromptWeights], populations: Mapping[str, starts.Start]
+) -> dict[str, Any]:
+    """What ``run.json`` holds: all that the numbers of a sweep follow from."""
+    return {
+        "schema": "sim.run/2",
         "config": config.to_json(),
         "weights": {name: each.checksum for name, each in weights.items()},
+        "files": {name: each.checksum for name, each in populations.items() if each.checksum},
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in PACKAGES},
         },
     }
-    document = json.loads(json.dumps(document, allow_nan=False))
+
+
+def _check_folder(output: Path, document: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse a folder that this sweep may not write to."""
+    about = output / "run.json"
     if output.is_dir() and any(output.iterdir()) and not (resume and about.is_file()):
         hint = "it holds no run.json to resume" if resume else "add --resume to go on, or name another folder"
         raise UsageError(f"output {str(output)!r} is not empty: {hint}")
-    if about.is_file():
-        try:
-            before = dict(_leaves(json.loads(about.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, AttributeError):
-            raise UsageError(f"{str(about)!r} is damaged; start again in a new folder") from None
-        now = dict(_leaves(document))
-        for key in sorted(before.keys() | now.keys()):
-            name = key.removeprefix("config.")
-            if before.get(key) != now.get(key) and name not in NO_RESULT:
-                raise UsageError(
-                    f"cannot resume {str(output)!r}: {name!r} was {before.get(key)!r} and is now {now.get(key)!r}"
-                )
+    if not about.is_file():
         return
     try:
-        (output / "cells").mkdir(parents=True, exist_ok=True)
-        replace_file(about, (json.dumps(document, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from None
+        changed = differences(json.loads(about.read_text(encoding="utf-8")), document)
+    except (OSError, ValueError, AttributeError):
+        raise UsageError(f"{str(about)!r} is damaged; start again in a new folder") from None
+    for key, before, now in changed:
+        name = key.removeprefix("config.")
+        if name not in NO_RESULT:
+            raise UsageError(f"cannot resume {str(output)!r}: {name!r} was {before!r} and is now {now!r}")
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Any:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _finished(file: Path) -> Trajectory:
+@contextmanager
+def _journal(output: Path, document: Mapping[str, Any], *, resume: bool) -> Iterator[Journal]:
+    """The finished cells of a folder that only this process writes to; ``run.json`` is written unless it is there."""
+    told = {key: value for key, value in document["config"].items() if key not in NO_RESULT}
+    problem = json.dumps({**document, "config": told}, sort_keys=True, allow_nan=False)
     try:
-        return Trajectory.from_csv(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UsageError(f"{str(file)!r} is damaged; remove it and resume") from None
+        output.mkdir(parents=True, exist_ok=True)
+        with open_journal(output / "cells.jsonl", sha256(problem.encode()).hexdigest()) as journal:
+            if not (output / "run.json").is_file():
+                replace_file(output / "run.json", (json.dumps(document, indent=2) + "\n").encode())
+            elif not resume:
+                raise UsageError(f"output {str(output)!r} has been taken by another sweep")
+            yield journal
+    except JournalError as error:
+        raise UsageError(str(error)) from None
 
 
 def _trajectories(results: list[tuple[Cell, Trajectory]]) -> pd.DataFrame:

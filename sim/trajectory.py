@@ -43,20 +43,6 @@ class Trajectory:
         """One column by name, shape (records,)."""
         return self.rows[:, COLUMNS.index(column)]
 
-    def to_csv(self) -> str:
-        """One header line, then a line a record; numbers in shortest round-trip form."""
-        lines = (",".join(repr(x).removesuffix(".0") for x in row) for row in self.rows.tolist())
-        return "\n".join([",".join(COLUMNS), *lines, ""])
-
-    @classmethod
-    def from_csv(cls, text: str) -> Trajectory:
-        """Read what `to_csv` wrote; ValueError if it is anything else."""
-        head, *lines = text.splitlines()
-        rows = np.array([[float(x) for x in line.split(",")] for line in lines])
-        if head != ",".join(COLUMNS) or rows.ndim != 2 or rows.shape[1] != len(COLUMNS):
-            raise ValueError("not a trajectory")
-        return cls(rows)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:

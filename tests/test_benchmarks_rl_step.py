@@ -38,7 +38,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setattr(rl_step, name, value, raising=False)
     # The benchmark puts its own in their places, in a process of its own.
     monkeypatch.setattr(rl.step.draw_groups, "judge", rl.step.draw_groups.judge)
-    monkeypatch.setattr(rl.train, "collect", rl.train.collect)
+    monkeypatch.setattr(rl.train, "draw_groups", rl.train.draw_groups)
     model = tmp_path / "model"
     model.mkdir()
     rl_parties.make_model(None, model)

@@ -38,6 +38,8 @@ import torch
 
 import rl.train
 from rl import command
+from rl.errors import SyncError
+from rl.learning.update import learn as learn_from, new_optimizer
 from rl.run.checkpoint import open_policy
 from rl.config import load_config, parse_config
 from rl.processes.ranks import ALONE, open_ranks
@@ -76,9 +78,9 @@ def cut(completion):
 
 def weights_after(ranks, config, start, silent, short):
     """The model after two steps, and what each said; the advantages of some groups are 0."""
-    policy = shard(open_policy(config, start, None), ranks)
-    optimizer = rl.train.new_optimizer(policy, config.optimizer)
-    reference = open_reference(config, policy, start)
+    policy = shard(open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed), ranks)
+    optimizer = new_optimizer(policy, config.optimizer)
+    reference = open_reference(config.kl, config.lora, policy, start)
     updates = []
     for step in (1, 2):
         rng = np.random.default_rng(step)
@@ -89,7 +91,10 @@ def weights_after(ranks, config, start, silent, short):
             replace(group, completions=tuple(cut(each) for each in group.completions)) if number in short else group
             for number, group in enumerate(batch.groups)
         ))
-        updates.append(rl.train.learn(policy, optimizer, batch, advantages, config, step, reference, ranks))
+        updates.append(learn_from(
+            policy, optimizer, batch, advantages, config.optimizer, config.rollout, step=step, seed=config.seed,
+            cap=config.sampler.cap, reference=reference, ranks=ranks,
+        ))
     plain = whole(policy)
     return None if plain is None else plain.model.state_dict(), updates
 
@@ -144,13 +149,13 @@ class Said:
 
 
 def stale():
-    raise rl.train.SyncError("the engine of process 1 is stale")
+    raise SyncError("the engine of process 1 is stale")
 
 
 # What breaks: a function of the loop, when it is called in step 2; in which process, None for all; how.
 BREAKS = {
     "disk": ("learn", 0, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))),
-    "sampler": ("collect", 1, stale),
+    "sampler": ("draw_groups", 1, stale),
     "diverge": ("weigh", None, lambda: float("nan")),
     "crash": ("learn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "terminate": ("learn", 1, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)] and None),

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import rl.preview.dry_run
-import rl.preview.probe
+import rl.preview
 from rl import command
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.learning.loss import micro_batches
-from rl.models.policy import load_policy
-from rl.preview.dry_run import dry_run, report
-from rl.preview.probe import probe_judging, probe_learning, probe_sampling
+from rl.models.policy import free_memory, load_policy
+from rl.preview import dry_run, probe_judging, probe_learning, probe_sampling, report
+from rl.run.display import lines as text
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
@@ -60,20 +59,18 @@ def test_what_is_counted(started: dict[str, Any]) -> None:
     embedding, blocks = 14 * 16, 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16)
     assert found.parameters == found.trained == embedding + blocks + 16
     memory = found.memory
-    assert memory.weights == memory.gradients == memory.sampler == 4 * found.parameters
-    assert memory.optimizer == 8 * found.parameters
-    assert memory.together == sum(
-        (memory.weights, memory.gradients, memory.optimizer, memory.sampler, memory.activations, memory.logits)
-    )
-    assert 0 < memory.logits <= 4 * 4 * 100 * 14
+    assert memory["weights"] == memory["gradients"] == memory["the sampler's copy"] == 4 * found.parameters
+    assert memory["AdamW"] == 8 * found.parameters
+    assert 0 < memory["logits"] <= 4 * 4 * 100 * 14
     # A residual stream, two norms, q, k, v, the attention's and the MLP's products, in each of two layers: of the
     # order of 20 vectors of width 16 to 24 a token, and a micro-batch has 100 tokens.
-    assert 2 * 10 * 16 * 4 * 100 < memory.activations < 2 * 60 * 24 * 4 * 100
-    seconds = found.seconds
-    assert min(seconds.sampling, seconds.learning, seconds.updating, seconds.evaluation) > 0
-    assert (found.probe.groups, found.probe.group_size, found.probe.new_tokens) == (4, GROUP_SIZE, 4)
+    assert 2 * 10 * 16 * 4 * 100 < memory["activations"] < 2 * 60 * 24 * 4 * 100
+    assert min(found.seconds["sampling"], found.seconds["learning"], found.seconds["update and hand-over"]) > 0
+    assert found.evaluation > 0
+    assert (found.probe["responses"], found.probe["new_tokens"]) == (4 * GROUP_SIZE, 4)
     prompts = training_prompts(build_teaching_task(config.task), count=8, seed=derive_seed(0, "prompts", 1))
     assert found.prompts == tuple(prompt.text for prompt in prompts[:3])
+    assert len(found.responses) == 3
     assert found.verdict is None
 
 
@@ -82,17 +79,17 @@ def test_only_an_adapter_has_gradients(started: dict[str, Any]) -> None:
     found = dry_run(config)
     # q, k, v, o: 16 + 16; gate, up, down: 16 + 24; in each of two layers.
     assert found.trained == 2 * (4 * 32 + 3 * 40)
-    assert found.memory.gradients == 4 * found.trained
-    assert found.memory.optimizer == 8 * found.trained
+    assert found.memory["gradients"] == 4 * found.trained
+    assert found.memory["AdamW"] == 8 * found.trained
     # The sampler has the adapter merged in.
-    assert found.memory.sampler == 4 * (found.parameters - found.trained) == found.memory.weights - 4 * found.trained
+    merged = 4 * (found.parameters - found.trained)
+    assert found.memory["the sampler's copy"] == merged == found.memory["weights"] - 4 * found.trained
 
 
 def test_fewer_logits_at_once_are_less_memory(started: dict[str, Any]) -> None:
     whole = dry_run(parse_config(started)).memory
     pieces = dry_run(parse_config({**started, "policy": {"logits_at_once": 30}})).memory
-    assert pieces.logits == 4 * 30 < whole.logits
-    assert pieces.activations < whole.activations
+    assert pieces["logits"] == 4 * 30 < whole["logits"]
 
 
 def test_the_command_prints_and_writes_nothing(
@@ -108,21 +105,20 @@ def test_the_command_prints_and_writes_nothing(
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert result.stderr == ""
-    assert max(map(len, lines)) <= rl.preview.dry_run.WIDTH
-    labels = [line[: rl.preview.dry_run.LABEL].rstrip() for line in lines if line[0] != " "]
+    assert max(map(len, lines)) <= text.WIDTH
+    labels = [line[: text.LABEL].rstrip() for line in lines if line[0] != " "]
     expected = ["model", "memory", "step", "run", "estimate", "seen"]
     assert labels[:6] == expected
     assert labels[6:] == ["prompt 1", "response", "prompt 2", "response", "prompt 3", "response", "answer"]
     assert lines[-1].strip() == "to prompt 1 is wrong: no answer can be read in it"
-    # A sum stands over its parts, in one unit, and is their sum as it is shown.
+    # A sum stands beside its parts, in one unit, and is their sum as it is shown.
     for label in ("memory", "step"):
         at = next(number for number, line in enumerate(lines) if line.startswith(label))
-        total = float(lines[at].split()[1])
-        parts = []
-        while lines[at + 1].startswith(" "):
-            at += 1
-            parts.append(float(lines[at].split()[0]))
-        assert total == pytest.approx(sum(parts), abs=0.05 * len(parts))
+        until = next(number for number in range(at + 1, len(lines)) if not lines[number].startswith(" "))
+        total, _, parts = " ".join(line[text.LABEL :] for line in lines[at:until]).partition(": ")
+        shown = [float(part.split()[-1]) for part in parts.split(", ")]
+        assert len(shown) >= 3
+        assert float(total.split()[0]) == pytest.approx(sum(shown), abs=0.05 * len(shown))
     prompt = next(line for line in lines if line.startswith("prompt 1")).partition("│ ")[2]
     left, right = prompt.rstrip("=").split("+")
     result = invoke(command.train, *arguments, "--answer", int(left) + int(right), "--json")
@@ -133,8 +129,8 @@ def test_the_command_prints_and_writes_nothing(
 def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
     found = dry_run(parse_config(started))
     lines = report(found, parse_config(started), answer="two \n\x1b[31mlines\n" + "x" * 3000)
-    shown = [line[rl.preview.dry_run.LABEL :] for line in lines[-4:-1]]
-    assert shown == ["│ two·", "│ \\x1b[31mlines", f"│ {'x' * (rl.preview.dry_run.SHOWN - 16)}…"]
+    shown = [line[text.LABEL :] for line in lines[-4:-1]]
+    assert shown == ["│ two·", "│ \\x1b[31mlines", f"│ {'x' * (text.SHOWN - 16)}…"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +177,7 @@ def test_what_a_run_refuses_is_refused_in_its_words(
     started: dict[str, Any], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in ("rl.samplers.registry", "rl.run.trackers.registry"):
+    for module in ("rl.samplers.registry", "rl.run.trackers"):
         monkeypatch.setattr(f"{module}.find_spec", lambda _: None)
     config = parse_config({**started, **changes, "verifier": {"workers": 1}})
     said = []
@@ -214,7 +210,7 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
 
 
 def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.preview.dry_run, "free_memory", lambda _: 2**16)
+    monkeypatch.setattr(rl.preview, "free_memory", lambda _: 2**16)
     with pytest.raises(UsageError, match=r"does not fit: its 4,\d\d\d parameters take 0\.0 GiB with gradients, AdamW"):
         dry_run(parse_config(started))
     # Frozen weights and the sampler's copy are 8 bytes a parameter instead of 20.
@@ -224,13 +220,13 @@ def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypat
 def test_free_memory_is_some_of_what_the_machine_has() -> None:
     import torch
 
-    free = rl.preview.dry_run.free_memory(torch.device("cpu"))
+    free = free_memory(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
 
 
 def test_long_runs_are_told_in_hours(started: dict[str, Any]) -> None:
     config = parse_config({**started, "training": {"steps": 10**9}})
-    assert any(" h: 1,000,000,000 steps" in line for line in report(dry_run(config), config))
+    assert any(" h: 1,000,000,000 steps of training" in line for line in report(dry_run(config), config))
 
 
 # The probe, against clocks that are made to run.
@@ -241,7 +237,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(rl.preview.probe.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(rl.preview.time, "perf_counter", lambda: self.now)
 
 
 class Steady:
@@ -271,22 +267,23 @@ def asking(group_size: int, tokens: int) -> Config:
     return parse_config({"task": TASK, "rollout": rollout})
 
 
-def test_what_is_quick_is_measured_on_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_quick_is_measured_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler: Any = Steady(Clock(monkeypatch), reading=0.01, writing=1e-5, length=20)
-    sampled = probe_sampling(sampler, PROMPTS, asking(40, 64))
-    assert sampler.asked[-1] == (4, 40, 64)
-    assert sampled.batch.share_finished() == 1
-    assert sampled.per_response == pytest.approx(0.01 / 40 + 20 * 1e-5)
+    batch, seconds, found = probe_sampling(sampler, PROMPTS[:4], asking(40, 100))
+    assert sampler.asked[-1] == (4, 16, 64)
+    assert (found["responses"], found["new_tokens"], found["finished"]) == (64, 64, 1.0)
+    assert batch.responses == 64
+    assert seconds == pytest.approx(0.01 / 16 + 20 * 1e-5)
 
 
 def test_what_is_slow_stops_growing_and_is_counted_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    sampler: Any = Steady(clock, reading=0.5, writing=0.01, length=10_000)
-    sampled = probe_sampling(sampler, PROMPTS, asking(16, 1000))
-    assert clock.now < 2 * rl.preview.probe.SECONDS
-    assert sampled.new_tokens < 1000
+    sampler: Any = Steady(clock, reading=0.1, writing=0.002, length=10_000)
+    _, seconds, found = probe_sampling(sampler, PROMPTS[:4], asking(16, 1000))
+    assert clock.now < 2 * rl.preview.SECONDS
+    assert found["new_tokens"] < 1000
     # The prompt is read once a group, and a token more takes what a token takes: exact here, since nothing is uneven.
-    assert sampled.per_response == pytest.approx(0.5 / 16 + 1000 * 0.01)
+    assert seconds == pytest.approx(0.1 / 16 + 1000 * 0.002)
 
 
 def test_a_verifier_that_takes_its_time_is_asked_for_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,10 +296,9 @@ def test_a_verifier_that_takes_its_time_is_asked_for_one_group(monkeypatch: pyte
             return True
 
     batch = sampler.sample(PROMPTS, group_size=8, max_new_tokens=4)
-    judged = probe_judging(batch, Slow())
+    assert probe_judging(batch, Slow()) == (0, 1)  # they were cut, and are judged all the same
     assert clock.now == 8
-    assert (judged.per_response, judged.correct) == (1, 0)  # they were cut, and are judged all the same
-    assert probe_judging(sampler.sample(PROMPTS[:1], group_size=2, max_new_tokens=5), Slow()).correct == 1
+    assert probe_judging(sampler.sample(PROMPTS[:1], group_size=2, max_new_tokens=5), Slow())[0] == 1
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -329,9 +325,9 @@ def test_tokens_of_a_step_are_those_of_its_micro_batches(
         )
         for group in batch.groups
     )
-    sampled = rl.preview.probe.Sampled(batch=Batch(groups=groups), new_tokens=4, per_response=0.0)
-    learnt = probe_learning(policy, prompts, sampled, config)
-    rows = rl.preview.probe.rows_of(sampled.batch, np.ones((8, GROUP_SIZE)))
+    sampled = Batch(groups=groups)
+    _, _, learnt = probe_learning(policy, sampled, config)
+    rows = rl.preview.rows_of(sampled, np.ones((8, GROUP_SIZE)))
     seen = 0
 
     def count(_: Any, __: Any, arguments: dict[str, Any]) -> None:
@@ -344,7 +340,7 @@ def test_tokens_of_a_step_are_those_of_its_micro_batches(
         said = list({row.prompt: None for row in piece})
         policy.token_log_probs(said, [said.index(row.prompt) for row in piece], [row.response for row in piece])
         distinct += len(piece)  # the last token of a response is told and not read
-    assert learnt.in_a_step == seen + distinct
+    assert learnt["in_a_step"] == seen + distinct
 
 
 def test_several_updates_and_a_reference_take_their_time(
@@ -355,9 +351,9 @@ def test_several_updates_and_a_reference_take_their_time(
         policy = load_policy(Path(started["start_model"]), config.policy)
         prompts = training_prompts(build_teaching_task(config.task), count=8, seed=0)
         sampler: Any = Steady(Clock(monkeypatch), reading=0.0, writing=0.0, length=3)
-        sampled = probe_sampling(sampler, prompts, config)
-        monkeypatch.setattr(rl.preview.probe, "_timed", lambda work: (work(), 1.0))
-        return probe_learning(policy, prompts, sampled, config).seconds
+        batch, _, _ = probe_sampling(sampler, prompts, config)
+        monkeypatch.setattr(rl.preview, "_timed", lambda work: (work(), 1.0))
+        return probe_learning(policy, batch, config)[0]
 
     once = seconds()
     assert seconds(optimizer={**started["optimizer"], "epochs": 3}) == pytest.approx(once * (3 + 1 / 3))
@@ -365,15 +361,24 @@ def test_several_updates_and_a_reference_take_their_time(
     assert seconds(kl={"coefficient": 0.1}) == pytest.approx(once * (1 + 1 / 3))
 
 
-def test_of_a_huge_step_a_part_is_looked_at(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.preview.probe, "COUNTED", 16)
+def test_of_a_huge_step_a_part_is_looked_at(started: dict[str, Any]) -> None:
     rollout = {"group_size": GROUP_SIZE, "max_new_tokens": 4}
     steps = {
         count: dry_run(parse_config({**started, "rollout": {**rollout, "prompts_per_step": count}}))
         for count in (4, 65536)
     }
     assert [len(found.prompts) for found in steps.values()] == [3, 3]
-    assert steps[65536].probe.in_a_step == 16384 * steps[4].probe.in_a_step
+    assert steps[65536].probe["in_a_step"] == 16384 * steps[4].probe["in_a_step"]
+
+
+def test_what_was_cut_counts_as_many_responses_of_full_length(started: dict[str, Any], monkeypatch: Any) -> None:
+    """Responses cut after one token are equal, and what they would have become is not."""
+    config = parse_config(started)
+    policy = load_policy(Path(started["start_model"]), config.policy)
+    sampler: Any = Steady(Clock(monkeypatch), reading=0.0, writing=0.0, length=10)
+    batch = sampler.sample(PROMPTS[:1], group_size=GROUP_SIZE, max_new_tokens=1)
+    _, _, learnt = probe_learning(policy, batch, config)
+    assert learnt["in_a_step"] == 8 * (2 + GROUP_SIZE * 4)
 
 
 def test_a_table_of_another_size_is_named(started: dict[str, Any], table_file: Callable[[str, int], Path]) -> None:
@@ -392,7 +397,7 @@ def test_an_interruption_is_one_sentence(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rl.preview.dry_run, "probe_learning", interrupted)
+    monkeypatch.setattr(rl.preview, "probe_learning", interrupted)
     path = tmp_path / "run.toml"
     path.write_text("task = { name = 'addition', digits = { 1 = 1 } }\n")
     options = ["--set", f"start_model={started['start_model']}", "--set", f"rollout.group_size={GROUP_SIZE}"]

@@ -13,18 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import rl.run.run
 import rl.samplers.registry
 import rl.train
 from rl import command
-from rl.config import Config, ModelConfig, load_config, parse_config
+from rl.config import Config, load_config, parse_config
 from rl.errors import SyncError, UsageError
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import read_state
 from rl.samplers.hand_over import HandOver, LogProbs, compare, make_probe
-from rl.samplers.preserved_rng import undisturbed
 from rl.samplers.rollout import Batch
 from rl.samplers.torch_sampler import TorchSampler
+from rl.samplers.vllm_sampler import preserved_globals
 from rl.tasks.protocol import Prompt
 
 # float32 logits of order 1, the same operations on both sides but for the padding.
@@ -204,7 +206,7 @@ def test_global_state_is_put_back() -> None:
     seed()
     expected = draws()
     seed()
-    with pytest.raises(RuntimeError, match="also then"), undisturbed():
+    with pytest.raises(RuntimeError, match="also then"), preserved_globals():
         disturb()
     assert draws() == expected
     assert torch.set_num_threads is set_num_threads
@@ -219,6 +221,7 @@ class EngineSampler:
 
     def __init__(self, policy: Policy, *, wrong_at: int) -> None:
         self._sampler = TorchSampler(policy)
+        self.ends = self._sampler.ends
         self._engine = CopyEngine(policy)
         self._hand_over = handing_over(policy, self._engine)
         self._wrong_at = wrong_at
@@ -255,7 +258,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table_file: Callable[[s
         sampler.publish(weights)
         yield sampler
 
-    monkeypatch.setattr(rl.train, "open_sampler", open_sampler)
+    monkeypatch.setattr(rl.run.run, "open_sampler", open_sampler)
     return config, tmp_path / "run"
 
 

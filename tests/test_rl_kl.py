@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 import rl.train
-from rl.config import Config, KlConfig, ModelConfig, parse_config
+from rl.config import Config, parse_config
 from rl.errors import DivergenceError, UsageError
+from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Estimator, Penalty, baselines, to_come
 from rl.learning.loss import Accumulated, accumulate_gradient, log_probs_of, penalties_of, rows_of
 from rl.learning.reference import open_reference
+from rl.models.config import LoraConfig, ModelConfig
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.metrics import StepRecord, read_metrics
 from rl.run.checkpoint import open_policy
@@ -277,6 +279,10 @@ def start(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def opened(config: Config, start: Path, checkpoint: Path | None) -> Policy:
+    return open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
+
+
 def spoken(policy: Policy) -> Tensor:
     with torch.no_grad():
         return policy.token_log_probs([(3, 4), (5,)], [0, 1, 1], [(6, 1), (7,), (2, 3, 1)], temperature=0.8)
@@ -284,14 +290,14 @@ def spoken(policy: Policy) -> Tensor:
 
 def test_with_lora_the_reference_is_the_policy_without_its_adapter(table: Path, start: Path) -> None:
     config = settings(table, lora={"rank": 2}, start_model=str(start))
-    policy = open_policy(config, start, None)
+    policy = opened(config, start, None)
     trained = list(policy.trained())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for parameter in policy.trained().values():
             parameter.add_(torch.randn(parameter.shape))
             parameter.grad = torch.ones_like(parameter)
-    reference = open_reference(config, policy, start)
+    reference = open_reference(config.kl, config.lora, policy, start)
     assert reference is not None
     assert reference.policy is policy
     before = spoken(policy)
@@ -313,8 +319,8 @@ def test_a_second_model_is_frozen_and_equal_to_its_folder(table: Path, start: Pa
     config = settings(
         table, start_model=str(start), policy={"gradient_checkpointing": checkpointing}, kl={"coefficient": 1.0}
     )
-    policy = open_policy(config, start, None)
-    reference = open_reference(config, policy, start)
+    policy = opened(config, start, None)
+    reference = open_reference(config.kl, config.lora, policy, start)
     assert reference is not None
     told = spoken(reference.policy)
     torch.testing.assert_close(told, spoken(load_policy(start)), rtol=0, atol=ROUNDING)
@@ -322,7 +328,7 @@ def test_a_second_model_is_frozen_and_equal_to_its_folder(table: Path, start: Pa
     with torch.no_grad():
         next(iter(policy.trained().values())).add_(1.0)
     assert torch.equal(spoken(reference.policy), told)
-    assert open_reference(settings(table, kl={}), policy, start) is None
+    assert open_reference(KlConfig(), LoraConfig(), policy, start) is None
 
 
 def test_a_reference_that_does_not_fit_is_refused(table: Path, start: Path, tmp_path: Path) -> None:
@@ -331,7 +337,7 @@ def test_a_reference_that_does_not_fit_is_refused(table: Path, start: Path, tmp_
     save_policy(new_policy(shape, "abc", seed=0), tmp_path / "other")
     config = settings(table, kl={"coefficient": 1.0, "reference": str(tmp_path / "other")})
     with pytest.raises(UsageError, match=r"kl\.reference '.*other' has another tokenizer than the start model"):
-        open_reference(config, policy, start)
+        open_reference(config.kl, config.lora, policy, start)
     missing = settings(table, kl={"coefficient": 1.0, "reference": str(tmp_path / "nothing")})
     with pytest.raises(UsageError, match=r"kl\.reference '.*nothing' has no readable model\.safetensors"):
         train(missing, tmp_path / "run", quiet=True)
@@ -390,12 +396,12 @@ def test_a_run_with_a_penalty_stays_nearer_and_resumes_bit_for_bit(
     config = settings(table, **options, kl={"coefficient": 3.0, "reference": str(other)})
     work, calls = rl.train.learn, 0
 
-    def killed(*arguments: Any) -> Any:
+    def killed(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return work(*arguments)
+        return work(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(rl.train, "learn", killed)

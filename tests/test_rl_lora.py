@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from rl.config import Config, ModelConfig, parse_config
+from rl.config import Config, parse_config
 from rl.errors import UsageError
-from rl.models import lora
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import open_policy
@@ -56,7 +56,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, i
 
 
 def document(lora_section: Mapping[str, Any]) -> dict[str, Any]:
-    from rl.config import AdditionConfig
+    from rl.tasks.addition import AdditionConfig
 
     return {
         "task": AdditionConfig(name="addition", digits={1: 1}),
@@ -71,6 +71,10 @@ def document(lora_section: Mapping[str, Any]) -> dict[str, Any]:
 def settings(start: Path, **changes: Any) -> Config:
     filled = {**document({"rank": 3, "alpha": 5.0}), "task": {"name": "addition", "digits": {"1": 1}}, **changes}
     return parse_config({**filled, "table": str(start.with_name("table.json")), "start_model": str(start)})
+
+
+def opened(config: Config, start: Path, checkpoint: Path | None) -> Policy:
+    return open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
 
 
 def shaken(policy: Policy) -> Policy:
@@ -91,15 +95,15 @@ def test_a_new_adapter_changes_nothing_and_only_it_is_trained(start: Path) -> No
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    policy = open_policy(settings(start), start, None)
+    policy = opened(settings(start), start, None)
     assert torch.equal(torch.rand(3), expected)
-    plain = open_policy(settings(start, lora={}), start, None)
+    plain = opened(settings(start, lora={}), start, None)
     assert torch.equal(logits(policy), logits(plain))
     assert set(policy.trained()) == {name for name, _ in policy.model.named_parameters() if ".lora_" in name}
     # All linear layers but the output layer: 7 in each of 2 blocks, two factors each.
     assert len(policy.trained()) == 28
-    again = open_policy(settings(start), start, None)
-    other = open_policy(settings(start, seed=1), start, None)
+    again = opened(settings(start), start, None)
+    other = opened(settings(start, seed=1), start, None)
     names = [name for name in policy.trained() if ".lora_A" in name]
     assert all(torch.equal(policy.trained()[name], again.trained()[name]) for name in names)
     assert not any(torch.equal(policy.trained()[name], other.trained()[name]) for name in names)
@@ -109,8 +113,8 @@ def test_a_new_adapter_changes_nothing_and_only_it_is_trained(start: Path) -> No
 def test_published_and_saved_weights_compute_what_the_adapted_model_does(
     start: Path, tmp_path: Path, precision: str
 ) -> None:
-    policy = shaken(open_policy(settings(start, policy={"precision": precision}), start, None))
-    plain = open_policy(settings(start, lora={}), start, None)
+    policy = shaken(opened(settings(start, policy={"precision": precision}), start, None))
+    plain = opened(settings(start, lora={}), start, None)
     assert (logits(plain) - logits(policy)).abs().max() > 0.1
     frozen = {parameter.dtype for parameter in policy.model.parameters() if not parameter.requires_grad}
     assert frozen == {torch.bfloat16 if precision == "bf16" else torch.float32}
@@ -162,31 +166,31 @@ def test_a_run_is_resumed_exactly_and_stores_adapters_only(start: Path, tmp_path
     assert base["model"] == str(start)
     # The end is a model like any other, with the adapter of the last checkpoint in it.
     final = AutoModelForCausalLM.from_pretrained(whole / "model", local_files_only=True)
-    policy = open_policy(config, start, latest)
+    policy = opened(config, start, latest)
     torch.testing.assert_close(final(TOKENS).logits, logits(policy), rtol=0, atol=1e-5)
 
 
 def test_an_adapter_of_another_model_is_refused(start: Path, tmp_path: Path) -> None:
     config = settings(start)
-    policy = open_policy(config, start, None)
+    policy = opened(config, start, None)
     checkpoint = tmp_path / "step-000001"
-    lora.save_adapter(policy, checkpoint / "model")
-    open_policy(config, start, checkpoint)
+    save_policy(policy, checkpoint / "model", merge=False)
+    opened(config, start, checkpoint)
     other = tmp_path / "other"
-    changed = open_policy(settings(start, lora={}), start, None)
+    changed = opened(settings(start, lora={}), start, None)
     save_policy(shaken(changed), other)
     with pytest.raises(UsageError, match=r"belongs to a model with weights sha256:\w+; '.*other' has sha256:"):
-        open_policy(config, other, checkpoint)
+        opened(config, other, checkpoint)
     (checkpoint / "model" / "base.json").write_text("{}")
     with pytest.raises(UsageError, match=r"has no base\.json that names its model"):
-        open_policy(config, start, checkpoint)
+        opened(config, start, checkpoint)
 
 
 def test_layers_that_are_not_there_are_one_sentence(start: Path) -> None:
     config = settings(start, lora={"rank": 2, "targets": ["q_project"]})
     with pytest.raises(UsageError, match=r"^section \[lora\] does not fit the start model: .*q_project"):
-        open_policy(config, start, None)
-    some = open_policy(settings(start, lora={"rank": 2, "targets": ["q_proj", "v_proj"]}), start, None)
+        opened(config, start, None)
+    some = opened(settings(start, lora={"rank": 2, "targets": ["q_proj", "v_proj"]}), start, None)
     assert len(some.trained()) == 2 * 2 * 2
     with pytest.raises(UsageError, match="alpha and targets go with a rank above 0"):
         settings(start, lora={"alpha": 3})
@@ -195,10 +199,10 @@ def test_layers_that_are_not_there_are_one_sentence(start: Path) -> None:
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_a_weight_with_two_places_gets_no_adapter(start: Path, target: str) -> None:
     with pytest.raises(UsageError, match="one weight for both"):
-        open_policy(settings(start, lora={"rank": 2, "targets": [target, "q_proj"]}), start, None)
+        opened(settings(start, lora={"rank": 2, "targets": [target, "q_proj"]}), start, None)
 
 
 def test_a_missing_package_is_one_sentence(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(UsageError, match=r"needs peft, which is not installed: pip install 'weightopt\[lora\]'"):
-        open_policy(settings(start), start, None)
+        opened(settings(start), start, None)

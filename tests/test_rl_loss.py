@@ -10,18 +10,19 @@ tolerance 1e-10 is rounding over some ten thousand terms.
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rl.config import RolloutConfig, WeightingConfig
-from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
+from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, micro_batches, rows_of
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.advantage import look_up_advantages, weigh, weight_function
-from rl.step.success import Visits, count_successes, judge
+from rl.step.config import WeightingConfig
+from rl.step.success import count_successes, judge
 from rl.tasks.protocol import Prompt
 from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, solve
@@ -190,7 +191,6 @@ def gradient_of(
     weights: WeightTable,
     tokens: int,
     config: WeightingConfig = WeightingConfig(),  # noqa: B008 (frozen)
-    visits: Visits | None = None,
     all_wrong_factor: float = 1.0,
 ) -> Tensor:
     """The gradient of one step, as the loop computes it."""
@@ -198,16 +198,13 @@ def gradient_of(
         config,
         weights,
         None if config.estimate == "group" else weight_function(weights),
-        batch,
         judge(batch, TinyTask()).correct,
-        visits or Visits(config),
         all_wrong_factor=all_wrong_factor,
     )
-    factors = length_factors(batch, config.normaliser)
     policy.logits.grad = torch.zeros_like(policy.logits)
     accumulate_gradient(
         policy,
-        rows_of(batch, advantages if factors is None else advantages * factors),
+        rows_of(batch, advantages),
         responses=denominator(RolloutConfig(prompts_per_step=len(batch.groups), group_size=GROUP_SIZE)),
         temperature=1.0,
         tokens_per_micro_batch=tokens,
@@ -363,24 +360,6 @@ def test_leave_one_out_climbs_success_with_the_mean_weight_of_the_others(name: s
     torch.testing.assert_close(ascent(policy, weights, config=config), expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["grpo", "linear-r", "solved", "every rule on"])
-@pytest.mark.parametrize("factor", [0.0, 1.0])
-def test_a_posterior_of_earlier_visits_gives_its_weight_undistorted(name: str, factor: float) -> None:
-    """E = ω(ρ̂) ∇ρ: the estimate does not depend on the group, so neither noise nor baseline leaves a trace."""
-    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
-    config = WeightingConfig(estimate="beta", prior_successes=0.5, prior_failures=1.5)
-    visits = Visits(config)
-    earlier = group_of([(END,), (1, 2, END), (2, END)])
-    visits.add(Batch(groups=(earlier, earlier)), np.array([2, 2]))
-    (seen,) = visits.estimate(Batch(groups=(earlier,)))
-    assert seen == (0.5 + 4) / (0.5 + 1.5 + 6)
-    rho = success_of(policy)
-    omega = float(weight_function(weights)(np.array(seen)))
-    expected = (omega + rules(weights, rho, factor)) * success_slope(policy)
-    actual = ascent(policy, weights, config=config, visits=visits, all_wrong_factor=factor)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
-
-
 def test_dynamic_sampling_divides_all_prompts_by_one_number() -> None:
     """A kept group is one of prompt p with chance q_p m_p / Σ q m, m the chance of a mixed group, and its expected
     gradient is that of a drawn group over m_p. So a slot of the batch has Σ q_p e_p ∇ρ_p / Σ q m: no prompt gains on
@@ -402,75 +381,9 @@ def test_dynamic_sampling_divides_all_prompts_by_one_number() -> None:
         torch.testing.assert_close((share * chance / total) * kept, share * drawn / total, rtol=0, atol=1e-10)
 
 
-def advantage_given_others(weights: WeightTable, rho: float) -> tuple[float, float]:
-    """Expected advantage of a correct and of a wrong response, over the M-1 others."""
-    assert weights.advantage_correct is not None
-    assert weights.advantage_wrong is not None
-    others = [binomial(GROUP_SIZE - 1, k, rho) for k in range(GROUP_SIZE)]
-    right = math.fsum(p * weights.advantage_correct[k + 1] for k, p in enumerate(others))
-    return right, math.fsum(p * weights.advantage_wrong[k] for k, p in enumerate(others))
-
-
-@pytest.mark.parametrize("name", ["grpo", "linear-r", "every rule on"])
-def test_dividing_by_response_length_climbs_success_per_token(name: str) -> None:
-    """E = Ā⁺ ∇E[r/|y|] + Ā⁻ ∇E[(1-r)/|y|]: not a multiple of ∇ρ, as short answers count more and long ones less."""
-    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
-    right, wrong = advantage_given_others(weights, success_of(policy))
-    expected = right * slope_of(policy, lambda y: is_correct(1, y) / len(y)) + wrong * slope_of(
-        policy, lambda y: (not is_correct(1, y)) / len(y)
-    )
-    actual = ascent(policy, weights, config=WeightingConfig(normaliser="response"))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
-    assert cosine(actual, success_slope(policy)) < 0.999
-    assert cosine(ascent(policy, weights), success_slope(policy)) == pytest.approx(1, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", ["grpo", "linear-r", "every rule on"])
-def test_dividing_by_the_tokens_of_the_group_weighs_by_company(name: str) -> None:
-    """E = ∇ of Σ_y π(y) g(y), g(y) the mean of A·M/(|y| + tokens of the others), whose joint law is a convolution."""
-    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
-    assert weights.advantage_correct is not None
-    assert weights.advantage_wrong is not None
-    one: dict[tuple[int, int], float] = {}
-    for response in RESPONSES:
-        key = (int(is_correct(1, response)), len(response))
-        one[key] = one.get(key, 0.0) + policy.probability(1, response).item()
-    others = {(0, 0): 1.0}
-    for _ in range(GROUP_SIZE - 1):
-        added: dict[tuple[int, int], float] = {}
-        for (k, tokens), p in others.items():
-            for (r, length), q in one.items():
-                added[k + r, tokens + length] = added.get((k + r, tokens + length), 0.0) + p * q
-        others = added
-
-    def value(response: tuple[int, ...]) -> float:
-        r = int(is_correct(1, response))
-        table = weights.advantage_correct if r else weights.advantage_wrong
-        assert table is not None
-        return math.fsum(p * table[k + r] * GROUP_SIZE / (len(response) + tokens) for (k, tokens), p in others.items())
-
-    actual = ascent(policy, weights, config=WeightingConfig(normaliser="group"))
-    torch.testing.assert_close(actual, slope_of(policy, value), rtol=0, atol=1e-10)
-    assert cosine(actual, success_slope(policy)) < 0.9999
-
-
-@pytest.mark.parametrize("normaliser", ["step", "response", "group"])
-def test_no_group_changes_the_weight_of_another(normaliser: Literal["step", "response", "group"]) -> None:
-    policy, config = TabularPolicy(prompts=2, seed=0), WeightingConfig(normaliser=normaliser)
-    groups = (group_of([(1, 2, END), (2, END), (1, 1, 2)]), group_of([(1, END), (END,), (2, END)], prompt=0))
-    both = gradient_of(policy, Batch(groups=groups), TABLES["linear-r"], 10_000, config)
-    alone = [gradient_of(policy, Batch(groups=(group,)), TABLES["linear-r"], 10_000, config) for group in groups]
-    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, rtol=0, atol=1e-14)
-
-
-def test_normalisers_agree_when_all_responses_are_equally_long() -> None:
+def test_no_group_changes_the_weight_of_another() -> None:
     policy = TabularPolicy(prompts=2, seed=0)
-    batch = Batch(groups=(group_of([(1, 2, END), (1, 1, END), (1, 1, 2)]), group_of([(1, 1, END)] * 3, prompt=0)))
-    plain = gradient_of(policy, batch, TABLES["linear-r"], 10_000)
-    for normaliser in ("response", "group"):
-        other = gradient_of(policy, batch, TABLES["linear-r"], 10_000, WeightingConfig(normaliser=normaliser))
-        torch.testing.assert_close(3 * other, plain, rtol=0, atol=1e-14)
-
-
-def cosine(one: Tensor, other: Tensor) -> float:
-    return float((one * other).sum() / (one.norm() * other.norm()))
+    groups = (group_of([(1, 2, END), (2, END), (1, 1, 2)]), group_of([(1, END), (END,), (2, END)], prompt=0))
+    both = gradient_of(policy, Batch(groups=groups), TABLES["linear-r"], 10_000)
+    alone = [gradient_of(policy, Batch(groups=(group,)), TABLES["linear-r"], 10_000) for group in groups]
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, rtol=0, atol=1e-14)

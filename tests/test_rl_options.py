@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.config import Config, EvaluationConfig, OptimizerConfig, WeightingConfig, parse_config
-from rl.errors import DivergenceError, UsageError
+from rl.config import Config, parse_config
+from rl.errors import UsageError
+from rl.learning.config import OptimizerConfig
 from rl.learning.learning_rate import learning_rate
 from rl.records.metrics import Spent
 from rl.run.checkpoint import kept_steps
-from rl.run.rollouts import append_rollouts, dumping
+from rl.run.rollouts import responses, rollouts, written
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.step.advantage import centred_advantages, look_up_advantages, weigh, weight_function
-from rl.step.draw_groups import Collected, collect
+from rl.step.config import EvaluationConfig, WeightingConfig
+from rl.step.draw_groups import Collected, draw_groups
 from rl.step.evaluate import evaluate, pass_at
 from rl.step.schedule import TableSchedule, all_wrong_factor
 from rl.step.stopwatch import Stopwatch
-from rl.step.success import Visits, count_successes, histogram_by_difficulty, leave_one_out
+from rl.step.success import count_successes, histogram_by_difficulty, leave_one_out
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
@@ -39,6 +41,8 @@ SIZE = 4
 
 class Chance:
     """A sampler that answers right with a fixed probability, and remembers what it was asked."""
+
+    ends = ("<end>",)
 
     def __init__(self, rho: float) -> None:
         self.rho = rho
@@ -69,6 +73,16 @@ class Chance:
 def config(**sections: Any) -> Config:
     rollout = {"prompts_per_step": 8, "group_size": SIZE, **sections.pop("rollout", {})}
     return parse_config({"task": {"name": "addition", "digits": {"1": 1}}, "rollout": rollout, **sections})
+
+
+def schedule(**sections: Any) -> TableSchedule:
+    settings = config(**sections)
+    return TableSchedule.load(
+        settings.table,
+        settings.later_tables,
+        group_size=settings.rollout.group_size,
+        estimate=settings.weighting.estimate,
+    )
 
 
 def linear_r(size: int = SIZE) -> WeightTable:
@@ -120,7 +134,7 @@ def test_tables_take_turns(tmp_path: Path) -> None:
         named_table(WEIGHTINGS[name]).save(tmp_path / f"{name}.json")
     files = [str(tmp_path / f"{name}.json") for name in names]
     later = [{"from_step": 4, "table": files[1]}, {"from_step": 9, "table": files[2]}]
-    tables = TableSchedule.load(config(table=files[0], later_tables=later))
+    tables = schedule(table=files[0], later_tables=later)
     assert [tables.at(step).group.name for step in (1, 3, 4, 8, 9, 1000)] == [
         "rloo",
         "rloo",
@@ -132,10 +146,10 @@ def test_tables_take_turns(tmp_path: Path) -> None:
     assert tables.name == "rloo → grpo → linear-r"
     assert [each["name"] for each in tables.describe()["later_tables"]] == ["grpo", "linear-r"]
     assert all(each.weight is None for each in tables.tables)
-    beta = TableSchedule.load(config(table=files[2], weighting={"estimate": "beta"})).at(1)
-    assert beta.weight is not None
+    others = schedule(table=files[2], weighting={"estimate": "leave-one-out"}).at(1)
+    assert others.weight is not None
     # 1/ρ is not quite straight between the knots of a curve, which are 1e-2 apart in log-odds.
-    np.testing.assert_allclose(beta.weight(np.array([0.02, 0.5])), [50, 2], rtol=1e-5)
+    np.testing.assert_allclose(others.weight(np.array([0.02, 0.5])), [50, 2], rtol=1e-5)
 
 
 def test_every_table_of_a_schedule_is_checked_at_the_door(tmp_path: Path) -> None:
@@ -143,11 +157,11 @@ def test_every_table_of_a_schedule_is_checked_at_the_door(tmp_path: Path) -> Non
     linear_r(8).save(tmp_path / "other.json")
     good = str(tmp_path / "good.json")
     with pytest.raises(UsageError, match="no weight table is given"):
-        TableSchedule.load(config())
+        schedule()
     for name, sentence in (("other.json", "'group_size' is 8 but 4"), ("absent.json", "cannot be read")):
         later = [{"from_step": 5, "table": str(tmp_path / name)}]
         with pytest.raises(TableError, match=sentence):
-            TableSchedule.load(config(table=good, later_tables=later))
+            schedule(table=good, later_tables=later)
 
 
 # Success estimates.
@@ -167,34 +181,18 @@ def test_leave_one_out_with_weight_one_is_rloo() -> None:
     np.testing.assert_allclose(advantages, expected, atol=1e-15)
 
 
-@pytest.mark.parametrize("estimate", ["group", "leave-one-out", "beta"])
+@pytest.mark.parametrize("estimate", ["group", "leave-one-out"])
 def test_groups_of_one_kind_keep_the_rules_of_the_table(estimate: Any) -> None:
     table = ruled(-0.7, 0.3)
     settings = WeightingConfig(estimate=estimate)
     correct = np.array([[False] * SIZE, [True] * SIZE, [True, False, False, True]])
-    groups = Chance(0).sample([TASK.propose(Random(i)) for i in range(3)], group_size=SIZE, seed=0)
-    visits = Visits(settings)
-    advantages = weigh(settings, table, weight_function(table), groups, correct, visits, all_wrong_factor=0.5)
+    advantages = weigh(settings, table, weight_function(table), correct, all_wrong_factor=0.5)
     np.testing.assert_allclose(advantages[:2], [[-0.35] * SIZE, [0.3] * SIZE])
     if estimate == "group":
         np.testing.assert_array_equal(advantages[2], look_up_advantages(table, count_successes(correct), correct)[2])
-    if estimate == "beta":  # the prior's mean is 1/2, and the others of a right response are right 1 time in 3
-        np.testing.assert_allclose(advantages[2], 2 * np.array([2 / 3, -2 / 3, -2 / 3, 2 / 3]))
-
-
-def test_visits_are_counted_by_prompt_and_survive_json() -> None:
-    settings = WeightingConfig(estimate="beta", prior_successes=0.3, prior_failures=0.7, visit_discount=0.5)
-    prompts = [TASK.propose(Random(i)) for i in range(3)]
-    batch = Chance(0).sample(prompts, group_size=SIZE, seed=0)
-    visits = Visits(settings)
-    np.testing.assert_allclose(visits.estimate(batch), 0.3)
-    visits.add(batch, np.array([0, 1, 4]))
-    np.testing.assert_allclose(visits.estimate(batch), [0.3 / 5, 1.3 / 5, 4.3 / 5], rtol=1e-15)
-    visits.add(Batch(groups=batch.groups[:1]), np.array([4]))
-    np.testing.assert_allclose(visits.estimate(batch), [4.3 / 7, 1.3 / 5, 4.3 / 5], rtol=1e-15)  # 4 failures count as 2
-    again = Visits(settings, json.loads(json.dumps(visits.to_json())))
-    assert again.to_json() == visits.to_json()
-    np.testing.assert_array_equal(again.estimate(batch), visits.estimate(batch))
+    else:  # the others of a right response are right 1 time in 3, those of a wrong one 2 times
+        weights = weight_function(table)(np.array([1 / 3, 2 / 3, 2 / 3, 1 / 3]))
+        np.testing.assert_allclose(advantages[2], weights * np.array([2 / 3, -2 / 3, -2 / 3, 2 / 3]))
 
 
 def test_a_group_table_is_read_between_its_rates() -> None:
@@ -231,7 +229,8 @@ def test_advantages_that_no_weight_stands_for_are_refused() -> None:
 
 def collected(rho: float, *, step: int = 1, **rollout: Any) -> tuple[Collected, Chance]:
     sampler = Chance(rho)
-    return collect(sampler, TASK, TASK, config(rollout=rollout), step=step, stopwatch=Stopwatch()), sampler
+    settings = config(rollout=rollout).rollout
+    return draw_groups(sampler, TASK, TASK, settings, seed=0, step=step, stopwatch=Stopwatch()), sampler
 
 
 def test_without_dynamic_sampling_one_draw_is_the_step() -> None:
@@ -339,37 +338,28 @@ def test_an_evaluation_with_everything() -> None:
 # Files.
 
 
-def test_a_share_of_the_groups_is_written_down(tmp_path: Path) -> None:
+def test_a_share_of_the_groups_is_written_down() -> None:
     step, _ = collected(0.3, dynamic_sampling=True)
     advantages = np.arange(step.batch.responses).reshape(-1, SIZE).astype(float)
-    path = tmp_path / "rollouts.jsonl"
-    append_rollouts(path, step, advantages, step=1, share=0.0, seed=0)
-    assert not path.exists()
-    append_rollouts(path, step, advantages, step=1, share=1.0, seed=0)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["correct"] for line in lines] == step.correct.ravel().tolist()
-    assert [line["advantage"] for line in lines if line["group"] in step.kept] == advantages.ravel().tolist()
-    assert all(line["advantage"] is None for line in lines if line["group"] not in step.kept)
-    half, again = tmp_path / "half.jsonl", tmp_path / "again.jsonl"
-    for file in (half, again):
-        append_rollouts(file, step, advantages, step=1, share=0.5, seed=0)
-    assert half.read_bytes() == again.read_bytes()
-    assert 0 < len(half.read_text().splitlines()) < len(lines)
+
+    def lines(share: float) -> list[dict[str, Any]]:
+        return list(rollouts(step, advantages, step=1, share=share, seed=0))
+
+    assert lines(0.0) == []
+    assert [line["correct"] for line in lines(1.0)] == step.correct.ravel().tolist()
+    assert [line["advantage"] for line in lines(1.0) if line["group"] in step.kept] == advantages.ravel().tolist()
+    assert all(line["advantage"] is None for line in lines(1.0) if line["group"] not in step.kept)
+    assert lines(0.5) == lines(0.5)
+    assert 0 < len(lines(0.5)) < len(lines(1.0))
 
 
-def test_a_dump_that_fails_hides_nothing(tmp_path: Path) -> None:
+def test_a_diverged_step_is_written_down_where_there_is_room(tmp_path: Path) -> None:
     step, _ = collected(0.3)
-    advantages = np.full((8, SIZE), math.nan)
-    with (
-        pytest.raises(DivergenceError, match=r"^the loss is not finite$"),
-        dumping(tmp_path / "absent", step, advantages, step=7),
-    ):
-        raise DivergenceError("the loss is not finite")
-    with (
-        pytest.raises(DivergenceError, match=r"finite; its batch is in .*diverged-step-000007\.jsonl'$"),
-        dumping(tmp_path, step, advantages, step=7),
-    ):
-        raise DivergenceError("the loss is not finite")
+    documents = list(responses(step, np.full((8, SIZE), math.nan), step=7, tokens=True))
+    assert written(documents, tmp_path / "absent", step=7) == ""
+    assert written(documents, tmp_path, step=7).endswith("diverged-step-000007.jsonl'")
+    lines = (tmp_path / "diverged-step-000007.jsonl").read_text().splitlines()
+    assert [json.loads(line)["advantage"] for line in lines] == ["nan"] * 8 * SIZE
 
 
 def test_which_checkpoints_stay(tmp_path: Path) -> None:

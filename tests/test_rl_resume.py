@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,15 +19,21 @@ from safetensors.torch import load_file, save_file
 
 import rl.run.checkpoint
 import rl.run.lock
+import rl.run.prepare
+import rl.run.run
 import rl.train
 from rl import command
 from rl.config import Config, load_config
 from rl.errors import UsageError
 from rl.records.layout import CHECKPOINTS, LOCK, latest_checkpoint
 from rl.records.metrics import read_metrics
+from rl.run.check import check
 from rl.run.checkpoint import kept_steps, prune
 from rl.run.folder import run_folder
 from rl.run.lock import check_unlocked, locked
+from rl.run.prepare import prepare
+from rl.run.records import Records
+from rl.storage import write_checksums
 from rl.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -118,10 +125,6 @@ def replaced(before: str, after: str) -> Callable[[Path], None]:
     return put
 
 
-def twice(path: Path) -> None:
-    path.write_bytes(2 * path.read_bytes())
-
-
 def other_state(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
     def put(path: Path) -> None:
         tensors = load_file(path)
@@ -136,49 +139,75 @@ def without_norms(tensors: dict[str, torch.Tensor]) -> None:
         del tensors[key]
 
 
+def flipped(path: Path) -> None:
+    """One bit in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def summed_again(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A change whose checksums have been brought up to date: it must be found in what it is."""
+
+    def put(path: Path) -> None:
+        change(path)
+        write_checksums(path.parent)
+
+    return put
+
+
+def state(**changes: Any) -> Callable[[Path], None]:
+    def put(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return put
+
+
+NOT_OURS = r"its state\.json is not one that a run has written"
 DAMAGE = [
-    (OPTIMIZER, cut, r"file '.*step-000004/optimizer\.safetensors' is damaged \("),
-    (OPTIMIZER, empty, r"file '.*step-000004/optimizer\.safetensors' is damaged \("),
-    (OPTIMIZER, Path.unlink, r"file '.*step-000004/optimizer\.safetensors' is missing"),
+    *(
+        (file, change, rf"its {name} is {what}")
+        for file, name in (
+            (OPTIMIZER, r"optimizer\.safetensors"),
+            (SAVED / "model" / "model.safetensors", r"model/model\.safetensors"),
+        )
+        for change, what in ((cut, "damaged"), (empty, "damaged"), (flipped, "damaged"), (Path.unlink, "missing"))
+    ),
+    (SAVED / "model" / "config.json", replaced("16", "32"), r"its model/config\.json is damaged"),
+    (SAVED / "SHA256SUMS", Path.unlink, r"its SHA256SUMS cannot be read"),
+    (SAVED / "SHA256SUMS", empty, r"its model/config\.json was not written by the run"),
+    (Path("start") / "model.safetensors", flipped, r"run/start': its model\.safetensors is damaged"),
     (
         OPTIMIZER,
-        other_state(lambda tensors: tensors.update({"exp_avg/foreign": torch.zeros(1)})),
+        summed_again(other_state(lambda tensors: tensors.update({"exp_avg/foreign": torch.zeros(1)}))),
         r"its optimizer\.safetensors is not that of its model: 'exp_avg/foreign'",
     ),
     (
         OPTIMIZER,
-        other_state(without_norms),
+        summed_again(other_state(without_norms)),
         r"its optimizer\.safetensors is not that of its model: 'exp_avg/model\.layers\.0\.input_layernorm",
     ),
-    (
-        OPTIMIZER,
-        other_state(lambda tensors: tensors.update({"exp_avg/lm_head.weight": torch.zeros(1)})),
-        r"its optimizer\.safetensors is not that of its model: 'exp_avg/lm_head\.weight'",
-    ),
-    (SAVED / "model" / "model.safetensors", cut, r"file '.*step-000004/model/model\.safetensors' is damaged \("),
     (STATE, Path.unlink, r"its state\.json cannot be read"),
-    (STATE, replaced('"step": 4', '"step": "4"'), r"its state\.json is not one that a run has written"),
-    (STATE, replaced('"visits": {}', '"visits": {"a": 3}'), r"its state\.json is not one that a run has written"),
-    (STATE, replaced('"groups"', '"grps"'), r"its state\.json is not one that a run has written"),
-    (STATE, replaced('"step": 4', '"step": 99'), r"its state\.json is that of step 99"),
-    (STATE, replaced("rl.checkpoint/3", "rl.checkpoint/2"), r"another version wrote it"),
-    (METRICS, line(b"\xff\xfe"), r"metrics\.jsonl: line 3 is not JSON"),
-    (METRICS, line(b"[" * 100_000), r"metrics\.jsonl: line 3 is not JSON"),
-    (METRICS, line(b"3"), r"metrics\.jsonl: line 3 is no record"),
-    (METRICS, line(b"{}"), r"metrics\.jsonl: line 3 is no record"),
-    (METRICS, line(b'{"kind": "weather", "step": 1}'), r"metrics\.jsonl: line 3 is of unknown kind 'weather'"),
-    (METRICS, line(b'{"kind": "step", "step": 2}'), r"metrics\.jsonl: line 3 has other keys"),
-    (METRICS, replaced('"finished"', '"finish"'), r"metrics\.jsonl: line 1 has other keys .*: 'finish'"),
-    (METRICS, replaced('"tokens": ', '"tokens": -0.5e'), r"metrics\.jsonl: line 2 has a 'tokens' that cannot be one"),
-    (METRICS, half, r"metrics\.jsonl lacks step 3, and the checkpoint is of step 4"),
-    (METRICS, empty, r"metrics\.jsonl lacks step 1"),
-    (METRICS, Path.unlink, r"metrics\.jsonl lacks step 1"),
-    (METRICS, without("step", 2), r"metrics\.jsonl lacks step 2"),
-    (METRICS, without("evaluation", 0), r"metrics\.jsonl lacks the evaluation of step 0"),
-    (METRICS, without("evaluation", 4), r"metrics\.jsonl lacks the evaluation of step 4"),
-    (METRICS, twice, r"metrics\.jsonl has its steps twice"),
-    (TIMING, line(b'{"kind": "timing", "step": 2}'), r"timing\.jsonl: line 3 has other keys"),
-    (ROLLOUTS, line(b'{"step": "3"}'), r"rollouts\.jsonl: line 3 is no record"),
+    (STATE, state(best_success=math.inf), r"its state\.json cannot be read"),
+    (STATE, state(step="4"), NOT_OURS),
+    (STATE, state(best_success=2.0), NOT_OURS),
+    (STATE, state(evaluated=-2), NOT_OURS),
+    (STATE, replaced('"groups"', '"grps"'), NOT_OURS),
+    (STATE, state(step=99), r"its state\.json is that of step 99"),
+    (STATE, replaced("rl.checkpoint/4", "rl.checkpoint/3"), r"another version wrote it"),
+    (STATE, state(best_success=0.5), r"its state\.json is damaged"),
+    (SAVED / "records.json", cut, r"its records\.json cannot be read"),
+    (SAVED / "records.json", replaced("timing.jsonl", "t.jsonl"), r"step 4 lacks checksums of records"),
+    (METRICS, line(b"\xff\xfe"), r"metrics\.jsonl is not what the run had written"),
+    (METRICS, line(b"[" * 100_000), r"metrics\.jsonl is not what the run had written"),
+    (METRICS, replaced('"tokens": ', '"tokens": 1'), r"metrics\.jsonl is not what the run had written"),
+    (METRICS, half, r"metrics\.jsonl has 3 of the 7 lines that the run had written, and the checkpoint is of step 4"),
+    (METRICS, empty, r"metrics\.jsonl has 0 of the 7 lines"),
+    (METRICS, Path.unlink, r"metrics\.jsonl is missing"),
+    (METRICS, without("step", 2), r"metrics\.jsonl has 6 of the 7 lines"),
+    (METRICS, without("evaluation", 4), r"metrics\.jsonl has 6 of the 7 lines"),
+    (TIMING, replaced('"sampling": 0', '"sampling": 1'), r"timing\.jsonl is not what the run had written"),
+    (ROLLOUTS, replaced('"step": 3', '"step": 2'), r"rollouts\.jsonl is not what the run had written"),
 ]
 
 
@@ -205,13 +234,13 @@ def test_damage_is_exit_status_2(run: Path, toml: Path, invoke: Callable[..., An
 
 
 def test_what_is_whole_is_prolonged(run: Path, longer: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    told, open_trackers = [], rl.train.open_trackers
+    told, open_trackers = [], rl.run.run.Trackers
 
     def opened(config: Config, output: Path, **how: Any) -> Any:
         told.append(json.loads((output / "run.json").read_text())["config"]["training"]["steps"])
         return open_trackers(config, output, **how)
 
-    monkeypatch.setattr(rl.train, "open_trackers", opened)
+    monkeypatch.setattr(rl.run.run, "Trackers", opened)
     (run / CHECKPOINTS / "step-000009").write_text("a file that somebody has left there")
     train(longer, run, resume=True, quiet=True)
     assert [record.step for record in read_metrics(run / METRICS).steps] == [1, 2, 3, 4, 5]
@@ -245,14 +274,9 @@ def test_another_process_is_kept_out(run: Path, longer: Config, toml: Path, invo
             assert result.stderr == f"output {str(run)!r} is in use: another process trains there\n"
         assert (run / LOCK).exists()
     assert contents(run) == before
-    with run_folder(run, load_config(toml, []), described(run), resume=True), pytest.raises(UsageError, match="in use"):
+    config = load_config(toml, [])
+    with run_folder(run, config, prepare(config), resume=True), pytest.raises(UsageError, match="in use"):
         train(longer, run, resume=True, quiet=True)
-
-
-def described(run: Path) -> dict[str, Any]:
-    """What a run says of its tables."""
-    about = json.loads((run / "run.json").read_text())
-    return {key: about[key] for key in ("table", "later_tables") if key in about}
 
 
 def test_two_processes_do_not_begin_one_run(toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +287,7 @@ def test_two_processes_do_not_begin_one_run(toml: Path, tmp_path: Path, monkeypa
             train(config, output, resume=True, quiet=True)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rl.train, "make_start_model", meanwhile)
+    monkeypatch.setattr(rl.run.run, "make_start_model", meanwhile)
     with pytest.raises(KeyboardInterrupt):
         train(config, output, quiet=True)
     assert [path.name for path in output.iterdir()] == ["run.json"]
@@ -329,7 +353,8 @@ def test_a_signal_is_one_true_sentence(
     call: int,
     sentence: str,
 ) -> None:
-    work, calls, before = getattr(rl.train, stage), 0, signal.getsignal(signal.SIGTERM)
+    owner = rl.run.prepare if stage == "build_teaching_task" else rl.run.run
+    work, calls, before = getattr(owner, stage), 0, signal.getsignal(signal.SIGTERM)
 
     def struck(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -338,7 +363,7 @@ def test_a_signal_is_one_true_sentence(
             os.kill(os.getpid(), number)
         return work(*arguments, **options)
 
-    monkeypatch.setattr(rl.train, stage, struck)
+    monkeypatch.setattr(owner, stage, struck)
     arguments = ["--config", toml, "--output", tmp_path / "run", "--quiet", "--set", "training.evaluate_every=1"]
     result = invoke(command.train, *arguments)
     assert result.exit_code == 130
@@ -352,13 +377,13 @@ def test_a_second_signal_says_where_resuming_begins(
 ) -> None:
     work, calls = rl.train.learn, 0
 
-    def struck(*arguments: Any) -> Any:
+    def struck(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-        return work(*arguments)
+        return work(*arguments, **options)
 
     monkeypatch.setattr(rl.train, "learn", struck)
     result = invoke(command.train, "--config", toml, "--output", tmp_path / "run", "--quiet")
@@ -372,10 +397,67 @@ def test_without_a_checkpoint_none_is_called_intact(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(rl.train, "append_record", full)
+    monkeypatch.setattr(Records, "add", full)
     result = invoke(command.train, "--config", toml, "--output", tmp_path / "run", "--quiet")
     assert result.exit_code == 1
     assert result.stderr == (
         "step 0 could not be written ([Errno 28] No space left on device); there is no checkpoint yet: "
         "make room and go on with --resume\n"
     )
+
+
+def test_lines_beyond_the_checkpoint_are_written_again(run: Path, longer: Config, tmp_path: Path) -> None:
+    for name in (METRICS, TIMING, ROLLOUTS):
+        with (run / name).open("ab") as file:
+            file.write(b'{"kind": "step", "step": 77}\nhalf a li')
+    train(longer, run, resume=True, quiet=True)
+    train(longer, tmp_path / "at once", quiet=True)
+    for name in (METRICS, ROLLOUTS):
+        assert (run / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+
+
+def test_the_records_of_another_seed_are_refused(run: Path, longer: Config, toml: Path, tmp_path: Path) -> None:
+    train(load_config(toml, ["seed=1"]), tmp_path / "other", quiet=True)
+    shutil.copy(tmp_path / "other" / METRICS, run / METRICS)
+    with pytest.raises(UsageError, match=r"metrics\.jsonl is not what the run had written"):
+        train(longer, run, resume=True, quiet=True)
+
+
+def test_a_run_is_checked_from_outside(run: Path) -> None:
+    facts = check(run)
+    assert facts["step"] == 4
+    assert facts["files"] > 20
+    for path in (run / "best").rglob("model.safetensors"):
+        flipped(path)
+    with pytest.raises(UsageError, match=r"best/step-\d+': its model\.safetensors is damaged"):
+        check(run)
+    with pytest.raises(UsageError, match="holds no run"):
+        check(run / "best")
+
+
+@pytest.mark.parametrize(
+    "change", ["threads=2", "verifier.seconds_per_answer=9.0", "optimizer.tokens_per_micro_batch=100"]
+)
+def test_what_lets_a_run_go_on_may_change(run: Path, toml: Path, change: str) -> None:
+    assert train(load_config(toml, ["training.steps=5", change]), run, resume=True, quiet=True).finished
+    assert change.partition("=")[2] in (run / "run.json").read_text()
+
+
+def test_files_may_move(run: Path, toml: Path, tmp_path: Path) -> None:
+    table = Path(shutil.copy(load_config(toml, []).table or "", tmp_path / "elsewhere.json"))
+    assert train(load_config(toml, [f"table={table}"]), run, resume=True, quiet=True).finished
+    table.write_text(table.read_text().replace("linear-r", "other"))
+
+
+def test_best_and_lock_may_be_removed_while_a_run_goes(
+    toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, output = rl.train.learn, tmp_path / "run"
+
+    def removing(*arguments: Any, **options: Any) -> Any:
+        shutil.rmtree(output / "best", ignore_errors=True)
+        (output / LOCK).unlink(missing_ok=True)
+        return work(*arguments, **options)
+
+    monkeypatch.setattr(rl.train, "learn", removing)
+    assert train(load_config(toml, ["training.evaluate_every=1"]), output, quiet=True).finished

@@ -1,5 +1,6 @@
 """The torch sampler and the policy's log-probabilities, against the plain forward pass of transformers."""
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -12,8 +13,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rl.config import ModelConfig, PolicyConfig
 from rl.errors import DivergenceError, UsageError
+from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.samplers import draw, torch_sampler
 from rl.samplers.rollout import Batch, Completion
@@ -58,16 +59,41 @@ def test_completions_say_how_they_ended(policy: Policy) -> None:
     completions = [completion for group in sample(policy).groups for completion in group.completions]
     assert {completion.finished for completion in completions} == {True, False}
     for completion in completions:
-        assert completion.finished == (completion.tokens[-1] == policy.end_token)
+        assert completion.finished == (completion.tokens[-1] in policy.end_tokens)
         assert completion.finished or len(completion.tokens) == 12
-        assert policy.end_token not in completion.tokens[:-1]
+        assert policy.end_tokens[0] not in completion.tokens[:-1]
         assert policy.encode(completion.text) == completion.tokens[: -1 if completion.finished else None]
+
+
+def test_every_end_token_that_the_model_lists_ends_a_response(tmp_path: Path, policy: Policy) -> None:
+    """As in models that converse: the tokenizer has one end token, and the model writes another."""
+    save_policy(policy, tmp_path)
+    end, other = policy.end_tokens[0], policy.encode("b")[0]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [other, end]}))
+    several = load_policy(tmp_path)
+    assert several.end_tokens == (end, other)
+    assert several.end_names == ["<end>", "b"]
+    sampler = TorchSampler(several, stop=("aaa",))
+    assert sampler.ends == ("<end>", "b", "aaa")
+    batch = sampler.sample(PROMPTS, group_size=64, temperature=1.0, max_new_tokens=12, seed=0)
+    last = Counter[int]()
+    for completion in (each for group in batch.groups for each in group.completions):
+        assert not {end, other} & set(completion.tokens[:-1])
+        if completion.tokens[-1] in (end, other):
+            last[completion.tokens[-1]] += 1
+            assert completion.finished
+            assert several.encode(completion.text) == completion.tokens[:-1]
+    assert set(last) == {end, other}
+    # The list outlives a checkpoint, and a model with the tokenizer's alone ends at that alone.
+    save_policy(several, tmp_path / "again")
+    assert load_policy(tmp_path / "again").end_tokens == (end, other)
+    assert policy.end_tokens == (end,)
 
 
 def test_samples_follow_the_distribution(policy: Policy) -> None:
     """Frequencies against probabilities enumerated with the plain forward pass; the cut-off is a p-value of 1e-4."""
     longest, draws = 3, 4000
-    end = policy.end_token
+    (end,) = policy.end_tokens
     letters = policy.encode("ab")
     # The tokenizer's padding token is a token like any other to the model, and may be drawn.
     letters = (*letters, policy.tokenizer.get_vocab()[str(policy.tokenizer.pad_token)])

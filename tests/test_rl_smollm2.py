@@ -112,7 +112,8 @@ def test_the_folder_holds_what_the_file_does(
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(weights[name], torch.from_numpy(value)), name
-    assert policy.end_token == policy.model.config.eos_token_id == policy.model.config.pad_token_id == 11
+    assert policy.end_tokens == (11,)
+    assert policy.model.config.eos_token_id == policy.model.config.pad_token_id == 11
     assert policy.decode([list(policy.encode("abc ab"))]) == ["abc ab"]
     assert policy.tokenizer.apply_chat_template([{"role": "user", "content": "ab"}], tokenize=False) == "ab<|im_end|>"
     again = invoke(command.model, "smollm2", "--output", output)

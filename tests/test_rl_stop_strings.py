@@ -7,9 +7,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from rl.config import ModelConfig, RolloutConfig, parse_config
+from rl.config import parse_config
 from rl.errors import UsageError
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 from rl.samplers.stop_strings import StopStrings
 from rl.samplers.torch_sampler import TorchSampler
@@ -73,7 +75,7 @@ def check_every_token(policy: Policy, batch: Batch, stop: tuple[str, ...]) -> se
             (text,) = policy.decode([last])
             starts = [text.find(string) for string in stop if string in text]
             assert len(completion.log_probs) == len(completion.tokens)
-            if completion.tokens[-1] == policy.end_token:
+            if completion.tokens[-1] in policy.end_tokens:
                 ways.add("end token")
                 assert completion.finished
                 assert completion.text == (policy.decode([last[:-1]])[0] if before else "")

@@ -127,6 +127,9 @@ def batch(*texts: str, finished: int) -> Batch:
     return Batch(groups=(Group(prompt=prompt, prompt_tokens=(0,), completions=completions),))
 
 
+ENDS = ("<end>", "\n")
+
+
 class Digits(Addition):
     def verify(self, prompt: Prompt[Any], response: str) -> bool | None:  # noqa: ARG002
         return response == "2" if response.isdigit() else None
@@ -136,24 +139,26 @@ def test_the_warning_names_an_example_and_the_causes() -> None:
     bad = batch("2", "\x1b[2J\ud800" + "x" * 500 + "[/red]", "3", "4", finished=2)
     judgement = judge(bad, Digits())
     assert judgement.parsable.tolist() == [[True, False, False, False]]
-    warning = doubt(bad, judgement, first=True)
-    assert doubt(bad, judgement, first=False) is None
+    warning = doubt(bad, judgement, ENDS, first=True)
+    assert doubt(bad, judgement, ENDS, first=False) is None
     assert warning is not None
-    assert warning.startswith("in 75% of the responses no answer can be read (50% were cut at the length limit, ")
+    assert warning.startswith(
+        "in 75% of the responses no answer can be read (50% were cut at the length limit before '<end>' or '\\n', "
+    )
     assert warning.endswith("after '1+1=\\x1b[31m'")
     assert "xxx[/red]' after" in warning
     assert "\x1b" not in warning
     assert len(warning) < 500
     failed = Judgement(correct=judgement.correct, parsable=judgement.parsable, timed_out=1, failed=2, reason="E: why")
     assert "on 1 the verifier ran out of time; the verifier failed on 2, at first: E: why)" in str(
-        doubt(bad, failed, first=False)
+        doubt(bad, failed, ENDS, first=False)
     )
 
 
 def test_half_is_enough() -> None:
     fair = batch("2", "3", "x", "4", finished=3)
     assert judge(fair, Digits()).parsable.mean() == 0.5
-    assert doubt(fair, judge(fair, Digits()), first=True) is None
+    assert doubt(fair, judge(fair, Digits()), ENDS, first=True) is None
 
 
 @pytest.mark.parametrize(("timed_out", "failed", "warned"), [(0, 0, False), (1, 0, False), (1, 1, True), (0, 3, True)])
@@ -163,6 +168,6 @@ def test_a_verifier_that_hardly_works_is_told_at_any_evaluation(timed_out: int, 
     judgement = Judgement(
         correct=parsable & False, parsable=parsable, timed_out=timed_out, failed=failed, reason="E: x"
     )
-    warning = doubt(some, judgement, first=False)
+    warning = doubt(some, judgement, ENDS, first=False)
     assert (warning is not None) == warned
     assert not warned or (f"failed on {failed}, at first: E: x" in str(warning) and "'4'" not in str(warning))

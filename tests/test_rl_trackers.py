@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-import rl.train
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
-from rl.run.trackers.backends import BACKENDS, TensorBoardTracker
-from rl.run.trackers.registry import check_trackers
-from rl.run.trackers.values import GROUP_OF, Values
+from rl.run.records import Records
+from rl.run.trackers import check_trackers, values_of
 from rl.supervised import make_start_model
 from rl.train import train
 
+NAMES = ("tensorboard", "trackio", "wandb")
 EVALUATION_TAGS = ("held_out/success", "held_out/success_low", "held_out/greedy_high", "held_out/pass_at/2_low")
 
 
@@ -61,14 +60,14 @@ class Stopped(BaseException):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Die after the records of a step, before its evaluation."""
-    append = rl.train.append_record
+    add = Records.add
 
-    def dying(path: Path, record: Any) -> None:
-        append(path, record)
+    def dying(self: Records, record: Any) -> None:
+        add(self, record)
         if isinstance(record, StepRecord) and record.step == step:
             raise Stopped
 
-    monkeypatch.setattr(rl.train, "append_record", dying)
+    monkeypatch.setattr(Records, "add", dying)
 
 
 def killed_and_resumed(config: Config, output: Path, monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
@@ -88,15 +87,14 @@ def assert_untouched(run: Path, plain: Path) -> None:
 def scalars_of(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Every number of the files under the name trackers show it by, straight from the JSON lines."""
     found: dict[str, list[tuple[int, float]]] = {}
-    groups = {"evaluation": "held_out", "timing": "seconds"}
+    groups = {"step": "train", "evaluation": "held_out", "timing": "seconds"}
     for name in ("metrics.jsonl", "timing.jsonl"):
         for line in (run / name).read_text().splitlines():
             fields = json.loads(line)
             kind, step = fields.pop("kind"), fields.pop("step")
             for key, value in fields.items():
                 if isinstance(value, int | float):
-                    group = groups.get(kind) or GROUP_OF.get(key, "train")
-                    found.setdefault(f"{group}/{key}", []).append((step, float(value)))
+                    found.setdefault(f"{groups[kind]}/{key}", []).append((step, float(value)))
     return found
 
 
@@ -129,13 +127,14 @@ def test_tensorboard_holds_the_records(
         assert [value for _, value in written[tag]] == pytest.approx([value for _, value in values], rel=1e-6, abs=1e-6)
     assert [step for step, _ in written["held_out/success"]] == [0, 2, 4, 5]
     steps = read_metrics(tmp_path / "run" / "metrics.jsonl").steps
-    histograms = reader.Histograms("success/success_histogram")
+    histograms = reader.Histograms("train/success_histogram")
     assert [event.step for event in histograms] == [1, 2, 3, 4, 5]
     for event, record in zip(histograms, steps, strict=True):
-        assert event.histogram_value.bucket_limit == [0.5, 1.5, 2.5]
-        assert event.histogram_value.bucket == list(record.success_histogram)
+        counts = dict(zip(event.histogram_value.bucket_limit, event.histogram_value.bucket, strict=True))
+        # Empty buckets at the ends are left out, but for one.
+        assert [counts.get(k + 0.5, 0) for k in range(3)] == list(record.success_histogram)
         assert event.histogram_value.sum / event.histogram_value.num / 2 == pytest.approx(record.reward)
-    assert {"run/text_summary", "update/table/text_summary"} <= set(reader.Tags()["tensors"])
+    assert {"run/text_summary", "train/table/text_summary"} <= set(reader.Tags()["tensors"])
     assert "tensorflow" not in sys.modules
 
 
@@ -144,7 +143,7 @@ def test_a_tracker_added_later_gets_the_past(document: dict[str, Any], tmp_path:
     train(parse_config(settings), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "tracking").exists()
     train(tracked(document, "tensorboard"), tmp_path / "run", quiet=True, resume=True)
-    assert [event.step for event in events(tmp_path / "run").Scalars("success/reward")] == [1, 2, 3, 4, 5]
+    assert [event.step for event in events(tmp_path / "run").Scalars("train/reward")] == [1, 2, 3, 4, 5]
 
 
 def test_a_failing_tracker_stops_nothing(
@@ -154,23 +153,27 @@ def test_a_failing_tracker_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log = TensorBoardTracker.log
+    from torch.utils.tensorboard import SummaryWriter
 
-    def failing(self: TensorBoardTracker, values: Values) -> None:
-        if values.step >= 2:
+    flush = SummaryWriter.flush
+    steps: list[int] = []
+
+    def failing(self: SummaryWriter) -> None:
+        steps.append(len(steps))
+        if steps[-1] >= 2:  # of the measurement before the first step, of step 1, and from there on
             raise OSError(28, "No space left on device")
-        log(self, values)
+        flush(self)
 
     config = tracked(document, "tensorboard")
     with monkeypatch.context() as patch:
-        patch.setattr(TensorBoardTracker, "log", failing)
+        patch.setattr(SummaryWriter, "flush", failing)
         train(config, tmp_path / "run")
     assert_untouched(tmp_path / "run", plain)
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count("tracker 'tensorboard' failed and is off until the run is resumed (OSError: [Errno 28]") == 1
-    assert [event.step for event in events(tmp_path / "run").Scalars("success/reward")] == [1]
+    assert steps == [0, 1, 2]
     train(config, tmp_path / "run", quiet=True, resume=True)  # nothing to do, but for the tracker
-    assert [event.step for event in events(tmp_path / "run").Scalars("success/reward")] == [1, 2, 3, 4, 5]
+    assert [event.step for event in events(tmp_path / "run").Scalars("train/reward")] == [1, 2, 3, 4, 5]
 
 
 # trackio and wandb by doubles of the calls that their documentation describes, and in earnest where they are installed.
@@ -302,7 +305,7 @@ def test_wandb_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Path,
     parts = sorted((tmp_path / "run" / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(parts) == 2
     assert len({part.name for part in parts}) == 1  # of one id
-    assert all(b"success/reward" in part.read_bytes() for part in parts)
+    assert all(b"train/reward" in part.read_bytes() for part in parts)
 
 
 @pytest.mark.skipif(
@@ -325,43 +328,54 @@ def test_trackio_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Pat
 # What cannot start, and names.
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_missing_package_is_one_sentence(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("rl.run.trackers.registry.find_spec", lambda package: None if package == name else object())
+    monkeypatch.setattr("rl.run.trackers.find_spec", lambda package: None if package == name else object())
     with pytest.raises(UsageError, match=rf"^tracker '{name}' is not installed: pip install 'weightopt\[{name}\]'$"):
         train(tracked(document, name), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
-    check_trackers(tracked(document, *(set(BACKENDS) - {name})).tracking)
+    check_trackers(tracked(document, *(set(NAMES) - {name})).tracking)
 
 
-def test_a_tracker_that_cannot_be_opened_leaves_the_folder_as_it_was(
-    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: Double
+def test_a_tracker_that_cannot_be_opened_is_off_and_the_others_are_on(
+    document: dict[str, Any],
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wandb: Double,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refusing(**_: Any) -> None:
         raise RuntimeError("no key\nto log in with")
 
     monkeypatch.setattr(wandb, "init", refusing)
-    with pytest.raises(UsageError, match=r"'wandb' cannot be opened \(RuntimeError: no key to log in with\); leave"):
-        train(tracked(document, "tensorboard", "wandb"), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()
+    train(tracked(document, "wandb", "tensorboard"), tmp_path / "run")
+    assert_untouched(tmp_path / "run", plain)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("'wandb' failed and is off until the run is resumed (RuntimeError: no key to log in with)") == 1
+    assert [event.step for event in events(tmp_path / "run").Scalars("train/reward")] == [1, 2, 3, 4, 5]
 
 
-def test_damaged_state_is_one_sentence(document: dict[str, Any], tmp_path: Path) -> None:
-    config = tracked({**document, "training": {**document["training"], "steps": 2}}, "tensorboard")
+def test_a_damaged_state_starts_a_new_run_of_the_tracker(
+    document: dict[str, Any], tmp_path: Path, wandb: Double, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tracked({**document, "training": {**document["training"], "steps": 2}}, "wandb")
     train(config, tmp_path / "run", quiet=True)
     (tmp_path / "run" / "tracking" / "state.json").write_text("{")
-    with pytest.raises(UsageError, match="is damaged: remove the folder"):
-        train(config, tmp_path / "run", quiet=True, resume=True)
-    assert (tmp_path / "run" / "model").is_dir()
+    train(config, tmp_path / "run", resume=True)
+    assert " ".join(capsys.readouterr().out.split()).count("state.json is damaged: trackers get the run") == 1
+    first, second = wandb.inits
+    assert second["id"] != first["id"]
+    assert [[step for step, _ in rows] for rows in wandb.rows.values()] == [[0, 1, 2], [0, 1, 2]]
 
 
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
         ({"trackers": ["mlflow"]}, r"'tracking.trackers.0' is 'mlflow': .*'tensorboard', 'trackio' or 'wandb'"),
-        ({"trackers": ["wandb", "wandb"]}, r"'tracking.trackers' is .*: it names a tracker twice"),
+        ({"trackers": ["wandb", "wandb"]}, r"'tracking.trackers' is .*: it must be different values"),
         ({"wandb_mode": "shared"}, r"'tracking.wandb_mode' is 'shared': .*'offline' or 'online'"),
         ({"project": "a/b"}, r"'tracking.project' is 'a/b': "),
     ],
@@ -373,15 +387,13 @@ def test_a_mistake_gets_one_sentence(document: dict[str, Any], section: dict[str
 
 def test_every_field_of_the_records_is_shown(plain: Path) -> None:
     metrics, timing = read_metrics(plain / "metrics.jsonl"), read_timing(plain / "timing.jsonl")
-    values = Values.of([metrics.steps[1], metrics.evaluations[1], timing[1]])
+    values = values_of([metrics.steps[1], metrics.evaluations[1], timing[1]])
     assert isinstance(metrics.evaluations[1], EvaluationRecord)
     assert isinstance(timing[1], TimingRecord)
-    shown = {*values.scalars, *values.histograms, *values.texts}
     for record in (metrics.steps[1], metrics.evaluations[1], timing[1]):
         for name, value in asdict(record).items():
             if name != "step" and value not in (None, {}, ()):
-                assert any(f"/{name}" in tag for tag in shown), name
-    assert set(GROUP_OF) <= set(StepRecord.__dataclass_fields__)
-    assert values.scalars["update/clipped"] == 0.0
+                assert any(f"/{name}" in tag for tag in values), name
+    assert values["train/clipped"] == 0.0
     for stratum, counts in metrics.steps[1].histogram_by_difficulty.items():
-        assert values.histograms[f"success_by_difficulty/histogram_by_difficulty/{stratum}"] == counts
+        assert values[f"train/histogram_by_difficulty/{stratum}"] == counts

@@ -304,7 +304,9 @@ def test_the_gradients_of_the_parts_have_the_gradient_of_the_step_for_a_mean(tab
         watching = Watching(policy)
         batch = Batch(groups=sample.groups[:groups])
         config = parse_config(document(table, **optimizer))
-        return watching.seen, learn(policy, watching, batch, advantages[:groups], config, step)
+        return watching.seen, learn(
+            policy, watching, batch, advantages[:groups], config.optimizer, config.rollout, step=step, seed=config.seed
+        )
 
     for groups in (4, 1):
         (whole,), once = updates(groups)
@@ -338,7 +340,9 @@ def test_equal_responses_of_either_sign_are_computed_where_the_clip_may_part_the
     advantages = np.array([[1.0, -1.0, 0.0]])
     for options, rows in (({"epochs": 2}, 0), ({"epochs": 2, "clip_high": 0.2}, 1)):
         config = parse_config(document(table, **options))
-        assert learn(policy, Watching(policy), batch, advantages, config, 1).rows == rows
+        watching = Watching(policy)
+        update = learn(policy, watching, batch, advantages, config.optimizer, config.rollout, step=1, seed=config.seed)
+        assert update.rows == rows
 
 
 def test_a_run_with_several_updates_a_step_says_so(table: Path, tmp_path: Path) -> None:

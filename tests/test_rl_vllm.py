@@ -19,12 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rl.train
 from rl import command
-from rl.config import ModelConfig, SamplerConfig, load_config, parse_config
+from rl.config import load_config, parse_config
 from rl.errors import SyncError, UsageError
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.records.metrics import read_metrics, read_timing
 from rl.run.checkpoint import read_state
+from rl.samplers.config import SamplerConfig
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.vllm_sampler import TOKENS_AT_ONCE, VllmSampler
@@ -110,13 +112,13 @@ def test_completions_are_as_the_protocol_says(policy: Policy, sampler: VllmSampl
     ends = Counter[str]()
     for completion in drawn:
         tokens = list(completion.tokens)
-        at_end = tokens[-1] == policy.end_token
+        at_end = tokens[-1] in policy.end_tokens
         (text,) = policy.decode([tokens[:-1] if at_end else tokens])
         at_stop = "bab" in text
         assert completion.text == (text[: text.index("bab")] if at_stop else text)
         # The response is over as soon as the stop string is there.
         assert "bab" not in policy.decode([tokens[:-1]])[0]
-        assert policy.end_token not in tokens[:-1]
+        assert policy.end_tokens[0] not in tokens[:-1]
         assert completion.finished == (at_end or at_stop)
         assert completion.finished or len(tokens) == 12
         ends["stop" if at_stop else "end" if at_end else "limit"] += 1

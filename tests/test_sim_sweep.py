@@ -1,6 +1,6 @@
 """Sweeps: what a folder holds, runs that are killed and resumed, memory, configurations, the command."""
 
-import dataclasses
+import fcntl
 import itertools
 import json
 import signal
@@ -23,7 +23,7 @@ from sim.binary import Binary
 from sim.config import Config, load_config
 from sim.engine import FiniteSample
 from sim.errors import UsageError
-from sim.shared import Shared, features
+from sim.skills import Skills, features
 from sim.sweep import DAPO_GROUPS, cells, summarise, sweep
 from sim.tabular import Tabular
 from sim.trajectory import Schedule, run
@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_sweep_and_its_tables(tmp_path):
     summary = sweep(SMALL, tmp_path / "a")
     files = contents(tmp_path / "a")
-    assert set(files) == {*TABLES, *(f"cells/{i:06d}.csv" for i in range(16))}
+    assert set(files) == {*TABLES, "cells.jsonl"}
     assert json.loads((tmp_path / "a" / "run.json").read_text())["config"]["prompts"] == 40
     trajectories = pd.read_csv(tmp_path / "a" / "trajectories.csv")
     assert len(trajectories) == 16 * 31
@@ -68,7 +68,7 @@ def test_a_sweep_and_its_tables(tmp_path):
     assert np.all(known["low"] <= known["mean"] + 1e-12)
     assert np.all(known["mean"] <= known["high"] + 1e-12)
     # The same again, in threads of another number: the same bytes; as parquet: the same numbers.
-    sweep(dataclasses.replace(SMALL, threads=2), tmp_path / "b", format="parquet")
+    sweep(SMALL.model_copy(update={"threads": 2}), tmp_path / "b", format="parquet")
     for name in ("trajectories", "measures", "summary"):
         pd.testing.assert_frame_equal(
             pd.read_parquet(tmp_path / "b" / f"{name}.parquet"),
@@ -85,7 +85,7 @@ def test_at_equal_budget_a_common_factor_changes_nothing(tmp_path):
         named_table(WEIGHTINGS["linear-r"], 4, scale=factor).save(tmp_path / f"{factor}.json")
     tables = tuple(str(tmp_path / f"{factor}.json") for factor in (1, 2))
     for engine in ("finite-sample", "mean-field"):
-        config = dataclasses.replace(SMALL, weightings=tables, equal_budget=(0.1, 0.9), engine=engine)
+        config = SMALL.model_copy(update={"weightings": tables, "equal_budget": (0.1, 0.9), "engine": engine})
         last = pd.DataFrame(sweep(config, tmp_path / engine)).query("measure == 'success at the end'")
         np.testing.assert_allclose(last["ratio"], 1, rtol=1e-9)
 
@@ -121,7 +121,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command_line = [sys.executable, "-m", "weightopt", "simulate", "--config", str(config), "--output", str(killed)]
     process = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint = killed / "cells" / "000001.npz"  # the second cell is under way
+    checkpoint = killed / "cell-000001.npz"  # the second cell is under way
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -129,10 +129,11 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert checkpoint.exists()
     assert not (killed / "summary.csv").exists()
-    done = (killed / "cells" / "000000.csv").stat().st_mtime_ns
+    done = (killed / "cells.jsonl").read_bytes()
+    assert done.count(b"\n") == 2  # what it is about, and the first cell
     sweep(load_config(config), killed, resume=True)
     sweep(load_config(config), whole)
-    assert (killed / "cells" / "000000.csv").stat().st_mtime_ns == done  # not run again
+    assert (killed / "cells.jsonl").read_bytes().startswith(done)  # not run again
     # A kill can leave a file that was being written beside the one that it was to replace.
     assert {name: data for name, data in contents(killed).items() if not name.endswith(".tmp")} == contents(whole)
 
@@ -152,7 +153,7 @@ def test_a_checkpoint_is_taken_up_in_the_middle_of_a_cell(kind, tmp_path):
             return Binary(rho, 4, lambda weights: FiniteSample(weights, 0.1))
         if kind == "tabular":
             return Tabular(rho, 4, 0.1, answers=5, right=2, spread=1.0, rng=rng)
-        return Shared(rho, features(50, 6, 2, 0.2, rng), 4, 0.1)
+        return Skills(rho, features(50, 6, 2, 0.2, rng), 4, 0.1)
 
     def attempt(checkpoint: Path | None, last: int | None):
         steps = []
@@ -222,7 +223,7 @@ def test_engines_without_noise_have_no_spread(engine, tmp_path):
     config = Config(engine=engine, weightings=("grpo",), populations=("constant:0.2",), seeds=2, prompts=3, steps=50)
     summary = sweep(config, tmp_path / "a")
     assert np.all(summary["low"] == summary["high"])
-    one: Any = sweep(dataclasses.replace(config, seeds=1), tmp_path / "b")
+    one: Any = sweep(config.model_copy(update={"seeds": 1}), tmp_path / "b")
     assert one["low"].isna().all()
     assert not one["mean"].isna().all()
 
@@ -244,42 +245,45 @@ def test_there_are_configurations():
         (["--weighting", "absent.json"], "weighting 'absent.json': absent.json: cannot be read"),
         (
             ["--weighting", "grpo", "--weighting", "grpo"],
-            "'weightings' is ['grpo', 'grpo']; it must be one or more different",
+            "'weightings' is ['grpo', 'grpo']: it must be different values",
         ),
         (["--population", "beta:3"], "population 'beta:3' is none of constant:R"),
-        (["--group-size", "1"], "config key 'group_size' is 1; it must be a whole number from 2 to 65536"),
+        (["--group-size", "1"], "config key 'group_size' is 1: it must be at least 2 and at most 65,536"),
         (
             ["--step-size", "nan"],
-            "config key 'step_sizes' is [nan]; it must be one or more different numbers from 1e-09",
+            "config key 'step_sizes.0' is nan: it must be at least 1e-09 and at most 1e+06",
         ),
         (
             ["--engine", "exact"],
-            "config key 'engine' is 'exact'; it must be one of finite-sample, mean-field, large-group",
+            "config key 'engine' is 'exact': input should be 'finite-sample', 'mean-field' or 'large-group'",
         ),
-        (["--world", "tabular", "--engine", "mean-field"], "'engine' must be finite-sample"),
-        (["--world", "tabular", "--set", "tabular.right=32"], "'tabular.right' must be below tabular.answers"),
+        (["--world", "tabular", "--engine", "mean-field"], "engine must be finite-sample"),
+        (["--world", "tabular", "--set", "tabular.right=32"], "right must be below answers"),
         (["--set", "tabular.gradient=vanilla", "--world", "tabular", "--step-model", "outcome"], "must be ratio"),
-        (["--set", "shared.skills=2"], "'shared.skills_per_prompt' must be at most shared.skills"),
+        (["--set", "shared.skills=2"], "skills_per_prompt must be at most skills"),
         (["--engine", "large-group", "--weighting", "ngrpo"], "'ngrpo' is a rule for groups, not a curve"),
         (["--set", "stepsizes=1"], "config key 'stepsizes' is unknown; the nearest is 'step_sizes'"),
         (
             ["--set", "measures.target=0.5"],
             "config key 'measures.target' is unknown; the nearest is 'measures.targets'",
         ),
-        (["--set", "seeds=true"], "config key 'seeds' is True; it must be a whole number"),
+        (["--set", "seeds=true"], "config key 'seeds' is True: input should be a valid integer"),
         (["--set", "seeds"], "--set 'seeds' is not of the form key=value"),
-        (["--set", "measures.targets.x=1"], "config key 'measures.targets' is {'x': 1}; it must be one or more"),
-        (["--set", "measures=1"], "config key 'measures' must be a section"),
-        (["--set", "equal_budget=[0.9,0.1]"], "'equal_budget' must be two numbers in (0, 1), start before target"),
+        (["--set", "measures.targets.x=1"], "config key 'measures.targets' is {'x': 1}; it must be a list"),
+        (["--set", "measures=1"], "config key 'measures' is 1; it must be a section of keys, [measures]"),
+        (
+            ["--set", "equal_budget=[0.9,0.1]"],
+            "config: equal_budget must be two numbers in (0, 1), start before target",
+        ),
         (
             ["--world", "shared", "--set", "shared.start=sft", "--population", "constant:0.9"],
             "below mean success at the start",
         ),
         (
             ["--prompts", "100000001"],
-            "config key 'prompts' is 100000001; it must be a whole number from 1 to 100000000",
+            "config key 'prompts' is 100000001: it must be at least 1 and at most 100,000,000",
         ),
-        (["--world", "tabular", "--prompts", "20000000"], "'prompts' and 'tabular.answers' ask for 640000000 numbers"),
+        (["--world", "tabular", "--prompts", "20000000"], "prompts and tabular.answers ask for 640000000 numbers"),
         (["--config", "absent.toml"], "config 'absent.toml' cannot be read: No such file or directory"),
         (["--config", "README.md"], "config 'README.md' is not TOML"),
         (["--format", "xlsx"], "--format must be csv or parquet, got 'xlsx'"),
@@ -318,10 +322,44 @@ def test_the_command_prints_a_comparison_and_resumes(tmp_path):
     assert "'populations' was ['constant:0.2'] and is now ['constant:0.3']" in other.stderr
     occupied = invoke(*options)
     assert "is not empty: add --resume to go on" in occupied.stderr
-    (tmp_path / "out" / "cells" / "000003.csv").write_text("step\n")
-    damaged = invoke(*options, "--population", "constant:0.2", "--resume")
-    assert damaged.exit_code == 2
-    assert "000003.csv' is damaged; remove it and resume" in damaged.stderr
+    cells_file = tmp_path / "out" / "cells.jsonl"
+    whole = cells_file.read_text()
+    lines = whole.splitlines(keepends=True)
+    digit = whole.rindex("0.")
+    for damaged in (
+        lines[:3] + lines[4:],  # removed
+        [*lines[:3], lines[4], lines[3], *lines[5:]],  # swapped
+        [*lines[:4], *lines[3:]],  # doubled
+        [whole[:digit] + "1" + whole[digit + 1 :]],  # edited
+        [lines[0].replace('": "', '": "0', 1), *lines[1:]],
+    ):
+        cells_file.write_text("".join(damaged))
+        refused = invoke(*options, "--population", "constant:0.2", "--resume")
+        assert refused.exit_code == 2
+        assert "cells.jsonl' is damaged: line" in refused.stderr
+        assert cells_file.read_text() == "".join(damaged)
+    cells_file.write_text(whole[:-9])  # a cell that was being written
+    assert invoke(*options, "--population", "constant:0.2", "--resume").exit_code == 0
+    assert cells_file.read_text() == whole
+
+
+def test_a_file_of_success_rates_that_changed_is_noticed(tmp_path):
+    rates = tmp_path / "rates.csv"
+    rates.write_text("rho\n0.2\n0.3\n")
+    options = ["--output", tmp_path / "out", "--population", f"csv:{rates}", "--prompts", 2, "--steps", 5, "--seeds", 1]
+    assert invoke(*options).exit_code == 0
+    rates.write_text("rho\n0.2\n0.4\n")
+    changed = invoke(*options, "--resume")
+    assert changed.exit_code == 2
+    assert f"'files.csv:{rates}' was 'sha256:" in changed.stderr
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    sweep(SMALL, tmp_path / "a")
+    with open(tmp_path / "a" / "cells.jsonl", "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="is being written by another process"):
+            sweep(SMALL, tmp_path / "a", resume=True)
 
 
 def test_an_interruption_is_status_130(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from sim.binary import Binary
 from sim.engine import FiniteSample
 from sim.errors import UsageError
-from sim.shared import Shared, features
+from sim.skills import Skills, features
 from sim.tabular import Tabular
 from sim.weighting import read
 from theory.finite_group import STEP_MODELS
@@ -107,7 +107,7 @@ def test_threads_change_no_bit_of_a_tabular_world():
 @pytest.mark.parametrize("step_model", STEP_MODELS)
 def test_private_skills_are_the_engine(step_model):
     rho, weights = generator().uniform(0.05, 0.9, 60), read("linear-r", 8)
-    shared = Shared(rho, np.eye(60), 8, 0.1, step_model=step_model, damping=0.0)
+    shared = Skills(rho, np.eye(60), 8, 0.1, step_model=step_model, damping=0.0)
     binary = Binary(rho, 8, lambda weights: FiniteSample(weights, 0.1, step_model))
     for world in (shared, binary):
         world.use(weights)
@@ -122,7 +122,7 @@ def test_private_skills_are_the_engine(step_model):
 def test_prompts_that_share_a_skill_help_or_hurt_each_other(gradient):
     # The first prompt can learn; the others hardly ever succeed and have the same skill, its opposite, another one.
     rho = np.array([0.5, 1e-9, 1e-9, 1e-9])
-    world = Shared(rho, np.array([[1.0, 0], [1, 0], [-1, 0], [0, 1]]), 16, 0.2, gradient=gradient)
+    world = Skills(rho, np.array([[1.0, 0], [1, 0], [-1, 0], [0, 1]]), 16, 0.2, gradient=gradient)
     world.use(read("grpo", 16))
     rng = generator()
     for _ in range(20):
@@ -136,7 +136,7 @@ def test_supervised_fine_tuning_raises_success_where_it_taught():
     phi = features(400, 32, 4, 0.0, generator())
     assert np.all((phi != 0).sum(axis=1) == 4)
     np.testing.assert_allclose((phi**2).sum(axis=1), 1)
-    world = Shared(np.full(400, 0.01), phi, 16, 0.1)
+    world = Skills(np.full(400, 0.01), phi, 16, 0.1)
     world.supervise(0.4, 0.25)
     success = world.success()
     assert success.mean() == pytest.approx(0.4, abs=0.02)  # one supervised step moves it by about 0.01
@@ -150,9 +150,9 @@ def test_conflict_and_reach_of_supervised_fine_tuning():
     with pytest.raises(
         UsageError, match=r"shared.sft_success 0.99 was not reached: mean success stands at 0\.\d+ after"
     ):
-        Shared(np.full(400, 0.01), phi, 16, 0.1).supervise(0.99, 0.1)
+        Skills(np.full(400, 0.01), phi, 16, 0.1).supervise(0.99, 0.1)
     with pytest.raises(UsageError, match="below mean success at the start"):
-        Shared(np.full(400, 0.6), phi, 16, 0.1).supervise(0.5, 0.1)
+        Skills(np.full(400, 0.6), phi, 16, 0.1).supervise(0.5, 0.1)
 
 
 def test_binary_world_is_its_engine():

@@ -5,8 +5,7 @@
 A_i already holds the prompt's weight, so anything else that multiplies a response changes the weighting: dividing by
 the length of a response, by the tokens of a group or by the rows of a micro-batch would each be another, unasked-for
 weight. `denominator` is the only place where a divisor is chosen, and it is the same for every response of a step, also
-of a step that dynamic sampling could not fill: that one is a smaller step. What other trainers divide by is at hand as
-`length_factors`, to compare with; the default is none.
+of a step that dynamic sampling could not fill: that one is a smaller step.
 
 Two things are exact savings. A response with advantage 0 has no part in the gradient and is not computed. Equal
 responses to the same prompt have the same gradient and are computed once, with their advantages added. With importance
@@ -22,16 +21,17 @@ clip (`rl.learning.ppo_clip`) looks at r and at the sign of each A_i. A penalty 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl.config import KlConfig, RolloutConfig
+from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Penalty, baselines
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.learning.ppo_clip import Clip, ClippedTokens
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 
 NO_CLIP = Clip()
@@ -139,27 +139,6 @@ def cut(groups: int, parts: int, *, seed: int) -> list[list[int]]:
     if parts > 1:
         Random(seed).shuffle(order)
     return [part.tolist() for part in np.array_split(np.array(order, dtype=np.intp), parts)]
-
-
-def length_factors(batch: Batch, normaliser: Literal["step", "response", "group"]) -> np.ndarray | None:
-    """What multiplies the advantages under a normaliser that looks at lengths; None if it does not, or has nothing to.
-
-    With |y| tokens in a response, a loss that divides each response by its own tokens has the factor 1/|y|, and one
-    that divides the sum over a group by the tokens of the group has M/Σ|y|; both before the division by all responses.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        Shape (P, M), > 0.
-    """
-    if normaliser == "step" or not batch.groups:
-        return None
-    lengths = np.array(
-        [[len(completion.tokens) for completion in group.completions] for group in batch.groups], dtype=np.float64
-    )
-    if normaliser == "response":
-        return 1 / lengths
-    return np.broadcast_to(1 / lengths.mean(axis=1, keepdims=True), lengths.shape)
 
 
 def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, every: bool = False) -> list[Row]:

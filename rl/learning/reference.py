@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rl.config import Config
 from rl.errors import UsageError
+from rl.learning.config import KlConfig
+from rl.models.config import LoraConfig
 from rl.models.policy import Policy, load_policy
 from rl.models.start import start_folder
 
@@ -28,9 +29,12 @@ class Reference:
     ----------
     policy
         The policy; or the trained one, whose adapter is switched off for the length of a call.
+    kl
+        The penalty on the divergence from it.
     """
 
     policy: Policy
+    kl: KlConfig
 
     @torch.no_grad()
     def token_log_probs(
@@ -47,11 +51,13 @@ class Reference:
             return self.policy.token_log_probs(prompts, owner, responses, temperature=temperature)
 
 
-def open_reference(config: Config, policy: Policy, start: Path) -> Reference | None:
+def open_reference(kl: KlConfig, lora: LoraConfig, policy: Policy, start: Path) -> Reference | None:
     """The reference of a run; None without a penalty.
 
     Parameters
     ----------
+    kl, lora
+        Sections of the configuration.
     policy
         The trained policy.
     start
@@ -62,17 +68,17 @@ def open_reference(config: Config, policy: Policy, start: Path) -> Reference | N
     UsageError
         If the reference cannot be read, or does not know the tokens of the policy by the same numbers.
     """
-    if not config.kl.coefficient:
+    if not kl.coefficient:
         return None
-    if config.kl.reference is None and policy.adapter is not None:
-        return Reference(policy=policy)
-    folder = start if config.kl.reference is None else start_folder(config.kl.reference, key="kl.reference")
+    if kl.reference is None and policy.adapter is not None:
+        return Reference(policy=policy, kl=kl)
+    folder = start if kl.reference is None else start_folder(kl.reference, key="kl.reference")
     # Nothing is kept for a backward pass, so nothing has to be computed again.
     settings = policy.settings.model_copy(update={"gradient_checkpointing": False})
-    frozen_in_bf16 = config.lora.rank and settings.precision == "bf16"
+    frozen_in_bf16 = lora.rank and settings.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
     reference = load_policy(folder, settings, device=policy.device, dtype=dtype)
     if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UsageError(f"kl.reference {str(folder)!r} has another tokenizer than the start model")
     reference.model.requires_grad_(False)
-    return Reference(policy=reference)
+    return Reference(policy=reference, kl=kl)

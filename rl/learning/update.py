@@ -7,8 +7,8 @@ from functools import partial, reduce
 import numpy as np
 import torch
 
-from rl.config import Config, OptimizerConfig
 from rl.errors import DivergenceError
+from rl.learning.config import OptimizerConfig
 from rl.learning.learning_rate import learning_rate
 from rl.learning.loss import (
     NO_CLIP,
@@ -17,7 +17,6 @@ from rl.learning.loss import (
     cut,
     deal,
     denominator,
-    length_factors,
     log_probs_of,
     micro_batches,
     penalties_of,
@@ -28,6 +27,7 @@ from rl.learning.reference import Reference
 from rl.models.policy import Policy
 from rl.processes.ranks import ALONE, Ranks
 from rl.processes.sharded import gathered, idle, own_part
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 from rl.seeds import derive_seed
 
@@ -88,21 +88,33 @@ def learn(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     advantages: np.ndarray,
-    config: Config,
+    settings: OptimizerConfig,
+    rollout: RolloutConfig,
+    *,
     step: int,
+    seed: int,
+    cap: float | None = None,
     reference: Reference | None = None,
     ranks: Ranks = ALONE,
 ) -> Update:
-    """Make the updates of a step from one on-policy batch: one, if neither mini-batches nor epochs are asked for.
+    """Make the updates of a step from one on-policy batch: one without mini-batches and epochs.
 
     Parameters
     ----------
+    batch
+        P groups of M responses.
     advantages
         Shape (P, M).
+    settings, rollout
+        Sections of the configuration; of the second the temperature and the size of a full step count.
     step
         Number of the step, from 1: the learning rate may depend on it.
+    seed
+        Seed of the run: it deals the groups to the mini-batches.
+    cap
+        Cap of the importance weights; None: there are none.
     reference
-        The policy whose distance is penalised; None: there is no penalty.
+        The policy the distance to which is penalised; None: there is no penalty.
     ranks
         The processes of the run, all with the same arguments: each computes the gradient of some groups.
 
@@ -111,22 +123,19 @@ def learn(
     DivergenceError
         If a loss or a gradient is not finite, and then that update is not made, or if a weight is not finite after one.
     """
-    settings, cap = config.optimizer, config.sampler.cap
     clip = Clip(low=settings.clip_low, high=settings.clip_high)
-    temperature, tokens = config.rollout.temperature, settings.tokens_per_micro_batch
+    temperature, tokens = rollout.temperature, settings.tokens_per_micro_batch
     told = partial(log_probs_of, temperature=temperature, tokens_per_micro_batch=tokens)
     rate = learning_rate(settings, step)
     # The parts of the step, a whole number of groups each, as rows.
-    factors = length_factors(batch, config.weighting.normaliser)
-    scaled = advantages if factors is None else advantages * factors
     parts = [
         rows_of(
             Batch(groups=tuple(batch.groups[index] for index in part)),
-            scaled[part],
+            advantages[part],
             weighted=cap is not None or clip != NO_CLIP,
             every=reference is not None,
         )
-        for part in cut(len(batch.groups), settings.mini_batches, seed=derive_seed(config.seed, "mini-batches", step))
+        for part in cut(len(batch.groups), settings.mini_batches, seed=derive_seed(seed, "mini-batches", step))
     ]
     # This process's groups of each; all make as many passes as the one that has most to compute.
     hands = [deal(rows, ranks.size) for rows in parts]
@@ -135,7 +144,7 @@ def learn(
     rest = [max(each) - each[ranks.rank] for each in passes]
     # What the reference says of them; and the policy as it is now, of those that come after the first update.
     penalties = [
-        None if reference is None else penalties_of(rows, told(reference, rows), config.kl, tokens) for rows in own
+        None if reference is None else penalties_of(rows, told(reference, rows), reference.kl, tokens) for rows in own
     ]
     before: list[list[torch.Tensor] | None] = []
     for number, rows in enumerate(own):
@@ -150,7 +159,7 @@ def learn(
         accumulated = accumulate_gradient(
             policy,
             own[part],
-            responses=denominator(config.rollout, parts=len(parts)),
+            responses=denominator(rollout, parts=len(parts)),
             temperature=temperature,
             tokens_per_micro_batch=tokens,
             importance_cap=cap,

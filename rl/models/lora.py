@@ -6,24 +6,19 @@ it computes in the names of a model without one.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rl.config import LoraConfig
 from rl.errors import UsageError
+from rl.models.config import LoraConfig
 from rl.models.start import check_weights, weights_checksum
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rl.models.policy import Policy
 
 INSTALL = "pip install 'weightopt[lora]'"
 NAME = "default"  # peft's, of the only adapter
@@ -48,9 +43,14 @@ class Adapter:
     base: Path
     base_weights: str
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model whose layers hold the adapter."""
+        return self.wrapped.base_model.model
 
-def add_adapter(policy: "Policy", config: LoraConfig, *, base: Path, seed: int) -> "Policy":
-    """Freeze the model of a policy, and give it a new adapter that changes nothing yet; its model becomes the adapted.
+
+def add_adapter(model: PreTrainedModel, config: LoraConfig, *, base: Path, seed: int) -> Adapter:
+    """Freeze a model, and put a new adapter into its layers, which changes nothing yet.
 
     ``base`` is the folder that the model was read from. Torch's global generator is left as it was found.
 
@@ -67,26 +67,23 @@ def add_adapter(policy: "Policy", config: LoraConfig, *, base: Path, seed: int) 
     )
     with _refusing(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wrapped = peft.get_peft_model(policy.model, settings)
-    return _adapted(policy, Adapter(wrapped=wrapped, base=base, base_weights=weights_checksum(base)))
+        wrapped = peft.get_peft_model(model, settings)
+    return _checked(Adapter(wrapped=wrapped, base=base, base_weights=weights_checksum(base)))
 
 
-def save_adapter(policy: "Policy", folder: Path) -> None:
-    """Write the adapter of a policy, which has one, the name of the model it belongs to, and the tokenizer."""
-    adapter = policy.adapter
-    assert adapter is not None
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter and the name of the model it belongs to."""
     adapter.wrapped.save_pretrained(folder, save_embedding_layers=False)
     # peft keeps the names of the layers as a set, whose order is another in every process.
     about = folder / "adapter_config.json"
     settings = json.loads(about.read_text(encoding="utf-8"))
     settings["target_modules"] = sorted(settings["target_modules"])
     about.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    policy.tokenizer.save_pretrained(folder)
     base = {"model": str(adapter.base), "weights": adapter.base_weights}
     (folder / BASE).write_text(json.dumps(base) + "\n", encoding="utf-8")
 
 
-def load_adapter(policy: "Policy", folder: Path, *, base: Path) -> "Policy":
+def load_adapter(model: PreTrainedModel, folder: Path, *, base: Path) -> Adapter:
     """Put the adapter that `save_adapter` has written into ``folder`` into the model read from ``base``.
 
     Raises
@@ -105,8 +102,8 @@ def load_adapter(policy: "Policy", folder: Path, *, base: Path) -> "Policy":
         )
     check_weights(folder / "adapter_model.safetensors")
     with _refusing():
-        wrapped = _peft().PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
-    return _adapted(policy, Adapter(wrapped=wrapped, base=base, base_weights=weights))
+        wrapped = _peft().PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    return _checked(Adapter(wrapped=wrapped, base=base, base_weights=weights))
 
 
 @torch.no_grad()
@@ -128,8 +125,8 @@ def merged_weights(model: PreTrainedModel) -> Mapping[str, Tensor]:
     return merged
 
 
-def _adapted(policy: "Policy", adapter: Adapter) -> "Policy":
-    model = adapter.wrapped.base_model.model.eval()
+def _checked(adapter: Adapter) -> Adapter:
+    model = adapter.model.eval()
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     # The parts of an adapted layer are layers of their own.
     if any(list(each.children()) for each in ends if each is not None) and model.config.tie_word_embeddings:
@@ -137,15 +134,15 @@ def _adapted(policy: "Policy", adapter: Adapter) -> "Policy":
             "lora.targets names the output layer or the embedding, and the start model has one weight for both: merged "
             "into the one, an adapter would change the other. Leave it out"
         )
-    return replace(policy, model=model, adapter=adapter)
+    return adapter
 
 
 @contextmanager
-def _refusing() -> "Iterator[None]":
+def _refusing() -> Iterator[None]:
     """Turn what peft says about layers that are not there into our own kind of error."""
     try:
         with warnings.catch_warnings():
-            # `_adapted` refuses what this warns of.
+            # `_checked` refuses what this warns of.
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
             yield
     except ValueError as error:

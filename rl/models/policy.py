@@ -5,6 +5,7 @@ A folder written by `save_policy` opens with ``AutoModelForCausalLM.from_pretrai
 """
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,17 +18,17 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
-from rl.models.attention import use_grouped_attention
-from rl.models.lora import Adapter, merged_weights
+from rl.models.config import ModelConfig, PolicyConfig
+from rl.models.lora import Adapter, merged_weights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
 from rl.models.start import check_weights, weight_files
+from rl.models.tokenizer import encode_prompt, load_tokenizer
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
 disable_progress_bar()
@@ -39,7 +40,7 @@ END = "<end>"
 ATTENTION_ON_CPU = "eager"
 ATTENTION_ELSEWHERE = "sdpa"
 
-# Logits at a time that are the fastest; see `rl.config.PolicyConfig`.
+# Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**27
 
 
@@ -69,10 +70,21 @@ class Policy:
         """Where the model is, and where its inputs have to be."""
         return self.model.device
 
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response: the tokenizer's own, then what else ``generation_config.json`` lists.
+
+        Models that converse often have several, and write one that is not the tokenizer's.
+        """
+        own = self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token))
+        listed = getattr(self.model.generation_config, "eos_token_id", None)
+        others = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        return tuple(dict.fromkeys([own, *others]))  # type: ignore[list-item]
+
     @property
-    def end_token(self) -> int:
-        """Id of the token that ends a response."""
-        return int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))  # type: ignore[arg-type]
+    def end_names(self) -> list[str]:
+        """The tokens of `end_tokens` as a text shows them."""
+        return self.decode([[token] for token in self.end_tokens])
 
     @property
     def context(self) -> int | None:
@@ -91,31 +103,17 @@ class Policy:
         """The model's output layer."""
         return OutputLayer(self.model)
 
-    @cached_property
-    def _first_token(self) -> tuple[int, ...]:
-        """The token that the tokenizer puts before a text, if there is one."""
-        first = self.tokenizer.encode("")[:1]
-        return tuple(first) if first == [self.tokenizer.bos_token_id] else ()
-
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without special tokens but those that it names."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt: with the token that the tokenizer begins a text with, unless the text names it."""
-        tokens, first = self.encode(text), self._first_token
-        return tokens if tokens[: len(first)] == first else (*first, *tokens)
+        return encode_prompt(self.tokenizer, text)
 
     def decode(self, responses: list[list[int]]) -> list[str]:
         """Texts of responses; a special token shows under its name, so that no verifier overlooks it."""
         return self.tokenizer.batch_decode(responses, skip_special_tokens=False)
-
-    def can_write(self, text: str) -> bool:
-        """Whether the tokenizer gives back ``text`` unchanged."""
-        try:
-            return self.decode([list(self.encode(text))]) == [text]
-        except Exception:  # tokenizers raises the base class for a character it has no token for
-            return False
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name: all, or with LoRA those of the adapter."""
@@ -130,6 +128,10 @@ class Policy:
         if self.adapter is None:
             return self.model.state_dict()
         return merged_weights(self.model)
+
+    def with_adapter(self, adapter: Adapter) -> "Policy":
+        """The policy whose layers hold an adapter, which was made for its model."""
+        return replace(self, model=adapter.model, adapter=adapter)
 
     def without_adapter(self) -> "Policy":
         """A copy whose model is one of transformers and nothing else, an adapter merged in, in float32."""
@@ -272,10 +274,17 @@ def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
     return Policy(model=model.eval(), tokenizer=tokenizer)
 
 
-def save_policy(policy: Policy, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer into ``folder``; an adapter is merged in."""
-    plain = policy if policy.adapter is None else policy.without_adapter()
-    plain.model.save_pretrained(folder)
+def save_policy(policy: Policy, folder: Path, *, merge: bool = True) -> None:
+    """Write weights (safetensors), configuration and tokenizer into ``folder``.
+
+    An adapter is merged in; with ``merge = False`` it is written in the place of the weights, and what it belongs to.
+    """
+    if policy.adapter is None:
+        policy.model.save_pretrained(folder)
+    elif merge:
+        policy.without_adapter().model.save_pretrained(folder)
+    else:
+        save_adapter(policy.adapter, folder)
     policy.tokenizer.save_pretrained(folder)
 
 
@@ -322,7 +331,6 @@ def load_policy(
             attn_implementation=attention,
             output_loading_info=True,  # makes it two, which the types do not say
         )  # type: ignore[misc]
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
         reason = " ".join(str(error).split())
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
@@ -331,12 +339,9 @@ def load_policy(
         raise UsageError(
             f"model {str(folder)!r} lacks {len(absent)} of the weights that config.json asks for, first {absent[0]!r}"
         )
-    if tokenizer.eos_token is None:
-        raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
+    tokenizer = load_tokenizer(folder)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
-    if settings.attention == "auto" and device.type == "cpu":
-        use_grouped_attention(model)
     model.eval().to(device)  # type: ignore[arg-type]
     return Policy(model=model, tokenizer=tokenizer, settings=settings)
 
@@ -356,6 +361,17 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"config key 'device' is {name!r}, and torch finds {count} GPUs here: use 'auto' or 'cpu'")
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 2**10 if found else None
 
 
 def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:

@@ -164,7 +164,7 @@ def idle(policy: Policy, passes: int, *, backward: bool) -> None:
     """Take part in passes of the others without anything to compute."""
     if not isinstance(policy, ShardedPolicy):
         return
-    token = policy.end_token
+    token = policy.end_tokens[0]
     for _ in range(passes):
         with torch.set_grad_enabled(backward):
             nothing = 0 * policy.token_log_probs([(token,)], [0], [(token, token)]).sum()

@@ -6,13 +6,11 @@ time goes into ``timing.jsonl``. Reading needs neither torch nor anything else o
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
-
-from weightopt.files import replace_file
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -32,14 +30,9 @@ class Spent:
     tokens: int = 0
     updates: int = 0
 
-    def plus(self, *, groups: int, responses: int, tokens: int, updates: int) -> "Spent":
-        """After so many more have been drawn, and made."""
-        return Spent(
-            groups=self.groups + groups,
-            responses=self.responses + responses,
-            tokens=self.tokens + tokens,
-            updates=self.updates + updates,
-        )
+    def so_far(self) -> dict[str, int]:
+        """As the fields of a record."""
+        return {f"{name}_so_far": count for name, count in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +53,8 @@ class StepRecord:
         Tokens sampled in this step, end tokens included.
     groups_drawn, groups_trained
         Groups sampled in this step, and those the update was made from; they differ with dynamic sampling only.
+    left_out
+        Prompts that the task proposed in this step and that do not fit into the model's context.
     table
         Name of the table that held.
     all_wrong_factor
@@ -129,6 +124,7 @@ class StepRecord:
     tokens_so_far: int | None = None
     groups_drawn: int | None = None
     groups_trained: int | None = None
+    left_out: int | None = None
     table: str | None = None
     all_wrong_factor: float | None = None
     learning_rate: float | None = None
@@ -236,19 +232,26 @@ class Metrics:
 KINDS: Mapping[str, type] = {"step": StepRecord, "evaluation": EvaluationRecord, "timing": TimingRecord}
 
 
-def append_record(path: Path, record: StepRecord | EvaluationRecord | TimingRecord) -> None:
-    """Add one line to a file of records, and see it to the disk: no checkpoint may be safe before its records are."""
+def line_of(record: StepRecord | EvaluationRecord | TimingRecord) -> dict[str, Any]:
+    """The line of a record, as JSON."""
     (kind,) = (name for name, type_ in KINDS.items() if isinstance(record, type_))
-    append_lines(path, [{"kind": kind, **asdict(record)}])
+    return {"kind": kind, **asdict(record)}
 
 
-def append_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
-    """Add one line for each document, all of them or, if one is not JSON, none, and see them to the disk."""
-    text = "".join(json.dumps(document, allow_nan=False) + "\n" for document in documents)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+def append_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> list[bytes]:
+    """Add one line for each document, all of them or, if one is not JSON, none, and flush them to the disk.
+
+    Returns
+    -------
+    list of bytes
+        The lines, with their ends.
+    """
+    lines = [json.dumps(document, allow_nan=False).encode() + b"\n" for document in documents]
+    with path.open("ab") as file:
+        file.write(b"".join(lines))
         file.flush()
         os.fsync(file.fileno())
+    return lines
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -280,13 +283,6 @@ def read_timing(path: Path) -> tuple[TimingRecord, ...]:
         _record(TimingRecord, {key: value for key, value in document.items() if key != "kind"}, path, number)
         for number, document in documents(path)
     )
-
-
-def truncate_records(path: Path, *, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Keep the whole lines whose document ``keep`` accepts; a file that does not exist stays absent."""
-    if path.exists():
-        kept = [line for number, line in _whole_lines(path) if keep(_document(line, path, number))]
-        replace_file(path, b"".join(kept))
 
 
 def documents(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

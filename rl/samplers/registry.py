@@ -1,4 +1,4 @@
-"""From the ``[sampler]`` section to a sampler."""
+"""From the ``[sampler]`` section to a sampler; of several processes each has one, and all get all responses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +11,7 @@ from rl.config import Config
 from rl.errors import UsageError
 from rl.models.policy import Policy
 from rl.processes.ranks import ALONE, Ranks
-from rl.samplers.rollout import Sampler
-from rl.samplers.shared import SharedSampler
+from rl.samplers.rollout import Batch, Sampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
@@ -63,7 +62,7 @@ def open_sampler(
         If the engine does not compute what the policy does.
     """
     if config.sampler.backend == "torch":
-        yield _shared(TorchSampler(policy, stop=config.rollout.stop), ranks)
+        yield shared(TorchSampler(policy, stop=config.rollout.stop), ranks)
         return
     from rl.samplers.vllm_sampler import VllmSampler
 
@@ -76,10 +75,33 @@ def open_sampler(
         seed=derive_seed(config.seed, "probe"),
     )
     try:
-        yield _shared(sampler, ranks)
+        yield shared(sampler, ranks)
     finally:
         sampler.close()
 
 
-def _shared(sampler: Sampler, ranks: Ranks) -> Sampler:
-    return sampler if ranks.size == 1 else SharedSampler(sampler, ranks)
+def shared(own: Sampler, ranks: Ranks) -> Sampler:
+    """The sampler of all processes together, of which each has its own; with one process it is that."""
+    return own if ranks.size == 1 else _SharedSampler(own, ranks)
+
+
+class _SharedSampler:
+    def __init__(self, own: Sampler, ranks: Ranks) -> None:
+        self._own = own
+        self._ranks = ranks
+        self.ends = own.ends
+
+    def publish(self, weights: Mapping[str, Tensor]) -> None:
+        self._own.publish(weights)
+
+    def sample(self, prompts: Sequence[Prompt[Any]], *, first: int = 0, **options: Any) -> Batch:
+        share = self._ranks.share(prompts)
+        own: list[Any] = []
+        if share:
+            batch = self._own.sample(share, first=first + self._ranks.first(len(prompts)), **options)
+            own = [(group.prompt_tokens, group.completions) for group in batch.groups]
+        # Not the prompts: those of a task of the user's own may be anything, and each process has them.
+        everything = [group for part in self._ranks.gather(own) for group in part]
+        return Batch.of(
+            prompts, [tokens for tokens, _ in everything], [each for _, some in everything for each in some]
+        )

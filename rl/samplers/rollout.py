@@ -64,6 +64,19 @@ class Batch:
 
     groups: tuple[Group, ...]
 
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Prompt[Any]], prompt_tokens: Sequence[tuple[int, ...]], completions: Sequence[Completion]
+    ) -> "Batch":
+        """From P prompts and P·M completions in their order."""
+        size = len(completions) // len(prompts)
+        return cls(
+            groups=tuple(
+                Group(prompt=prompt, prompt_tokens=tokens, completions=tuple(completions[i * size : (i + 1) * size]))
+                for i, (prompt, tokens) in enumerate(zip(prompts, prompt_tokens, strict=True))
+            )
+        )
+
     @property
     def responses(self) -> int:
         """Number of responses, P·M."""
@@ -94,12 +107,19 @@ class Sampler(Protocol):
 
     The copy is brought up to date by `publish` only, whether it lives in this process or in another one.
 
-    A sampler is made with the stop strings of the run (``rollout.stop``, none by default). A response ends at the first
-    token after which one of them stands in its decoded text, wherever in a token the stop string begins or ends. Up to
-    and including that token the tokens are the response: they are what the policy drew, so they are trained on and
-    their log-probabilities are recorded. Its text is cut before the earliest stop string, and it counts as finished. An
-    end token ends a response as ever.
+    A response ends at the first of the policy's end tokens. A sampler is made with the stop strings of the run as well
+    (``rollout.stop``, none by default): a response ends at the first token after which one of them stands in its
+    decoded text, wherever in a token the stop string begins or ends. Up to and including that token the tokens are the
+    response: they are what the policy drew, so they are trained on and their log-probabilities are recorded. Its text
+    is cut before the earliest stop string, and it counts as finished.
+
+    Attributes
+    ----------
+    ends
+        What ends a response, as a text shows it: end tokens and stop strings.
     """
+
+    ends: Sequence[str]
 
     def publish(self, weights: "Mapping[str, Tensor]") -> None:
         """Take over the weights of the trained model, all of its state dictionary, before the next `sample`."""

@@ -16,7 +16,7 @@ from rl.errors import UsageError
 from rl.models.policy import Policy
 from rl.models.prefix import Prefix
 from rl.samplers.draw import draw
-from rl.samplers.rollout import Batch, Completion, Group
+from rl.samplers.rollout import Batch, Completion
 from rl.samplers.stop_strings import StopStrings
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
@@ -41,6 +41,8 @@ class TorchSampler:
         if policy.settings.precision == "bf16":
             _round_linear_layers(self._policy.model)
         self._stop = StopStrings(self._policy, stop)
+        self._end_tokens = torch.tensor(policy.end_tokens, device=policy.device)
+        self.ends = (*policy.end_names, *stop)
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of the trained model."""
@@ -76,9 +78,8 @@ class TorchSampler:
                 max_new_tokens=max_new_tokens,
                 generator=torch.Generator(self._policy.device).manual_seed(derive_seed(seed, first) if first else seed),
             )
-        end = self._policy.end_token
         responses = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        ended = [response[-1] == end for response in responses]
+        ended = [response[-1] in self._policy.end_tokens for response in responses]
         texts = self._policy.decode(
             [response[:-1] if at_end else response for response, at_end in zip(responses, ended, strict=True)]
         )
@@ -93,16 +94,7 @@ class TorchSampler:
                 responses, log_probs.tolist(), texts, ended, stopped.tolist(), strict=True
             )
         ]
-        return Batch(
-            groups=tuple(
-                Group(
-                    prompt=prompt,
-                    prompt_tokens=prompt_tokens[index],
-                    completions=tuple(completions[index * group_size : (index + 1) * group_size]),
-                )
-                for index, prompt in enumerate(prompts)
-            )
-        )
+        return Batch.of(prompts, prompt_tokens, completions)
 
     def _decode(
         self,
@@ -117,10 +109,9 @@ class TorchSampler:
 
         Rows are ordered by prompt; past the end of a response stand end tokens with log-probability 0.
         """
-        end = self._policy.end_token
         device = self._policy.device
         rows = len(prompts) * group_size
-        tokens = torch.full((rows, max_new_tokens), end, device=device)
+        tokens = self._end_tokens[0].repeat(rows, max_new_tokens)
         log_probs = torch.zeros((rows, max_new_tokens), device=device)
         lengths = torch.full((rows,), max_new_tokens, device=device)
         stopped = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -134,7 +125,7 @@ class TorchSampler:
             chosen, chosen_log_probs = draw(logits, temperature, generator)
             tokens[live, column] = chosen
             log_probs[live, column] = chosen_log_probs
-            ended = chosen == end
+            ended = torch.isin(chosen, self._end_tokens)
             if self._stop:
                 stopped[live] = self._stop.completed(tokens[live, : column + 1]) & ~ended
                 ended = ended | stopped[live]

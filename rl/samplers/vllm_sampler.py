@@ -10,21 +10,22 @@ defaults that come with many models are not read, because a log-probability of a
 
 import copy
 import os
+import random
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rl.config import SamplerConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy
+from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
-from rl.samplers.preserved_rng import undisturbed
-from rl.samplers.rollout import Batch, Completion, Group
+from rl.samplers.rollout import Batch, Completion
 from rl.samplers.stop_strings import StopStrings
 from rl.seeds import derive_seed
 from rl.tasks.protocol import Prompt
@@ -77,6 +78,7 @@ class VllmSampler:
         self._policy = policy
         self._stops = tuple(stop)
         self._stop = StopStrings(policy, stop)
+        self.ends = (*policy.end_names, *stop)
         limits = [limit for limit in (config.context, policy.context) if limit is not None]
         if not limits:
             raise UsageError("the model knows no limit of its context: set sampler.context")
@@ -148,16 +150,7 @@ class VllmSampler:
         )
         self._engine.sleep()
         completions = [self._completion(*response, temperature=temperature) for response in drawn]
-        return Batch(
-            groups=tuple(
-                Group(
-                    prompt=prompt,
-                    prompt_tokens=prompt_tokens[index],
-                    completions=tuple(completions[index * group_size : (index + 1) * group_size]),
-                )
-                for index, prompt in enumerate(prompts)
-            )
-        )
+        return Batch.of(prompts, prompt_tokens, completions)
 
     def close(self) -> None:
         """Shut the engine down and free its memory."""
@@ -168,7 +161,7 @@ class VllmSampler:
     ) -> Completion:
         if any(log_prob != log_prob or log_prob == -torch.inf for log_prob in log_probs):
             raise DivergenceError("the logits of the policy are not finite")
-        ended = tokens[-1] == self._policy.end_token
+        ended = tokens[-1] in self._policy.end_tokens
         text = self._text(tokens[:-1] if ended else tokens)
         before = self._stop.before(text)
         if before is not None:
@@ -214,13 +207,13 @@ class _Engine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        with undisturbed(), warnings.catch_warnings():
+        with preserved_globals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations that are vLLM's own
             import vllm  # pyright: ignore[reportMissingImports]
             from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
 
             self._vllm = vllm
-            self._end = policy.end_token
+            self._ends = list(policy.end_tokens)
             self._sleeps = config.sleep
             self._asleep = False
             _check_support(policy, config, on_cpu=current_platform.is_cpu())
@@ -248,7 +241,7 @@ class _Engine:
         def note(worker: Any) -> None:
             worker.weightopt_version = version
 
-        with undisturbed():
+        with preserved_globals():
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
             self._llm.collective_rpc(note)
 
@@ -286,8 +279,8 @@ class _Engine:
                 max_tokens=max_new_tokens,
                 seed=seed,
                 logprobs=0,  # of the sampled token alone
-                ignore_eos=True,  # the end is the tokenizer's end token, and no other
-                stop_token_ids=[self._end],
+                ignore_eos=True,  # the ends are the policy's, not those that vLLM finds
+                stop_token_ids=self._ends,
                 stop=list(stop),
                 detokenize=bool(stop),
                 skip_special_tokens=False,
@@ -306,7 +299,7 @@ class _Engine:
 
     def _run(self, prompts: Sequence[Sequence[int]], settings: Sequence[Any]) -> Sequence[Any]:
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        with undisturbed():
+        with preserved_globals():
             return self._llm.generate(requests, list(settings), use_tqdm=False)
 
     def sleep(self) -> None:
@@ -346,6 +339,27 @@ def _check_support(policy: Policy, config: SamplerConfig, *, on_cpu: bool) -> No
             f"the model's attention heads have {head} dimensions, and vLLM on a CPU can do "
             f"{', '.join(str(size) for size in sizes)}: choose model.hidden_size / model.heads among these"
         )
+
+
+@contextmanager
+def preserved_globals() -> Iterator[None]:
+    """Put back, at the end of a ``with`` block, the global random state and how many threads torch uses.
+
+    vLLM seeds the global generators of Python, numpy and torch when it is built and draws from torch's while it
+    samples; on a CPU it also puts a function that does nothing in the place of ``torch.set_num_threads``.
+    """
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the global generator is the one that is in danger
+    set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_num_threads = set_num_threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -1,22 +1,22 @@
 """The advantage of each response, looked up in a weight table at an estimate of its prompt's success.
 
-With the estimate K/M, the group's own share of right responses, the table is read at K and says everything. With any
-other estimate ρ̂ the table gives the weight ω(ρ̂), and in a mixed group the advantage is
+With the estimate K/M, the group's own share of right responses, the table is read at K and gives both advantages. With
+the leave-one-out estimate ρ̂_i, the share correct among the M-1 other responses, the table gives the weight ω(ρ̂_i), and
+in a mixed group the advantage is
 
-    A_i = ω(ρ̂_i) (r_i - b_i),        b_i = the share correct among the M-1 other responses,
+    A_i = ω(ρ̂_i) (r_i - ρ̂_i).
 
-whose expected gradient is E[ω(ρ̂_i)] ∇ρ whenever ρ̂_i does not depend on response i: the weight alone, without a trace of
-the baseline. In groups that are all wrong or all right r_i = b_i, and the table's two rules stand in, as they do at K.
+ρ̂_i does not depend on response i, so the expected gradient is E[ω(ρ̂_i)] ∇ρ: the weight alone, without a trace of the
+baseline. In groups that are all wrong or all right r_i = ρ̂_i, and the table's two rules apply, as they do at K.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from rl.config import WeightingConfig
 from rl.errors import UsageError
-from rl.samplers.rollout import Batch
-from rl.step.success import Visits, count_successes, leave_one_out
+from rl.step.config import WeightingConfig
+from rl.step.success import count_successes, leave_one_out
 from weightopt.table import WeightTable
 
 # Weight and advantages of a table are computed from one another in a few operations.
@@ -27,26 +27,22 @@ def weigh(
     config: WeightingConfig,
     table: WeightTable,
     weight: Callable[[np.ndarray], np.ndarray] | None,
-    batch: Batch,
     correct: np.ndarray,
-    visits: Visits,
     *,
     all_wrong_factor: float,
 ) -> np.ndarray:
-    """Advantage of every response of a batch.
+    """Advantage of every response of a step.
 
     Parameters
     ----------
+    config
+        How the table is read.
     table
         The group table of the step.
     weight
         ω of that table at any success probability; None with the estimate ``"group"``, which does not need it.
-    batch
-        P ≥ 0 groups of M responses.
     correct
-        Which of them are correct, shape (P, M), bool.
-    visits
-        What earlier steps have seen of each prompt, for the estimate ``"beta"``.
+        Which responses are correct, shape (P, M), bool; P may be 0.
     all_wrong_factor
         What the advantage of all-wrong groups is multiplied by.
 
@@ -59,12 +55,8 @@ def weigh(
     advantages = look_up_advantages(table, successes, correct)
     if config.estimate != "group":
         assert weight is not None
-        if config.estimate == "leave-one-out":
-            estimate = leave_one_out(correct)
-        else:
-            estimate = np.broadcast_to(visits.estimate(batch)[:, None], correct.shape)
         mixed = (successes > 0) & (successes < correct.shape[1])
-        advantages[mixed] = centred_advantages(weight, estimate[mixed], correct[mixed])
+        advantages[mixed] = centred_advantages(weight, leave_one_out(correct)[mixed], correct[mixed])
     advantages[successes == 0] *= all_wrong_factor
     return advantages
 

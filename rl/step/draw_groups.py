@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import Config
 from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
 from rl.step.stopwatch import Stopwatch
@@ -33,11 +33,14 @@ class Collected:
         What the verifier said of their responses, arrays of shape (groups drawn, M).
     kept
         Which groups to train on: increasing indices, at most ``prompts_per_step``; without dynamic sampling all.
+    left_out
+        Prompts that the task proposed and that do not fit into the model's context.
     """
 
     drawn: Batch
     judgement: Judgement
     kept: np.ndarray
+    left_out: int = 0
 
     @property
     def correct(self) -> np.ndarray:
@@ -55,43 +58,44 @@ class Collected:
         return self.correct[self.kept]
 
 
-def collect(
+def draw_groups(
     sampler: Sampler,
     task: Task[Any],
     verifier: Verifier[Any] | VerifierPool,
-    config: Config,
+    rollout: RolloutConfig,
     *,
+    seed: int,
     step: int,
     stopwatch: Stopwatch,
     ranks: Ranks = ALONE,
 ) -> Collected:
-    """Sample and judge the groups of a step; a pure function of weights, configuration and step.
+    """Sample and judge the groups of a step; a pure function of weights, configuration, seed of the run and step.
 
-    Of several processes each samples and judges its part of every draw, and all get everything.
+    Each of several processes samples and judges its part of every draw, and all get everything.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
     """
-    rollout = config.rollout
     wanted = rollout.prompts_per_step
     limit = wanted * (rollout.over_generation_limit if rollout.dynamic_sampling else 1)
     groups: list[Group] = []
     judged: list[Judgement] = []
     kept: list[int] = []
     draw: tuple[str | int, ...] = (step,)
+    before = getattr(task, "left_out", 0)
     while len(kept) < wanted and len(groups) < limit:
         with stopwatch.stage("sampling"):
             prompts = training_prompts(
                 task,
                 count=min(wanted - len(kept), limit - len(groups)),
-                seed=derive_seed(config.seed, "prompts", *draw),
+                seed=derive_seed(seed, "prompts", *draw),
             )
             batch = sampler.sample(
                 prompts,
                 group_size=rollout.group_size,
                 temperature=rollout.temperature,
                 max_new_tokens=rollout.max_new_tokens,
-                seed=derive_seed(config.seed, "responses", *draw),
+                seed=derive_seed(seed, "responses", *draw),
             )
         with stopwatch.stage("verifying"):
             judgement = judge(batch, verifier, ranks)
@@ -102,5 +106,8 @@ def collect(
         judged.append(judgement)
         draw = (step, "again", len(judged))
     return Collected(
-        drawn=Batch(groups=tuple(groups)), judgement=Judgement.concatenate(judged), kept=np.array(kept, dtype=np.intp)
+        drawn=Batch(groups=tuple(groups)),
+        judgement=Judgement.concatenate(judged),
+        kept=np.array(kept, dtype=np.intp),
+        left_out=getattr(task, "left_out", 0) - before,
     )

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import EvaluationConfig
 from rl.processes.ranks import ALONE, Ranks
 from rl.records.metrics import EvaluationRecord, Spent
 from rl.samplers.rollout import Batch, Sampler
 from rl.seeds import derive_seed
+from rl.step.config import EvaluationConfig
 from rl.step.success import Judgement, judge
 from rl.tasks.protocol import Prompt, Verifier
 from rl.verification.pool import VerifierPool
@@ -72,10 +72,7 @@ def evaluate(
         strata.setdefault(prompt.difficulty, []).append(share)
     return EvaluationRecord(
         step=step,
-        responses_so_far=spent.responses,
-        groups_so_far=spent.groups,
-        tokens_so_far=spent.tokens,
-        updates_so_far=spent.updates,
+        **spent.so_far(),
         success=success,
         success_low=low,
         success_high=high,
@@ -89,15 +86,17 @@ def evaluate(
         parsable=float(judgement.parsable.mean()),
         timed_out=judgement.timed_out,
         failed=judgement.failed,
-        warning=doubt(batch, judgement, first=step == 0),
+        warning=doubt(batch, judgement, sampler.ends, first=step == 0),
     )
 
 
-def doubt(batch: Batch, judgement: Judgement, *, first: bool) -> str | None:
+def doubt(batch: Batch, judgement: Judgement, ends: Sequence[str], *, first: bool) -> str | None:
     """What is wrong, with an example, if the verifier hardly works or, of a run that begins, few answers can be read.
 
     Parameters
     ----------
+    ends
+        What ends a response, as a text shows it.
     first
         Whether this is the first measurement of a run: later its policy may well have come to write what has no answer.
 
@@ -117,11 +116,12 @@ def doubt(batch: Batch, judgement: Judgement, *, first: bool) -> str | None:
         if not read and (each[1].finished or not fails)
     )
     truncated = 1 - batch.share_finished()
+    missed = " or ".join(map(repr, ends))
     failures = f"; the verifier failed on {judgement.failed}, at first: {judgement.reason}" if judgement.failed else ""
     return (
         f"in {1 - judgement.parsable.mean():.0%} of the responses no answer can be read ({truncated:.0%} were cut at "
-        f"the length limit, on {judgement.timed_out} the verifier ran out of time{failures}); for example "
-        f"{_shown(example.text)} after {_shown(prompt.text)}"
+        f"the length limit before {missed}, on {judgement.timed_out} the verifier ran out of time{failures}); "
+        f"for example {_shown(example.text)} after {_shown(prompt.text)}"
     )
 
 

@@ -5,15 +5,16 @@ when the run ends, so a run that is prolonged keeps its past.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from rl.config import Config, WeightingConfig
 from rl.errors import UsageError
 from rl.step.advantage import weight_function
+from rl.step.config import LaterTable, WeightingConfig
 from weightopt.table import TableError, WeightTable
 
 
@@ -43,8 +44,24 @@ class TableSchedule:
     tables: tuple[ScheduledTable, ...]
 
     @classmethod
-    def load(cls, config: Config) -> Self:
+    def load(
+        cls,
+        table: Path | None,
+        later: Sequence[LaterTable],
+        *,
+        group_size: int,
+        estimate: Literal["group", "leave-one-out"],
+    ) -> Self:
         """Read the tables of a run.
+
+        Parameters
+        ----------
+        table, later
+            Keys ``table`` and ``later_tables`` of the configuration.
+        group_size
+            Responses M in a group.
+        estimate
+            The success estimate at which the tables are read.
 
         Raises
         ------
@@ -53,20 +70,20 @@ class TableSchedule:
         weightopt.table.TableError
             If a file is bad, or is for groups of another size.
         """
-        if config.table is None:
+        if table is None:
             raise UsageError("no weight table is given: add --set table=FILE, with a file written by weightopt table")
         files = [
-            ("table", 1, config.table),
-            *((f"later_tables.{n}.table", entry.from_step, entry.table) for n, entry in enumerate(config.later_tables)),
+            ("table", 1, table),
+            *((f"later_tables.{n}.table", entry.from_step, entry.table) for n, entry in enumerate(later)),
         ]
         tables = []
         for key, from_step, file in files:
-            table = WeightTable.load(file)
+            read = WeightTable.load(file)
             try:
-                group = table.for_group(config.rollout.group_size)
+                group = read.for_group(group_size)
             except TableError as error:
                 raise TableError(f"{key} {str(file)!r}: {error}") from error
-            weight = None if config.weighting.estimate == "group" else weight_function(table)
+            weight = None if estimate == "group" else weight_function(read)
             tables.append(ScheduledTable(from_step=from_step, group=group, weight=weight))
         return cls(tables=tuple(tables))
 

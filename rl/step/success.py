@@ -1,12 +1,11 @@
 """From judged responses to the success count of each group, and to other estimates of a prompt's success."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rl.config import WeightingConfig
 from rl.processes.ranks import ALONE, Ranks
 from rl.samplers.rollout import Batch
 from rl.tasks.protocol import Verifier
@@ -109,39 +108,3 @@ def leave_one_out(correct: np.ndarray) -> np.ndarray:
     """For each response the share correct among the M-1 others of its group, shape (P, M) like ``correct``."""
     others = correct.sum(axis=1, keepdims=True) - correct
     return others / (correct.shape[1] - 1)
-
-
-class Visits:
-    """What has been seen of each prompt, as the counts of a Beta posterior of its success probability.
-
-    Parameters
-    ----------
-    config
-        The prior and the discount.
-    counts
-        Prompt id to (successes, failures) without the prior, as `to_json` gives them.
-    """
-
-    def __init__(self, config: WeightingConfig, counts: Mapping[str, Sequence[float]] | None = None) -> None:
-        self._config = config
-        self._counts = {name: (float(pair[0]), float(pair[1])) for name, pair in (counts or {}).items()}
-
-    def estimate(self, batch: Batch) -> np.ndarray:
-        """Posterior mean of the success probability of each prompt, from earlier visits only; shape (P,), in (0, 1)."""
-        prior = self._config.prior_successes, self._config.prior_failures
-        seen = [self._counts.get(group.prompt.id, (0.0, 0.0)) for group in batch.groups]
-        return np.array(
-            [(prior[0] + right) / (prior[0] + prior[1] + right + wrong) for right, wrong in seen], dtype=np.float64
-        )
-
-    def add(self, batch: Batch, successes: np.ndarray) -> None:
-        """Note a visit to every prompt of ``batch``: K correct and M-K wrong responses."""
-        discount = self._config.visit_discount
-        for group, right in zip(batch.groups, successes.tolist(), strict=True):
-            before = self._counts.get(group.prompt.id, (0.0, 0.0))
-            wrong = len(group.completions) - right
-            self._counts[group.prompt.id] = (discount * before[0] + right, discount * before[1] + wrong)
-
-    def to_json(self) -> dict[str, tuple[float, float]]:
-        """All counts, for a checkpoint; JSON keeps every digit of them."""
-        return dict(self._counts)

@@ -1,12 +1,18 @@
 """Prompts in the chat template of a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from random import Random
 from typing import Any, Protocol
 
 from rl.errors import UsageError
+from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, Task
+
+LONGEST = 2**20  # characters of a prompt in its template
+
+Write = Callable[[Prompt[Any]], Prompt[Any]]
 
 
 class ChatTokenizer(Protocol):
@@ -19,46 +25,65 @@ class ChatTokenizer(Protocol):
         ...
 
 
-def chat_writer(tokenizer: ChatTokenizer) -> Callable[[Prompt[Any]], Prompt[Any]]:
+def asks_for_date(tokenizer: ChatTokenizer) -> bool:
+    """Whether the chat template writes the date into a prompt."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def chat_writer(tokenizer: ChatTokenizer, *, date: datetime | None = None) -> Write:
     """What turns the text of a prompt into the message of a user, followed by the start of the answer.
+
+    Parameters
+    ----------
+    date
+        What the template is told for the present time, if it asks: with it the prompts of a run stay the same when it
+        goes on another day. None: the present time.
 
     Raises
     ------
     UsageError
-        If the tokenizer has no chat template.
+        If the tokenizer has no chat template. What is returned raises it if the template fails.
     """
     if not tokenizer.chat_template:
         raise UsageError(
             "task.chat is true, but the tokenizer of the start model has no chat template: "
             "set task.chat = false or name an instruction model"
         )
+    now = {} if date is None else {"strftime_now": date.strftime}
 
     def write(prompt: Prompt[Any]) -> Prompt[Any]:
         conversation = [{"role": "user", "content": prompt.text}]
-        return replace(
-            prompt, text=tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        )
+        try:
+            text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **now)
+        except MemoryError as error:
+            raise unusable("it takes more memory than it may") from error
+        except Exception as error:  # a template is a program of other people's
+            raise unusable(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        if not text or len(text) > LONGEST:
+            raise unusable(f"it makes {len(text):,} characters of a prompt of {len(prompt.text):,}")
+        return replace(prompt, text=text)
 
     return write
 
 
-def in_chat(task: Task[Any], write: Callable[[Prompt[Any]], Prompt[Any]]) -> Task[Any]:
+def unusable(reason: str) -> UsageError:
+    """What to raise where a chat template fails."""
+    return UsageError(
+        f"the chat template of the start model cannot be used ({reason:.300}): mend it, or set task.chat = false"
+    )
+
+
+def in_chat(task: Task[Any], write: Write) -> Task[Any]:
     """The task with every prompt rewritten by ``write``."""
     if isinstance(task, ListedTask):
-        return _Listed(training=tuple(map(write, task.training)), held_out=tuple(map(write, task.held_out)))
+        return ProblemList(training=tuple(map(write, task.training)), held_out=tuple(map(write, task.held_out)))
     return _Generated(task=task, write=write)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Listed:
-    training: Sequence[Prompt[Any]]
-    held_out: Sequence[Prompt[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Generated:
     task: GeneratedTask[Any]
-    write: Callable[[Prompt[Any]], Prompt[Any]]
+    write: Write
 
     def propose(self, rng: Random) -> Prompt[Any]:
         return self.write(self.task.propose(rng))

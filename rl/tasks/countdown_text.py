@@ -11,14 +11,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from rl.tasks import arithmetic
+from rl.tasks.config import ANY_OPERATOR, Frequency, Operator, TextTaskConfig
 from rl.tasks.countdown import Countdown, Numbers
 from rl.tasks.extraction import extract
 from rl.tasks.protocol import Prompt
+from weightopt.settings import Integer
 
 # Problems drawn for one example: the first with operators that no example before it has, else the first.
 DRAWS_PER_EXAMPLE = 100
+
+
+class CountdownTextConfig(TextTaskConfig):
+    """``[task]`` with ``name = "countdown-text"``; the defaults are TinyZero's three and four numbers."""
+
+    in_process = True
+
+    numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)] = {3: 1.0, 4: 1.0}
+    """How many numbers are given, 2 to 6, to the relative frequency of such problems."""
+    largest_number: Annotated[Integer, Field(ge=4, le=1000)] = 99
+    """The largest number given."""
+    largest_target: Annotated[Integer, Field(ge=10, le=100_000)] = 100
+    """The largest target."""
+    operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+    """Operator to the relative frequency with which problems are built from it."""
+    examples: Annotated[Integer, Field(ge=0, le=16)] = 0
+    """Solved problems before an open last line, for which rollout.stop = ["\\n"] saves tokens; 0 is an instruction."""
+
+    @model_validator(mode="after")
+    def _one_manner(self) -> "CountdownTextConfig":
+        if self.examples and self.chat:
+            raise ValueError("examples are a text to be continued and chat is a conversation: set one of them")
+        return self
+
+    def build(self) -> "CountdownText":
+        """As `TaskConfig.build`."""
+        problems = Countdown(
+            numbers=self.numbers,
+            largest_number=self.largest_number,
+            largest_target=self.largest_target,
+            operators={**self.operators},
+        )
+        return CountdownText(problems=problems, examples=self.examples, chat=self.chat)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,30 @@ from contextlib import contextmanager
 from importlib import import_module
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
-from rl.config import ImportedConfig
 from rl.errors import UsageError
+from rl.tasks.config import NONE, Parameters, TextTaskConfig
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
+from weightopt.settings import of_form
 
 NEEDED = (
     "a rl.tasks.protocol.Prompt needs id and text, texts that are not empty, difficulty, a text, and a problem that "
     "can be pickled"
 )
+
+
+class ImportedConfig(TextTaskConfig):
+    """``[task]`` with ``name = "import"``: a task of the user's own."""
+
+    path: Annotated[str, of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]
+    """Where it is, "module:attribute"; if the attribute can be called, it is."""
+    parameters: Parameters = NONE
+    """What it is called with."""
+
+    def build(self) -> Any:
+        """As `TaskConfig.build`."""
+        return load_task(self)
 
 
 def load_task(config: ImportedConfig) -> Any:

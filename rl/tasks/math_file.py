@@ -6,19 +6,81 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from rl.config import MathConfig
+from pydantic import AfterValidator, Field, model_validator
+
 from rl.errors import UsageError
-from rl.tasks.extraction import RULES
-from rl.tasks.math_verifier import Reference
+from rl.tasks.config import Template, TextTaskConfig
+from rl.tasks.extraction import RULES, Form
+from rl.tasks.math_verifier import MathVerifier, Reference
 from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
+from weightopt.settings import can_be_opened
 
 Row = Mapping[str, Any]
 
 JSON_LINES = "a .jsonl or .json file must be JSON lines, one object a line and no array around them"
 ENDINGS = "files are read that end in .jsonl, .json or .parquet"
+
+
+Source = Annotated[str, Field(min_length=1), AfterValidator(can_be_opened)]
+
+
+class MathConfig(TextTaskConfig):
+    """``[task]`` with ``name = "gsm8k"`` or ``"math"``: problems from a file, judged by math-verify.
+
+    Columns and ``reference`` follow the published files of the name.
+    """
+
+    train: Source
+    """A .jsonl, .json or .parquet file, or a data set of the hub."""
+    held_out: Source | None = None
+    """The same for held-out problems; without any, one problem in eight is held out."""
+    subset: str | None = None
+    """Subset of a data set of the hub."""
+    train_split: Annotated[str, Field(min_length=1)] = "train"
+    """Split of a data set of the hub to train on."""
+    held_out_split: Annotated[str, Field(min_length=1)] | None = None
+    """Split of a data set of the hub that is held out."""
+    question_column: Annotated[str, Field(min_length=1)] = "question"
+    """Column of the question; "problem" for math."""
+    answer_column: Annotated[str, Field(min_length=1)] = "answer"
+    """Column of the solution; "solution" for math."""
+    difficulty_column: Annotated[str, Field(min_length=1)] | None = None
+    """Column that names the stratum of a problem."""
+    reference: Literal["hashes", "boxed", "whole"] = "hashes"
+    """Where a solution gives its answer: after ####, in \\boxed{} (for math), or all of it."""
+    answer: Form = "boxed"
+    """Where a response must give the answer."""
+    template: Template = "{question}\n\nThink step by step, and give the final answer within \\boxed{}.\n"
+    """Text of a prompt, with the question in the place of {question}."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, document: Any) -> Any:
+        """The columns of MATH are not those of GSM8K."""
+        if isinstance(document, Mapping) and document.get("name") == "math":
+            return {"question_column": "problem", "answer_column": "solution", "reference": "boxed", **document}
+        return document
+
+    def build(self) -> ProblemList:
+        """As `TaskConfig.build`."""
+        return load_problems(self)
+
+    def verifier(self) -> MathVerifier:
+        """As `TaskConfig.verifier`."""
+        return MathVerifier(self.answer)
+
+    def data_files(self) -> dict[str, Path]:
+        """As `TaskConfig.data_files`; data sets of the hub are not among them."""
+        return {key: Path(source) for key, source in _sources(self).items() if Path(source).suffix in READERS}
+
+    def packages(self) -> tuple[str, ...]:
+        """As `TaskConfig.packages`."""
+        suffixes = {Path(source).suffix for source in _sources(self).values()}
+        readers = {"pyarrow": ".parquet" in suffixes, "datasets": not suffixes <= READERS.keys()}
+        return ("math-verify", "latex2sympy2_extended", "sympy", *(name for name, used in readers.items() if used))
 
 
 def load_problems(config: MathConfig) -> ProblemList:
@@ -39,18 +101,6 @@ def load_problems(config: MathConfig) -> ProblemList:
     if not problems.training:
         raise UsageError(f"task.train is {config.train!r}, which leaves no problem to train on")
     return problems
-
-
-def data_files(config: MathConfig) -> dict[str, Path]:
-    """The files that `load_problems` reads, by the key that names them; hub data sets are not among them."""
-    return {key: Path(source) for key, source in _sources(config).items() if Path(source).suffix in READERS}
-
-
-def readers(config: MathConfig) -> tuple[str, ...]:
-    """The packages that `load_problems` reads with."""
-    suffixes = {Path(source).suffix for source in _sources(config).values()}
-    needed = {"pyarrow": ".parquet" in suffixes, "datasets": not suffixes <= READERS.keys()}
-    return tuple(package for package, wanted in needed.items() if wanted)
 
 
 def _sources(config: MathConfig) -> dict[str, str]:

@@ -9,14 +9,17 @@ import json
 from functools import cache
 from hashlib import sha256
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
-from rl.config import ReasoningGymConfig
+from pydantic import Field
+
 from rl.errors import UsageError
 from rl.seeds import derive_seed
+from rl.tasks.config import NONE, Parameters, Template, TextTaskConfig
 from rl.tasks.extraction import Form, extract
 from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, Prompt
+from weightopt.settings import Integer, Number
 
 LONGEST_ANSWER = 4096
 
@@ -26,6 +29,41 @@ MOST_PROBLEMS = 2**31 - 1
 
 # A few draw something for each problem when they are made, and have no more than these, or ``parameters.size``.
 USUAL_SIZE = 10_000
+
+
+class ReasoningGymConfig(TextTaskConfig):
+    """``[task]`` with ``name = "reasoning-gym"``: a data set of that library."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """Name of the data set."""
+    parameters: Parameters = NONE
+    """Parameters of the data set."""
+    problems: Annotated[Integer, Field(ge=16, le=10_000_000)] | None = None
+    """So many are made at the start and drawn from ever after, for slow generators; unset, every prompt is new."""
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    """Seed of the data set."""
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Score from which an answer is right."""
+    difficulty_key: Annotated[str, Field(min_length=1)] | None = None
+    """Entry of a puzzle's metadata that is its stratum."""
+    answer: Form = "tags"
+    """Where a response must give the answer."""
+    template: Template = (
+        "{question}\n\nThink step by step, and give the final answer alone between <answer> and </answer>.\n"
+    )
+    """Text of a prompt, with the question in the place of {question}."""
+
+    def build(self) -> "GeneratedTask[dict[str, Any]] | ProblemList":
+        """As `TaskConfig.build`."""
+        return load_puzzles(self)
+
+    def verifier(self) -> "PuzzleVerifier":
+        """As `TaskConfig.verifier`."""
+        return PuzzleVerifier(self)
+
+    def packages(self) -> tuple[str, ...]:
+        """As `TaskConfig.packages`."""
+        return ("reasoning-gym", "sympy")
 
 
 def load_puzzles(config: ReasoningGymConfig) -> GeneratedTask[dict[str, Any]] | ProblemList:

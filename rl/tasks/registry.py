@@ -1,29 +1,15 @@
-"""From the ``[task]`` section of a configuration to the task, and to who judges its responses.
-
-Tasks that need a library are imported when they are asked for.
-"""
+"""From the ``[task]`` section of a configuration to the task, and to who judges its responses."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rl.config import (
-    AdditionConfig,
-    CountdownConfig,
-    CountdownTextConfig,
-    ImportedConfig,
-    MathConfig,
-    ReasoningGymConfig,
-    TaskConfig,
-    TextTaskConfig,
-)
 from rl.errors import UsageError
-from rl.tasks.addition import Addition
-from rl.tasks.countdown import Countdown
-from rl.tasks.countdown_text import CountdownText
+from rl.tasks.config import TaskConfig, TextTaskConfig
 from rl.tasks.protocol import Task, TeachingTask, Verifier
 
 INSTALL = "pip install 'weightopt[tasks]'"
+
+BuiltT = TypeVar("BuiltT")
 
 
 def build_task(config: TaskConfig) -> Task[Any]:
@@ -34,67 +20,12 @@ def build_task(config: TaskConfig) -> Task[Any]:
     UsageError
         If it needs data or a library that is not there.
     """
-    match config:
-        case AdditionConfig() | CountdownConfig() | CountdownTextConfig():
-            return _build_own(config)
-        case MathConfig():
-            from rl.tasks.math_file import load_problems
-
-            return load_problems(config)
-        case ReasoningGymConfig():
-            from rl.tasks.puzzles import load_puzzles
-
-            return _needing_extra(lambda: load_puzzles(config), config)
-        case ImportedConfig():
-            from rl.tasks.imported import load_task
-
-            return load_task(config)
-
-
-def judges_in_this_process(config: TaskConfig) -> bool:
-    """Whether the verifier is ours and proven to be bounded; any other runs in `rl.verification.pool.VerifierPool`."""
-    return isinstance(config, AdditionConfig | CountdownConfig | CountdownTextConfig)
+    return _needing_extra(config.build, config)
 
 
 def build_verifier(config: TaskConfig) -> Verifier[Any]:
     """What judges the responses to the task's prompts; raises like `build_task`."""
-    match config:
-        case AdditionConfig() | CountdownConfig() | CountdownTextConfig():
-            return _build_own(config)
-        case MathConfig():
-            from rl.tasks.math_verifier import MathVerifier
-
-            return _needing_extra(lambda: MathVerifier(config.answer), config)
-        case ReasoningGymConfig():
-            from rl.tasks.puzzles import PuzzleVerifier
-
-            return _needing_extra(lambda: PuzzleVerifier(config), config)
-        case ImportedConfig():
-            from rl.tasks.imported import load_task
-
-            return load_task(config)
-
-
-def data_files(config: TaskConfig) -> dict[str, Path]:
-    """The files that the problems of a task are read from, by the key that names them."""
-    if not isinstance(config, MathConfig):
-        return {}
-    from rl.tasks import math_file
-
-    return math_file.data_files(config)
-
-
-def libraries(config: TaskConfig) -> tuple[str, ...]:
-    """Packages, by their names on PyPI, on whose version problems and verdicts of a task depend."""
-    match config:
-        case MathConfig():
-            from rl.tasks import math_file
-
-            return ("math-verify", "latex2sympy2_extended", "sympy", *math_file.readers(config))
-        case ReasoningGymConfig():
-            return ("reasoning-gym", "sympy")
-        case _:
-            return ()
+    return _needing_extra(config.verifier, config)
 
 
 def wants_chat(config: TaskConfig) -> bool:
@@ -116,32 +47,7 @@ def build_teaching_task(config: TaskConfig) -> TeachingTask[Any]:
     return task
 
 
-def _build_own(config: AdditionConfig | CountdownConfig | CountdownTextConfig) -> Addition | Countdown | CountdownText:
-    match config:
-        case AdditionConfig():
-            return Addition(digits=config.digits)
-        case CountdownConfig():
-            return Countdown(
-                numbers=config.numbers,
-                largest_number=config.largest_number,
-                largest_target=config.largest_target,
-                operators={**config.operators},
-                habits={**config.habits},
-            )
-        case CountdownTextConfig():
-            return CountdownText(
-                problems=Countdown(
-                    numbers=config.numbers,
-                    largest_number=config.largest_number,
-                    largest_target=config.largest_target,
-                    operators={**config.operators},
-                ),
-                examples=config.examples,
-                chat=config.chat,
-            )
-
-
-def _needing_extra(build: Callable[[], Any], config: TaskConfig) -> Any:
+def _needing_extra(build: Callable[[], BuiltT], config: TaskConfig) -> BuiltT:
     try:
         return build()
     except ModuleNotFoundError as error:

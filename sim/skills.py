@@ -56,7 +56,7 @@ def features(
     return phi
 
 
-class Shared:
+class Skills:
     """Prompts that share skills.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Populations of prompts: where their success probabilities start.
+"""Where the success probabilities of a population of prompts start.
 
 constant:R          every prompt at R
 uniform:LOW,HIGH    uniform
@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import math
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ SMALLEST = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Population:
+class Start:
     """A distribution of success probabilities over prompts.
 
     Parameters
@@ -34,14 +35,17 @@ class Population:
         What configurations call it.
     draw : callable
         From a count n and a generator to success probabilities in (0, 1), shape (n,).
+    checksum : str
+        Of the numbers read from a file; empty where there is none.
     """
 
     name: str
     draw: Callable[[int, np.random.Generator], NDArray[np.float64]]
+    checksum: str = ""
 
 
-def parse(text: str) -> Population:
-    """The population of that name.
+def parse(text: str) -> Start:
+    """The start of that name.
 
     Raises
     ------
@@ -58,16 +62,16 @@ def parse(text: str) -> Population:
     match kind, numbers:
         case "constant", [rho]:
             _within(text, rho, rho)
-            return Population(text, lambda count, _: np.full(count, rho))
+            return Start(text, lambda count, _: np.full(count, rho))
         case "uniform", [low, high]:
             _within(text, low, high)
-            return Population(text, lambda count, rng: rng.uniform(low, high, count))
+            return Start(text, lambda count, rng: rng.uniform(low, high, count))
         case "beta", [a, b, *rest] if len(rest) <= 1:
             low = rest[0] if rest else DEFAULT_LOW
             _within(text, low, 1 - low)
             if not (0.01 <= a <= 1e4 and 0.01 <= b <= 1e4):
                 raise UsageError(f"population {text!r}: A and B must be from 0.01 to 10000")
-            return Population(text, lambda count, rng: np.clip(rng.beta(a, b, count), low, 1 - low))
+            return Start(text, lambda count, rng: np.clip(rng.beta(a, b, count), low, 1 - low))
         case _:
             raise UsageError(f"population {text!r} is none of {CHOICES}")
 
@@ -80,7 +84,7 @@ def _within(text: str, low: float, high: float) -> None:
         )
 
 
-def _measured(text: str, path: Path) -> Population:
+def _measured(text: str, path: Path) -> Start:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rho = np.array([float(row["rho"]) for row in csv.DictReader(file)])
@@ -90,4 +94,5 @@ def _measured(text: str, path: Path) -> Population:
         raise UsageError(f"population {text!r} needs a CSV file with a column rho of numbers") from None
     if rho.size == 0 or not all(math.isfinite(r) and SMALLEST <= r <= 1 - SMALLEST for r in rho.tolist()):
         raise UsageError(f"population {text!r}: column rho must hold numbers from {SMALLEST:g} to 1-{SMALLEST:g}")
-    return Population(text, lambda count, rng: rho.copy() if count == rho.size else rng.choice(rho, count))
+    digest = "sha256:" + sha256(rho.tobytes()).hexdigest()
+    return Start(text, lambda count, rng: rho.copy() if count == rho.size else rng.choice(rho, count), digest)

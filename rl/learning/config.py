@@ -1,0 +1,79 @@
+"""Sections of a configuration for the optimizer and the penalty."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from weightopt.settings import File, Integer, Number, Section
+
+
+class OptimizerConfig(Section):
+    """``[optimizer]``: AdamW, and how many updates a step makes.
+
+    From the second update of a step on the gradient of a token is multiplied by the ratio of its probability to that
+    before the first one. The horizon of the cosine is a step of its own and not the end of the run, so a run that is
+    prolonged keeps its past.
+    """
+
+    learning_rate: Annotated[Number, Field(gt=0, lt=1)] = 5e-4
+    """Learning rate."""
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Decay of AdamW's two means."""
+    epsilon: Annotated[Number, Field(gt=0, lt=1)] = 1e-8
+    """AdamW's ε."""
+    weight_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: Annotated[Number, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Norm that the gradient is clipped to; by default it is not."""
+    tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=2**30)] = 8192
+    """Tokens in a forward pass: bounds its memory and changes no result beyond rounding."""
+    warmup_steps: Annotated[Integer, Field(ge=0)] = 0
+    """Steps over which the learning rate rises in equal parts."""
+    cosine_until: Annotated[Integer, Field(ge=1)] | None = None
+    """Step at which the learning rate has fallen to final_share of itself along half a cosine; by default it stays."""
+    final_share: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    """Share of the learning rate that is left after that step."""
+    mini_batches: Annotated[Integer, Field(ge=1, le=65536)] = 1
+    """Updates that the groups of a step are shared out among."""
+    epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    """Times that all groups of a step are gone through."""
+    clip_low: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """PPO's lower bound on the ratio is 1 - clip_low."""
+    clip_high: Annotated[Number, Field(gt=0, le=1e6)] | None = None
+    """PPO's upper bound on the ratio is 1 + clip_high."""
+
+    @property
+    def updates(self) -> int:
+        """Updates in a step."""
+        return self.mini_batches * self.epochs
+
+    @model_validator(mode="after")
+    def _warm_before_cool(self) -> "OptimizerConfig":
+        if self.cosine_until is not None and self.cosine_until <= self.warmup_steps:
+            raise ValueError("cosine_until must be greater than warmup_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _ratios_to_clip(self) -> "OptimizerConfig":
+        if self.updates == 1 and (self.clip_low is not None or self.clip_high is not None):
+            raise ValueError(
+                "clip_low and clip_high go with mini_batches or epochs above 1: with one update a step all ratios are 1"
+            )
+        return self
+
+
+class KlConfig(Section):
+    """``[kl]``: a penalty on the divergence from a reference, coefficient times KL(policy ‖ reference)."""
+
+    coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
+    """Coefficient of the penalty; 0 for none."""
+    reference: File | None = None
+    """Folder or hub name of a model; by default the start model."""
+    estimator: Literal["score", "k3"] = "score"
+    """The gradient of the divergence of whole responses, or k3, that of other trainers; see `rl.learning.kl`."""
+
+    @model_validator(mode="after")
+    def _keys_of_a_penalty(self) -> "KlConfig":
+        if not self.coefficient and (self.reference is not None or self.estimator != "score"):
+            raise ValueError("reference and estimator go with a coefficient above 0")
+        return self

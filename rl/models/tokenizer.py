@@ -1,0 +1,42 @@
+"""What is asked of a model's tokenizer, also before the model is read: prompts as tokens, and what it can write."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from rl.errors import UsageError
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer of a model from a local folder.
+
+    Raises
+    ------
+    UsageError
+        If there is none, it cannot be read, or it has no end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
+        reason = " ".join(str(error).split())
+        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
+    if tokenizer.eos_token is None:
+        raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
+    return tokenizer
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+    """Token ids of a prompt: with the token that the tokenizer begins a text with, unless the text names it."""
+    first = tokenizer.encode("")[:1]
+    begin = tuple(first) if first == [tokenizer.bos_token_id] else ()
+    tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+    return tokens if tokens[: len(begin)] == begin else (*begin, *tokens)
+
+
+def can_write(tokenizer: PreTrainedTokenizerFast, text: str) -> bool:
+    """Whether the tokenizer gives back ``text`` unchanged."""
+    try:
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.decode(tokens, skip_special_tokens=False) == text
+    except Exception:  # tokenizers raises the base class for a character it has no token for
+        return False

@@ -1,0 +1,350 @@
+"""A look before a run: what it will ask, what it will take, and what its verifier thinks; nothing is written.
+
+Everything that a run refuses at the door is refused here. Memory is counted: weights, gradients and optimizer from the
+model, what a backward pass keeps from one that is made. Time is measured on a piece of the first step that grows until
+its next size would take longer than `SECONDS`, for sampling, judging and learning each, and is multiplied up. Without a
+start model the weights are random, so lengths and success are not those of the run.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.config import Config
+from rl.errors import UsageError
+from rl.learning.loss import Row, micro_batches, rows_of
+from rl.learning.reference import open_reference
+from rl.learning.update import new_optimizer
+from rl.models.policy import Policy, choose_device, free_memory, new_policy, save_policy
+from rl.models.start import parameters_in, start_folder
+from rl.run.checkpoint import open_policy
+from rl.run.display.lines import duration, entry, quoted, sum_of
+from rl.run.folder import check_folder
+from rl.run.prepare import prepare
+from rl.samplers.rollout import Batch, Completion
+from rl.samplers.torch_sampler import TorchSampler
+from rl.seeds import derive_seed
+from rl.step.success import judge
+from rl.tasks.protocol import Prompt, Verifier
+from rl.tasks.registry import build_teaching_task
+from rl.tasks.split import training_prompts
+from rl.verification.pool import VerifierPool, open_verifier
+
+# Seconds that each stage may take, and how a size grows; what is sampled, and what goes forward and back at first.
+SECONDS, GROWTH, GROUPS, RESPONSES, FIRST_TOKENS, SHOWN_PROMPTS = 6.0, 4, 4, 16, 64, 3
+
+# Logits in memory: they, their log-softmax, and the gradients of both; once where the gradient is written over them.
+COPIES_OF_LOGITS = 4
+FLOAT32 = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a run would be.
+
+    Attributes
+    ----------
+    model, device, parameters, trained
+        What it starts from, where that is, how many parameters it has, and how many of them are trained.
+    memory
+        Bytes by what takes them; libraries, and keys and values while sampling, are not counted.
+    seconds
+        Of a step by stage.
+    evaluation
+        Seconds of an evaluation.
+    probe
+        What was measured: ``responses`` to the first prompts, of at most ``new_tokens``; the shares of them that are
+        ``correct`` and that ``finished``; ``learnt`` tokens, of those ``in_a_step`` that go forward and back; and the
+        ``seconds`` that it took.
+    prompts, responses
+        The first prompts of step 1, and a response to each.
+    verdict
+        On the answer that was given; None if none was.
+    """
+
+    model: str
+    device: str
+    parameters: int
+    trained: int
+    memory: Mapping[str, int]
+    seconds: Mapping[str, float]
+    evaluation: float
+    probe: Mapping[str, int | float]
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    verdict: str | None
+
+
+def dry_run(config: Config, answer: str | None = None, *, output: Path | None = None, resume: bool = False) -> DryRun:
+    """Prepare a run as `rl.train.train` does, and measure a small piece of its first step.
+
+    Parameters
+    ----------
+    answer
+        A response to judge as one to the first prompt.
+    output, resume
+        The folder that the run would have: whether it could be written, or could be resumed, is checked.
+
+    Raises
+    ------
+    UsageError, weightopt.table.TableError
+        If the run could not start, or if the model does not fit into the memory there is.
+    """
+    began, rollout, evaluation = time.perf_counter(), config.rollout, config.evaluation
+    ready = prepare(config)
+    with open_verifier(config) as verifier, _start(config) as start:
+        if output is not None:
+            check_folder(output, config, ready, resume=resume)
+        check_memory(config, start)
+        policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
+        count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
+        prompts = training_prompts(ready.task, count=count, seed=seed)
+        reference = open_reference(config.kl, config.lora, policy, start)
+        sampler = TorchSampler(policy, stop=rollout.stop)
+        batch, sampling, sampled = probe_sampling(sampler, prompts, config)
+        correct, verifying = probe_judging(batch, verifier)
+        verdict = None if answer is None else _verdict(prompts[0], answer, verifier)
+        learning, memory, learnt = probe_learning(policy, batch, config)
+        updating = probe_updating(policy, sampler, config)
+    parameters, trained = policy.model.num_parameters(), sum(map(torch.numel, policy.trained().values()))
+    apart = [] if reference is None or reference.policy is policy else reference.policy.model.parameters()
+    responses = rollout.prompts_per_step * rollout.group_size
+    stages = {"sampling": sampling * responses, "verifying": verifying * responses}
+    return DryRun(
+        model="a new one" if config.start_model is None else str(config.start_model),
+        device=str(policy.device),
+        parameters=parameters,
+        trained=trained,
+        memory={
+            "weights": sum(each.nbytes for each in policy.model.parameters()),
+            "gradients": trained * FLOAT32,
+            "AdamW": 2 * trained * FLOAT32,
+            "the sampler's copy": (parameters - trained if policy.adapter else parameters) * FLOAT32,  # merged
+            "the reference": sum(each.nbytes for each in apart),
+            **memory,
+        },
+        seconds=stages | {"learning": learning, "update and hand-over": updating},
+        evaluation=(sampling + verifying) * evaluation.prompts * (evaluation.samples + evaluation.greedy),
+        probe=sampled | learnt | {"correct": correct, "seconds": time.perf_counter() - began},
+        prompts=tuple(prompt.text for prompt in prompts[:SHOWN_PROMPTS]),
+        responses=tuple(group.completions[0].text for group in batch.groups[:SHOWN_PROMPTS]),
+        verdict=verdict,
+    )
+
+
+@contextmanager
+def _start(config: Config) -> Iterator[Path]:
+    """The folder of the model at step 0, as far as it is there: a new one has not had its supervised phase."""
+    if config.start_model is not None:
+        yield start_folder(config.start_model)
+        return
+    alphabet = build_teaching_task(config.task).alphabet
+    with tempfile.TemporaryDirectory() as folder:
+        save_policy(new_policy(config.model, alphabet, seed=derive_seed(config.seed, "model")), Path(folder))
+        yield Path(folder)
+
+
+def check_memory(config: Config, start: Path) -> None:
+    """Refuse, with a `UsageError`, a model that would take this machine down before anything could be measured."""
+    device, parameters, copies = choose_device(config.device), parameters_in(start), 5
+    what = "gradients, AdamW and the sampler's copy"
+    if config.lora.rank:
+        copies, what = 1.5 if config.policy.precision == "bf16" else 2, "the sampler's copy"
+    other = parameters if config.kl.coefficient and not config.lora.rank else 0
+    if config.kl.reference is not None:
+        other = parameters_in(start_folder(config.kl.reference, key="kl.reference"), key="kl.reference")
+    taken, free = int(parameters * copies + other) * FLOAT32, free_memory(device)
+    if free is not None and taken > free:
+        name = "the model of [model]" if config.start_model is None else f"start_model {str(config.start_model)!r}"
+        raise UsageError(
+            f"{name} does not fit: its {parameters:,} parameters take {taken / 2**30:.1f} GiB with "
+            f"{'the reference, ' if other else ''}{what}, and "
+            f"{free / 2**30:.1f} GiB are free on {device}"
+        )
+
+
+def probe_sampling(
+    sampler: TorchSampler, prompts: Sequence[Prompt[Any]], config: Config
+) -> tuple[Batch, float, dict[str, Any]]:
+    """Sample responses that grow longer, and the seconds one takes in a run, also one that was cut: up to the limit."""
+    rollout, size, limit = config.rollout, min(RESPONSES, config.rollout.group_size), config.rollout.max_new_tokens
+    options = {"group_size": size, "temperature": rollout.temperature, "seed": derive_seed(config.seed, "responses", 1)}
+
+    def sample(tokens: int) -> tuple[Batch, float]:
+        return _timed(lambda: sampler.sample(prompts, max_new_tokens=tokens, **options))
+
+    sample(1)  # the first call of anything is slow
+    tokens, (batch, seconds) = 1, sample(1)
+    each = seconds / batch.tokens
+    while tokens < limit and batch.share_finished() < 1 and GROWTH * seconds < SECONDS:
+        before, took, tokens = batch, seconds, min(GROWTH * tokens, limit)
+        batch, seconds = sample(tokens)
+        each = max(0.0, seconds - took) / max(1, batch.tokens - before.tokens)
+    cut = round(batch.responses * (1 - batch.share_finished()))
+    found = {"responses": batch.responses, "new_tokens": tokens, "finished": batch.share_finished()}
+    return batch, (seconds + cut * (limit - tokens) * each) / batch.responses, found
+
+
+def probe_judging(batch: Batch, verifier: Verifier[Any] | VerifierPool) -> tuple[float, float]:
+    """Share of the responses that are correct, and seconds to judge one; one that was cut is judged as if it ended."""
+    seconds, judged, correct = 0.0, 0, 0
+    for group in batch.groups:
+        ended = Batch(groups=(replace(group, completions=tuple(replace(c, finished=True) for c in group.completions)),))
+        judgement, took = _timed(lambda ended=ended: judge(ended, verifier))
+        finished = np.array([completion.finished for completion in group.completions])
+        seconds, judged = seconds + took, judged + len(finished)
+        correct += int((judgement.correct[0] & finished).sum())
+        if seconds > SECONDS:
+            break
+    return correct / judged, seconds / judged
+
+
+def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float, dict[str, int], dict[str, int]]:
+    """Go forward and back with some responses to the first prompts; the policy is left with a gradient.
+
+    Returns seconds of all passes of a step, if no response had advantage 0, bytes of what a micro-batch keeps and of
+    its logits, and tokens, padding included. A response that was cut is as long as it may become.
+    """
+    rollout, optimizer, vocabulary = config.rollout, config.optimizer, policy.model.config.get_text_config().vocab_size
+    cut = {each.tokens for group in batch.groups for each in group.completions if not each.finished}
+    rows = []
+    for row in rows_of(batch, np.ones((len(batch.groups), len(batch.groups[0].completions)))):
+        longer = [replace(row, response=(0,) * rollout.max_new_tokens)] * len(row.occurrences)
+        rows += longer if row.response in cut else [row]
+
+    def answers(piece: Sequence[Row]) -> int:
+        return len(piece) * max(len(row.response) for row in piece)
+
+    def computed(piece: Sequence[Row]) -> int:
+        """Tokens that go through the model, padding included; without checkpointing a prompt does once."""
+        read = len(piece) if config.policy.gradient_checkpointing else len({row.prompt for row in piece})
+        return read * max(len(row.prompt) for row in piece) + answers(piece)
+
+    pieces = list(micro_batches(rows, optimizer.tokens_per_micro_batch))
+    here = sum(map(computed, pieces))
+    in_a_step = round(here * rollout.prompts_per_step * rollout.group_size / batch.responses)
+    tried = sorted(max(pieces, key=computed), key=lambda row: row.prompt)
+    full = max(computed(tried), min(in_a_step, optimizer.tokens_per_micro_batch))  # a micro-batch of a whole step
+
+    def back(tokens: int) -> tuple[int, int, float]:
+        """Tokens that went forward and back, at most about ``tokens``; bytes kept in between; seconds."""
+        piece = [row for number, row in enumerate(tried) if computed(tried[: number + 1]) <= tokens]
+        if not piece:
+            half = max(1, tokens // 2)
+            piece = [replace(tried[0], prompt=tried[0].prompt[-half:], response=tried[0].response[:half])]
+        kept, seconds = _forward_and_back(policy, piece, rollout.temperature, vocabulary)
+        return computed(piece), kept, seconds
+
+    few, kept_by_few, _ = back(1)  # the first call of anything is slow
+    size, (tokens, kept, seconds) = FIRST_TOKENS, back(FIRST_TOKENS)
+    while size < computed(tried) and GROWTH * seconds < SECONDS:
+        size *= GROWTH
+        tokens, kept, seconds = back(size)
+    # Where there are several updates, what comes after the first is told once more before it.
+    told_before = 1.0 if optimizer.epochs > 1 else 1 - 1 / optimizer.mini_batches
+    passes = optimizer.epochs + (told_before + (config.kl.coefficient > 0)) / 3  # a forward pass is a third of both
+    # What is kept whatever the size, such as weights in another precision, is kept once.
+    kept_by_each = max(0.0, (kept - kept_by_few) / (tokens - few)) if tokens > few else kept / tokens
+    logits, layer = round(full * sum(map(answers, pieces)) / here) * vocabulary, policy.output_layer
+    if layer.separable:
+        logits = min(logits, max(policy.logits_at_once, vocabulary))
+    apart = layer.separable and not layer.transforms and policy.device.type == "cpu"
+    activations = int(kept + kept_by_each * max(0, full - tokens))
+    memory = {"activations": activations, "logits": (1 if apart else COPIES_OF_LOGITS) * FLOAT32 * logits}
+    return passes * in_a_step * seconds / tokens, memory, {"learnt": tokens, "in_a_step": in_a_step}
+
+
+def _forward_and_back(policy: Policy, rows: Sequence[Row], temperature: float, vocabulary: int) -> tuple[int, float]:
+    """Bytes kept for the backward pass, without logits, and seconds of both passes."""
+    kept = 0
+    known = {parameter.untyped_storage().data_ptr() for parameter in policy.model.parameters()}
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in known and value.shape[-1:] != (vocabulary,):
+            known.add(storage.data_ptr())
+            kept += storage.nbytes()
+        return value
+
+    def there_and_back() -> None:
+        prompts = list(dict.fromkeys(row.prompt for row in rows))
+        owner, responses = [prompts.index(row.prompt) for row in rows], [row.response for row in rows]
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+            log_probs = policy.token_log_probs(prompts, owner, responses, temperature=temperature)
+        log_probs.sum().backward()
+
+    seconds = _timed(there_and_back)[1]
+    return kept, seconds
+
+
+def probe_updating(policy: Policy, sampler: TorchSampler, config: Config) -> float:
+    """Seconds of the updates of a step and of the hand-over to the torch sampler; nothing changes at a rate of 0."""
+    optimizer = new_optimizer(policy, config.optimizer.model_copy(update={"learning_rate": 0.0}))
+    optimizer.step()  # the first call makes the optimizer's memory
+    hand_over = _timed(lambda: sampler.publish(policy.published_weights()))[1]
+    return config.optimizer.updates * _timed(optimizer.step)[1] + hand_over
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - began
+
+
+def _verdict(prompt: Prompt[Any], answer: str, verifier: Verifier[Any] | VerifierPool) -> str:
+    completion = Completion(tokens=(0,), log_probs=(0.0,), text=answer, finished=True)
+    judgement = judge(Batch.of([prompt], [(0,)], [completion]), verifier)
+    if judgement.parsable.all():
+        return "right" if judgement.correct.all() else "wrong"
+    if judgement.timed_out:
+        return "wrong: the verifier ran out of time on it"
+    failed = f"the verifier failed on it ({judgement.reason})" if judgement.failed else "no answer can be read in it"
+    return f"wrong: {failed}"
+
+
+def report(found: DryRun, config: Config, answer: str | None = None) -> list[str]:
+    """The lines to show of a dry run."""
+    steps, probe = config.training.steps, found.probe
+    evaluations, step = 1 + -(-steps // config.training.evaluate_every), sum(found.seconds.values())
+    trained = "all trained" if found.trained == found.parameters else f"{found.trained:,} trained"
+    model = f"{found.parameters:,} parameters, {trained} in {config.policy.precision} on {found.device}"
+    run = duration(steps * step + evaluations * found.evaluation)
+    notes = [
+        f"Measured in {duration(probe['seconds'])} on {probe['responses']} responses of up to {probe['new_tokens']:,} "
+        f"tokens, and on {probe['learnt']:,} of {probe['in_a_step']:,} tokens forward and back; the rest is in "
+        "proportion. Learning counts all responses, also those with advantage 0; one that was cut counts up to the "
+        "limit. Libraries, and keys and values while sampling, take memory on top."
+    ]
+    if config.rollout.dynamic_sampling:
+        notes.append(f"Dynamic sampling may draw {config.rollout.over_generation_limit} times as many groups.")
+    if config.sampler.backend == "vllm":
+        notes.append("Sampling is that of the torch sampler: vLLM is faster, and takes memory of its own.")
+    if config.start_model is None:
+        notes.append("These are random weights, before the supervised phase: success and lengths will be others.")
+    lines = [
+        *entry("model", f"{found.model}: {model}"),
+        *sum_of("memory", found.memory, *((2**30, "GiB") if sum(found.memory.values()) >= 2**29 else (2**20, "MiB"))),
+        *sum_of("step", found.seconds, *((1, "s") if step >= 1 else (1e-3, "ms"))),
+        *entry(
+            "run", f"{run}: {steps:,} steps of training, {evaluations:,} evaluations of {duration(found.evaluation)}"
+        ),
+        *entry("estimate", *notes),
+        *entry(
+            "seen", f"{probe['correct']:.1%} of the responses are correct, {probe['finished']:.1%} ended themselves"
+        ),
+    ]
+    for number, (prompt, response) in enumerate(zip(found.prompts, found.responses, strict=True), start=1):
+        lines += [*quoted(f"prompt {number}", prompt), *quoted("response", response)]
+    if answer is not None:
+        lines += [*quoted("answer", answer), *entry("", f"to prompt 1 is {found.verdict}")]
+    return lines

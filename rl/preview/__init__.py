@@ -1,1 +1,0 @@
-"""A look before a run: what it will ask, and what it will take."""

@@ -1,0 +1,362 @@
+"""A run: its folder, what it keeps there and shows while it goes, and how it ends, well or badly."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+
+from rl.config import Config
+from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.learning.reference import open_reference
+from rl.learning.update import new_optimizer
+from rl.models.start import start_folder
+from rl.processes.ranks import Ranks, open_ranks
+from rl.processes.sharded import shard, whole
+from rl.records.layout import BEST, CHECKPOINTS, MODEL, START, latest_checkpoint, safe
+from rl.records.metrics import METRICS_FILE, EvaluationRecord, TimingRecord, read_metrics
+from rl.run.checkpoint import (
+    RunState,
+    check_files,
+    kept_steps,
+    load_optimizer_state,
+    open_policy,
+    prune,
+    read_state,
+    save_checkpoint,
+    save_model,
+    save_whole,
+)
+from rl.run.config import TrackingConfig
+from rl.run.display.progress import Progress
+from rl.run.folder import began, run_folder
+from rl.run.prepare import Prepared, prepare
+from rl.run.records import Records
+from rl.run.rollouts import rollouts, written
+from rl.run.signals import interruption
+from rl.run.trackers import Trackers
+from rl.samplers.registry import open_sampler
+from rl.seeds import derive_seed
+from rl.step.evaluate import evaluate
+from rl.step.step import Loop, Step
+from rl.supervised import make_start_model
+from rl.tasks.protocol import Verifier
+from rl.verification.pool import VerifierPool, open_verifier
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    step
+        Steps made.
+    finished
+        Whether that is all of them; if not, the run was interrupted, has saved a checkpoint if it has made a step, and
+        can be resumed.
+    evaluation
+        The last measurement on held-out prompts.
+    """
+
+    step: int
+    finished: bool
+    evaluation: EvaluationRecord
+
+
+class Run:
+    """An open run; see `open_run`. Of several processes all must make the same calls.
+
+    Attributes
+    ----------
+    state
+        Where it is.
+    """
+
+    state: RunState
+
+    def __init__(
+        self,
+        config: Config,
+        output: Path,
+        ready: Prepared,
+        *,
+        ranks: Ranks,
+        verifier: Verifier[Any] | VerifierPool,
+        progress: Progress,
+        go_on: Callable[[], None],
+        stack: ExitStack,
+    ) -> None:
+        self.state = RunState()
+        self._config = config
+        self._output = output
+        self._ready = ready
+        self._ranks = ranks
+        self._verifier = verifier
+        self._progress = progress
+        self._go_on = go_on
+        self._stack = stack
+        self._records = Records(output, every=config.training.evaluate_every)
+        self._loop: Loop | None = None
+        self._seconds: dict[str, float] = {}  # of the last step, until they are written down
+        self._in_step = False
+        self._interrupted: Callable[[], bool] | None = None
+
+    @property
+    def next_step(self) -> int:
+        """Number of the step to be made."""
+        return self.state.step + 1
+
+    @property
+    def going(self) -> bool:
+        """Whether there is a step to be made: not at the end, and not after Ctrl-C."""
+        if self._interrupted is None:
+            # From now on there are steps to be saved; before, a signal acts as usual.
+            self._interrupted = self._stack.enter_context(interruption())
+        self._in_step = not self._ended and not self._ranks.any(self._interrupted())
+        return self._in_step
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the model is to be measured as it is now."""
+        return (self._regular or self._ended) and self.state.evaluated != self.state.step
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is to be saved now."""
+        return self._ended or self.state.step % self._config.training.checkpoint_every == 0
+
+    @property
+    def _ended(self) -> bool:
+        return self.state.step == self._config.training.steps
+
+    @property
+    def _regular(self) -> bool:
+        """Whether the model is measured now, wherever the run ends."""
+        return self.state.step % self._config.training.evaluate_every == 0
+
+    def restore(self) -> Loop:
+        """What the run begins or goes on with: the start model, which is made if need be, or the last checkpoint."""
+        config, output, ranks = self._config, self._output, self._ranks
+        if config.start_model is None and ranks.leading and not (output / START).exists():
+            make_start_model(config, output / START, report=self._progress.supervised)
+        ranks.wait()
+        start = output / START if config.start_model is None else start_folder(config.start_model)
+        checkpoint, known = latest_checkpoint(output / CHECKPOINTS), {}
+        if checkpoint:
+            self.state, known = read_state(checkpoint)
+        if ranks.leading:
+            for folder in [checkpoint] * bool(checkpoint) + [start] * (config.start_model is None):
+                check_files(folder)
+        self._records.check(known, step=self.state.step, ended=self._ended)
+        policy = open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
+        policy = shard(policy, ranks)
+        optimizer = new_optimizer(policy, config.optimizer)
+        if checkpoint:
+            load_optimizer_state(checkpoint, policy, optimizer)
+        held_out = self._ready.held_out
+        self._loop = Loop(
+            config=config,
+            task=self._ready.task,
+            held_out=held_out,
+            verifier=self._verifier,
+            tables=self._ready.tables,
+            policy=policy,
+            optimizer=optimizer,
+            reference=open_reference(config.kl, config.lora, policy, start),
+            sampler=self._stack.enter_context(
+                open_sampler(config, policy, policy.published_weights(), probe=held_out, ranks=ranks)
+            ),
+            ranks=ranks,
+        )
+        # All that the run goes on from has been read, by all: from here on its files change.
+        ranks.wait()
+        if ranks.leading:
+            self._go_on()
+            self._records.cut()
+            self._tidy()
+        self._progress.catch_up(output)
+        for note in self._ready.notes:
+            self._progress.warn(note)
+        shown = config.tracking if ranks.leading else TrackingConfig()
+        self._trackers = self._stack.enter_context(
+            Trackers(shown, output, tell=self._progress.tell, warn=self._progress.warn)
+        )
+        self._trackers.catch_up(output)
+        return self._loop
+
+    def record(self, step: Step) -> None:
+        """Write down a step that has been made."""
+        spent = step.spent(self.state.spent)
+        record = step.record(spent)
+        share, seed = self._config.training.rollout_share, self._config.seed
+        with self._storing(step.number):
+            if self._ranks.leading:
+                lines = rollouts(step.collected, step.advantages, step=step.number, share=share, seed=seed)
+                self._records.add_rollouts(lines)
+                self._records.add(record)
+            self._trackers.log(record)
+            self._progress.stepped(record)
+            self.state, self._in_step = replace(self.state, step=step.number, spent=spent), False
+            self._seconds = dict(step.seconds)
+            if not self.evaluation_due:
+                self._record_seconds()
+
+    def measure(self, loop: Loop) -> None:
+        """Measure the model on the held-out prompts, and keep it if it is the best so far."""
+        began, state = perf_counter(), self.state
+        record = evaluate(
+            loop.sampler,
+            loop.verifier,
+            loop.held_out,
+            self._config.evaluation,
+            max_new_tokens=self._config.rollout.max_new_tokens,
+            step=state.step,
+            spent=state.spent,
+            seed=derive_seed(self._config.seed, "evaluation", state.step),
+            ranks=loop.ranks,
+        )
+        with self._storing(state.step):
+            if loop.ranks.leading:
+                self._records.add(record)
+            self._trackers.log(record)
+            self._progress.evaluated(record)
+            best = self._regular and (state.best_success is None or record.success > state.best_success)
+            if best and self._config.evaluation.keep_best:
+                save_model(self._output / BEST, loop.policy, step=state.step)  # the one before goes with `_tidy`
+            state = replace(state, evaluated=state.step)
+            self.state = replace(state, best_step=state.step, best_success=record.success) if best else state
+            if state.step:
+                self._record_seconds(evaluating=perf_counter() - began)
+
+    def checkpoint(self, loop: Loop) -> None:
+        """Save a checkpoint, then remove what it makes superfluous."""
+        with self._storing(self.state.step):
+            folder = self._output / CHECKPOINTS
+            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums())
+            if loop.ranks.leading:
+                self._tidy()
+
+    def finish(self, loop: Loop) -> Outcome:
+        """Save the model of the end, or the checkpoint of an interruption."""
+        model = self._output / MODEL
+        with self._storing(self.state.step):
+            if self._ended and loop.ranks.any(not model.exists()) and (plain := whole(loop.policy)) is not None:
+                save_whole(plain, model)
+        if not self._ended and self.state.step:
+            self.checkpoint(loop)
+        loop.ranks.wait()
+        evaluations = read_metrics(self._output / METRICS_FILE).evaluations
+        return Outcome(step=self.state.step, finished=self._ended, evaluation=evaluations[-1])
+
+    def _record_seconds(self, **more: float) -> None:
+        timing = TimingRecord.from_seconds(self.state.step, {**self._seconds, **more})
+        if self._ranks.leading:
+            self._records.add(timing)
+        self._trackers.log(timing)
+        self._progress.timed(timing)
+        self._seconds = {}
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints and best models that are not to be kept beside the last checkpoint."""
+        training, folder = self._config.training, self._output / CHECKPOINTS
+        kept = kept_steps(
+            folder, count=training.keep_checkpoints, every=training.checkpoint_every, last=self.state.step
+        )
+        prune(folder, kept.__contains__)
+        prune(self._output / BEST, lambda step: step == self.state.best_step)
+
+    @contextmanager
+    def _storing(self, step: int) -> Iterator[None]:
+        """Say what could not be written, and that nothing is lost but what came after the last checkpoint."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise StorageError(
+                f"step {step} could not be written ({reason}); {safe(self._output)}: make room and go on with --resume"
+            ) from error
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Name the step in which a ``with`` block fails, and save what has been made before it.
+
+        A step that fails before its first update leaves weights to go on from: they are saved as after Ctrl-C. Where
+        several processes train nothing is saved, since the others are in the middle of something.
+        """
+        try:
+            yield
+        except (DivergenceError, SyncError) as error:
+            step = self.state.step + self._in_step
+            where = ""
+            if isinstance(error, DivergenceError) and error.responses and self._ranks.leading:
+                where = written(error.responses, self._output, step=step)
+            raise type(error)(f"step {step}: {error}{where}; {safe(self._output)}") from error
+        except UsageError as error:
+            if not self._rescue():
+                raise
+            made = self.state.step
+            raise UsageError(
+                f"step {made + self._in_step}: {error}; step {made} is saved: mend that and go on with --resume"
+            ) from error
+        except (StorageError, LostRankError, OtherRankError):
+            raise
+        except Exception:
+            self._rescue()
+            raise
+
+    def _rescue(self) -> bool:
+        """Save a checkpoint after a failure, if the weights are those of the last step; whether there is one."""
+        if not self.state.step or self._loop is None or self._ranks.size > 1:
+            return False
+        made = {int(each["step"]) for each in self._loop.optimizer.state.values()}
+        if made != {self.state.spent.updates}:
+            return False
+        with suppress(StorageError):
+            if self._seconds:
+                self._record_seconds()
+            self.checkpoint(self._loop)
+            return True
+        return False
+
+
+@contextmanager
+def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool = False) -> Iterator[Run]:
+    """Open a run for the length of a ``with`` block: its folder with a lock, verifier, display, signals, processes.
+
+    Raises
+    ------
+    UsageError, weightopt.table.TableError
+        If the run cannot start as asked; nothing has been written or changed.
+    """
+    ready = prepare(config, date=began(output) if resume else None)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(open_ranks(config.device))
+        if ready.date != (now := ranks.gather(ready.date)[0]):
+            ready = prepare(config, date=now)  # all processes tell a chat template the same
+        verifier = stack.enter_context(open_verifier(config))
+        go_on = stack.enter_context(_leading(ranks, run_folder(output, config, ready, ranks, resume=resume)))
+        shown = not quiet and ranks.leading
+        progress = stack.enter_context(Progress(quiet=not shown, name=ready.tables.name, steps=config.training.steps))
+        run = Run(
+            config,
+            output,
+            ready,
+            ranks=ranks,
+            verifier=verifier,
+            progress=progress,
+            go_on=go_on or (lambda: None),
+            stack=stack,
+        )
+        with run.explaining():
+            yield run
+
+
+def _leading(ranks: Ranks, block: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
+    """A ``with`` block that writes, and so is for the leading process alone."""
+    return block if ranks.leading else nullcontext()

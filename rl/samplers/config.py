@@ -1,0 +1,69 @@
+"""Sections of a configuration for what is sampled in a step, and by whom."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from weightopt.settings import Integer, Number, Section
+
+
+class RolloutConfig(Section):
+    """``[rollout]``: what is sampled in a step."""
+
+    prompts_per_step: Annotated[Integer, Field(ge=1, le=65536)] = 64
+    """Prompts in a step."""
+    group_size: Annotated[Integer, Field(ge=2, le=65536)] = 16
+    """Responses to a prompt M."""
+    temperature: Annotated[Number, Field(ge=0.01, le=10)] = 1.0
+    """Temperature of the sampling; accounted for in every log-probability."""
+    max_new_tokens: Annotated[Integer, Field(ge=1, le=2**20)] = 16
+    """Longest response, in tokens."""
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
+    """Strings that end a response."""
+    dynamic_sampling: bool = False
+    """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on."""
+    over_generation_limit: Annotated[Integer, Field(ge=1, le=10_000)] = 8
+    """Times prompts_per_step that dynamic sampling draws at most."""
+
+
+class SamplerConfig(Section):
+    """``[sampler]``: what generates the responses, and how it is held to the trainer."""
+
+    backend: Literal["torch", "vllm"] = "torch"
+    """The trainer's own forward pass, or an engine in the same process with weights of its own."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Of the engine; by default that of [policy]. Experimental: no run has measured a precision of its own."""
+    kv_cache_gib: Annotated[Number, Field(gt=0, le=4096)] = 1.0
+    """Of the engine: GiB for keys and values."""
+    max_sequences: Annotated[Integer, Field(ge=1, le=65536)] = 256
+    """Of the engine: responses that it works on at a time."""
+    context: Annotated[Integer, Field(ge=8, le=10_000_000)] | None = None
+    """Of the engine: longest prompt with its response, by default what the model can do."""
+    sleep: bool = False
+    """Of the engine: whether it gives its GPU memory away while the trainer learns."""
+    sync_tolerance: Annotated[Number, Field(gt=0, le=100)] | None = None
+    """Nats within which engine and trainer agree after a hand-over; by default 1e-4, or 0.5 with bfloat16."""
+    importance_sampling: bool | None = None
+    """Whether a token's gradient is multiplied by the ratio of both programs' probabilities; by default with vllm."""
+    importance_cap: Annotated[Number, Field(ge=1, le=1e6)] = 2.0
+    """Cap of that ratio."""
+
+    @property
+    def cap(self) -> float | None:
+        """Cap of the importance weights, None without importance sampling."""
+        wanted = self.backend == "vllm" if self.importance_sampling is None else self.importance_sampling
+        return self.importance_cap if wanted else None
+
+    @model_validator(mode="after")
+    def _keys_of_the_engine(self) -> "SamplerConfig":
+        ours = {"backend", "importance_sampling", "importance_cap"}
+        others = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in ours and getattr(self, name) != field.default
+        ]
+        if self.backend == "torch" and others:
+            raise ValueError(f"{others[0]} goes with backend = 'vllm'")
+        if self.cap is None and self.importance_cap != type(self).model_fields["importance_cap"].default:
+            raise ValueError("importance_cap goes with importance_sampling = true or backend = 'vllm'")
+        return self

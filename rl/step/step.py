@@ -1,0 +1,139 @@
+"""The two nouns of the loop: what a step works with, and what it has done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.config import Config
+from rl.learning.reference import Reference
+from rl.learning.update import Update
+from rl.models.policy import Policy
+from rl.processes.ranks import Ranks
+from rl.records.metrics import Spent, StepRecord
+from rl.samplers.rollout import Sampler
+from rl.step.draw_groups import Collected
+from rl.step.schedule import TableSchedule
+from rl.step.success import count_successes, histogram_by_difficulty, success_histogram
+from rl.tasks.protocol import Prompt, Task, Verifier
+from rl.verification.pool import VerifierPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What a step works with.
+
+    Attributes
+    ----------
+    config
+        The run.
+    task, held_out, verifier
+        Where prompts come from, those to measure on, and who judges the responses.
+    tables
+        The weight tables, each from a step on.
+    sampler
+        Draws the responses, with weights of its own.
+    policy, optimizer
+        What is trained.
+    reference
+        The policy the distance to which is penalised; None: there is no penalty.
+    ranks
+        The processes of the run.
+    """
+
+    config: Config
+    task: Task[Any]
+    held_out: tuple[Prompt[Any], ...]
+    verifier: Verifier[Any] | VerifierPool
+    tables: TableSchedule
+    sampler: Sampler
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    reference: Reference | None
+    ranks: Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a step has done.
+
+    Attributes
+    ----------
+    number
+        Of the step, from 1.
+    collected
+        The groups drawn, and what the verifier said of them.
+    table
+        Name of the weight table that held.
+    all_wrong_factor
+        What its advantage of all-wrong groups was multiplied by.
+    advantages
+        Of the groups trained on, shape (P, M).
+    responses
+        Of a full step: the denominator of the loss.
+    update
+        What the updates of the weights were.
+    seconds
+        Wall-clock time by stage.
+    """
+
+    number: int
+    collected: Collected
+    table: str
+    all_wrong_factor: float
+    advantages: np.ndarray
+    responses: int
+    update: Update
+    seconds: Mapping[str, float]
+
+    def spent(self, before: Spent) -> Spent:
+        """What training has drawn after this step, with what it had drawn ``before``."""
+        drawn = self.collected.drawn
+        return Spent(
+            groups=before.groups + len(drawn.groups),
+            responses=before.responses + drawn.responses,
+            tokens=before.tokens + drawn.tokens,
+            updates=before.updates + len(self.update.gradient_norms),
+        )
+
+    def record(self, spent: Spent) -> StepRecord:
+        """The step as it is written down; ``spent`` is what training has drawn up to and including it."""
+        drawn, judgement, update = self.collected.drawn, self.collected.judgement, self.update
+        seen = update.seen
+        successes, size = count_successes(judgement.correct), judgement.correct.shape[1]
+        return StepRecord(
+            step=self.number,
+            **spent.so_far(),
+            tokens=drawn.tokens,
+            groups_drawn=len(drawn.groups),
+            groups_trained=len(self.collected.kept),
+            left_out=self.collected.left_out,
+            reward=float(judgement.correct.mean()),
+            success_histogram=success_histogram(successes, size),
+            histogram_by_difficulty=histogram_by_difficulty(drawn, successes, size),
+            all_wrong=float((successes == 0).mean()),
+            all_right=float((successes == size).mean()),
+            table=self.table,
+            all_wrong_factor=self.all_wrong_factor,
+            mean_abs_advantage=float(np.abs(self.advantages).sum() / self.responses),
+            distinct_responses=update.rows,
+            learning_rate=update.learning_rate,
+            gradient_norm=update.gradient_norm,
+            clipped=update.clipped > 0,
+            clip_factor=update.clip_factor,
+            updates_clipped=update.clipped,
+            ratio_clipped=seen.clipped.share,
+            log_ratio_mean=seen.mismatch.mean,
+            log_ratio_max=seen.mismatch.max_abs,
+            sampler_kl=seen.mismatch.kl,
+            importance_truncated=seen.mismatch.share_truncated,
+            kl_per_token=seen.divergence.per_token,
+            kl_per_response=seen.divergence.per_response,
+            entropy=drawn.mean_negative_log_prob(),
+            finished=drawn.share_finished(),
+            parsable=float(judgement.parsable.mean()),
+            timed_out=judgement.timed_out,
+            failed=judgement.failed,
+        )

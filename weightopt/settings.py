@@ -1,0 +1,361 @@
+"""One reader of configurations: TOML written by hand, and ``--set`` after it, read into frozen records.
+
+A key that is not known is an error that names the nearest key there is; a value out of range names both ends of the
+range; the first mistake is one sentence. pydantic has its host here and in the sections that stand beside their users.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from textwrap import wrap
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+# Beyond these no configuration goes; the parser takes quadratic time for a long key, and recurses into nested values.
+LONGEST_FILE = 2**20
+DEEPEST = 32
+LONG_KEY = re.compile(r"""(?:\.[ \t]*+(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+){32}""")
+LONGEST_SHOWN = 200
+
+# Not Python's: a truth value is no number, and a text is none either.
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+
+
+class SettingsError(ValueError):
+    """A configuration cannot be read; the message is one sentence naming the key and its valid range."""
+
+
+class Section(BaseModel):
+    """A part of a configuration: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+Named = TypeVar("Named", str, Path)
+
+
+def of_form(pattern: str, words: str) -> AfterValidator:
+    """What refuses a text that does not match, and says in words what would."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"it must be {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+def as_list(value: Any) -> Any:
+    """One text or number where several are allowed."""
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values as they are; ValueError if two are equal."""
+    if len(set(values)) < len(values):
+        raise ValueError("it must be different values, and one stands there twice")
+    return values
+
+
+def can_be_opened(name: Named) -> Named:
+    """A file name as it is; ValueError if no file can have it."""
+    if "\0" in str(name):
+        raise ValueError("it has an embedded null byte, which no file name has")
+    return name
+
+
+File = Annotated[Path, AfterValidator(can_be_opened)]
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Annotates a section whose key ``name`` decides which other keys it has.
+
+    Parameters
+    ----------
+    sections
+        Name to the section of that name, written ``"module:class"``; imported when the name is used.
+    """
+
+    sections: Mapping[str, str]
+
+    def section(self, name: str) -> type[Section]:
+        """The section of a name that is known."""
+        module, _, attribute = self.sections[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def read(self, value: Any) -> Any:
+        """The section that a dictionary describes."""
+        if not isinstance(value, Mapping):
+            return value  # a section already, or no section at all
+        name = value.get("name")
+        if not isinstance(name, str) or name not in self.sections:
+            names = ", ".join(repr(each) for each in self.sections)
+            wrong = PydanticCustomError("name", "it must be one of {names}", {"names": names})
+            raise ValidationError.from_exception_data("name", [InitErrorDetails(type=wrong, loc=("name",), input=name)])
+        return self.section(name).model_validate(value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+
+def load(
+    model: type[SectionT],
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    changes: Mapping[str, Any] | None = None,
+    refused: Mapping[str, str] | None = None,
+) -> SectionT:
+    """Read a configuration file.
+
+    Parameters
+    ----------
+    model
+        The section that is the whole configuration.
+    path
+        TOML file, in UTF-8, of at most 1 MiB; None for the defaults.
+    overrides
+        ``"section.key=value"`` each, applied in order; the value is read as TOML, or as a string where it is not TOML.
+    changes
+        Keys of the whole configuration to replace before `overrides`.
+    refused
+        Keys that people look for and why they are not there.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
+    """
+    document = {} if path is None else _read(path)
+    document.update(changes or {})
+    for override in overrides:
+        _override(document, override)
+    return parse(model, document, refused=refused)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    name = f"config {str(path)!r}"
+    try:
+        # A pipe or a device would be waited for, or never end.
+        if path.exists() and not path.is_file():
+            raise SettingsError(f"{name} cannot be read: it is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(LONGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(f"{name} cannot be read: {getattr(error, 'strerror', error)}") from error
+    if len(data) > LONGEST_FILE:
+        raise SettingsError(f"{name} is longer than {LONGEST_FILE:,} bytes")
+    try:
+        return _toml(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise SettingsError(f"{name} is not UTF-8 text: byte {byte:#04x} stands at offset {error.start:,}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{name} is not TOML: {error}") from error
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """A TOML document; ValueError if it is none, or is nested deeper than any configuration."""
+    if LONG_KEY.search(text):
+        raise ValueError(f"a key has more than {DEEPEST} parts")
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"values are nested more than {DEEPEST} deep") from None
+    level: list[Any] = [document]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError(f"values are nested more than {DEEPEST} deep")
+    return document
+
+
+def parse(model: type[SectionT], document: Mapping[str, Any], *, refused: Mapping[str, str] | None = None) -> SectionT:
+    """Check a configuration that is already a dictionary; raises like `load`."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, model, document, refused or {})) from error
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where two dictionaries of JSON values differ: dotted key and both values (None where absent), sorted by key."""
+    left, right = dict(_leaves(first)), dict(_leaves(second))
+    keys = sorted(left.keys() | right.keys())
+    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise SettingsError(f"--set {_shown(override)} is not of the form key=value or section.key=value")
+    if key.count(".") > DEEPEST:
+        raise SettingsError(f"--set {_shown(override)} names a key of more than {DEEPEST} parts")
+    try:
+        read = _toml(f"value = {text}")
+    except ValueError:
+        read = {"value": text}
+    if read.keys() != {"value"}:
+        raise SettingsError(f"--set {_shown(override)} holds more than one value: give each a --set of its own")
+    value = read["value"]
+    *sections, last = key.split(".")
+    for section in sections:
+        document = document.setdefault(section, {})
+        if not isinstance(document, dict):
+            raise SettingsError(f"--set {_shown(override)}: {section!r} is not a section")
+    document[last] = value
+
+
+def _explain(
+    error: ValidationError, model: type[Section], document: Mapping[str, Any], refused: Mapping[str, str]
+) -> str:
+    """One sentence for the first thing that is wrong."""
+    errors = error.errors(include_url=False)
+    # A key that is missing may stand there misspelled, and then that is the mistake.
+    first = min(errors[:1] + [each for each in errors if each["type"] == "extra_forbidden"], key=_is_missing)
+    # `KEY` marks a bad key of a mapping.
+    location = [str(part) for part in first["loc"] if part != KEY]
+    key = ".".join(location)
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        *sections, last = location
+        if last in refused:
+            return f"config key {key!r} is refused: {refused[last]}"
+        known = list(_annotation(model, sections, document)[0].model_fields)
+        near = get_close_matches(last, known, n=1, cutoff=0.0)
+        hint = ".".join([*sections, *near])
+        return f"config key {key!r} is unknown; the nearest is {hint!r} (known here: {', '.join(sorted(known))})"
+    if kind == "missing":
+        return f"config key {key!r} is missing"
+    if kind in ("model_type", "model_attributes_type", "dict_type", "mapping_type"):
+        form = "a table, { key = value, … }" if location[-1].isdigit() else f"a section of keys, [{key}]"
+        return f"config key {key!r} is {_shown(first['input'])}; it must be {form}"
+    if kind == "tuple_type":
+        return f"config key {key!r} is {_shown(first['input'])}; it must be a list, in brackets: [ … ]"
+    message = first["msg"].removeprefix("Value error, ").replace("Tuple", "List")
+    if kind in BOUNDS:
+        place = [*location[:-1], KEY] if KEY in first["loc"] else location
+        message = _range(_annotation(model, place, document)[1])
+    if not location:
+        return f"config: {message}"
+    return f"config key {key!r} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    """A value as messages quote it, of one line and no longer than one reads."""
+    text = repr(dict(value) if isinstance(value, Section) else value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _is_missing(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "missing"
+
+
+# Errors of pydantic that name one end of a range, and how a bound is called here.
+BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+ENDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+# What pydantic puts behind the key of a mapping that is bad itself.
+KEY = "[key]"
+
+
+def _annotation(model: type[Section], place: Sequence[str], document: Any) -> tuple[Any, list[Any]]:
+    """The type of what stands at a place of a configuration, and what is said of it beside its type."""
+    found: Any = model
+    said: list[Any] = []
+    for part in place:
+        document = document.get(part) if isinstance(document, Mapping) else None
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            field = found.model_fields[part]
+            found, said = field.annotation, [*field.metadata]
+        elif get_origin(found) is tuple:  # an entry of a list; the types of its entries end in ... if they are one
+            types = get_args(found)
+            found, said = types[0 if types[-1] is ... else int(part)], []
+        else:
+            found, said = get_args(found)[part != KEY], []
+        while get_origin(found) in (Annotated, Union, UnionType):
+            inner = get_args(found)
+            if get_origin(found) is Annotated:
+                found = inner[0]
+                said += [more for each in inner[1:] for more in getattr(each, "metadata", [each])]
+            else:
+                kinds = [each for each in inner if each is not NoneType]
+                found = next((each for each in kinds if get_origin(each) is not Literal), kinds[0])
+        found = next((each.section(document["name"]) for each in said if isinstance(each, ByName)), found)
+    return found, said
+
+
+def _range(said: Sequence[Any]) -> str:
+    """Both ends of the range that a number must be in, in words."""
+    ends = [(word, getattr(each, name)) for name, word in ENDS.items() for each in said if hasattr(each, name)]
+    return "it must be " + " and ".join(
+        f"{word} {end:,}" if isinstance(end, int) else f"{word} {end:g}" for word, end in ends
+    )
+
+
+def as_toml(settings: Section) -> str:
+    """Settings as a TOML document that reads back to them: above each key its meaning and what it may be.
+
+    A key that has no value stands there as a comment.
+    """
+    return "\n".join(_lines(settings, ())).lstrip("\n") + "\n"
+
+
+def _lines(section: Section, place: tuple[str, ...]) -> Iterator[str]:
+    values = section.model_dump(mode="json")
+    inner = [name for name in type(section).model_fields if isinstance(getattr(section, name), Section)]
+    for name in [name for name in values if name not in inner]:
+        for line in wrap(_meaning(type(section), name), 116, break_long_words=False, break_on_hyphens=False):
+            yield f"# {line}"
+        yield f"# {name} =" if values[name] is None else f"{name} = {_as_toml(values[name])}"
+    for name in inner:
+        yield from ("", f"[{'.'.join([*place, name])}]", *_lines(getattr(section, name), (*place, name)))
+
+
+def _meaning(model: type[Section], name: str) -> str:
+    """What a key means, and what it may be."""
+    found, said = _annotation(model, [name], None)
+    text = " ".join((model.model_fields[name].description or "").split())
+    if get_origin(found) is Literal:
+        return f"{text} One of {', '.join(repr(each) for each in get_args(found))}."
+    words = _range(said).removeprefix("it must be ")
+    return f"{text} {words[:1].upper()}{words[1:]}." if words else text
+
+
+def _as_toml(value: Any) -> str:
+    """A JSON value as TOML; what is null has no place in it."""
+    if isinstance(value, Mapping):
+        pairs = [f"{_as_toml(str(key))} = {_as_toml(each)}" for key, each in value.items() if each is not None]
+        return "{ " + ", ".join(pairs) + " }" if pairs else "{}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_as_toml(each) for each in value) + "]"
+    # JSON's numbers, truth values and texts are TOML's, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
