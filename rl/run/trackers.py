@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rl.errors import UsageError
 from rl.records import metrics
 from rl.records.layout import ABOUT, TRACKING
@@ -127,8 +129,7 @@ def _open_tensorboard(folder: Path, about: Any) -> Tracker:
     def log(values: Mapping[str, Any], step: int) -> None:
         for name, value in values.items():
             if isinstance(value, tuple):
-                successes = [k for k, groups in enumerate(value) for _ in range(groups)]
-                writer.add_histogram(name, successes, step, bins=_edges(value))  # type: ignore[arg-type]
+                writer.add_histogram(name, np.repeat(np.arange(len(value)), value), step, bins=_edges(value))  # type: ignore[arg-type]
             else:
                 (writer.add_text if isinstance(value, str) else writer.add_scalar)(name, value, step)
         writer.flush()
