@@ -69,7 +69,7 @@ def test_every_end_token_that_the_model_lists_ends_a_response(tmp_path: Path, po
     """As in models that converse: the tokenizer has one end token, and the model writes another."""
     save_policy(policy, tmp_path)
     end, other = policy.end_tokens[0], policy.encode("b")[0]
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [other, end]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [other, end, 1000]}))
     several = load_policy(tmp_path)
     assert several.end_tokens == (end, other)
     assert several.end_names == ["<end>", "b"]

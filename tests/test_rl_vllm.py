@@ -162,6 +162,22 @@ def test_more_prompts_than_are_read_at_once(policy: Policy, sampler: VllmSampler
             np.testing.assert_allclose(completion.log_probs, expected, rtol=0, atol=ROUNDING)
 
 
+def test_every_end_token_that_the_model_lists_ends_a_response(policy: Policy, tmp_path: Path) -> None:
+    save_policy(policy, tmp_path)
+    end, other = policy.end_tokens[0], policy.encode("b")[0]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [other, end]}), encoding="utf-8")
+    several = load_policy(tmp_path)
+    sampler = vllm_sampler(several)
+    drawn = completions(sample(sampler, group_size=32))
+    sampler.close()
+    assert sampler.ends == ("<end>", "b")
+    assert {completion.tokens[-1] for completion in drawn} >= {end, other}
+    for completion in drawn:
+        assert not {end, other} & set(completion.tokens[:-1])
+        assert completion.finished == (completion.tokens[-1] in (end, other))
+        assert "b" not in completion.text
+
+
 def test_a_prompt_that_does_not_fit_is_refused(sampler: VllmSampler) -> None:
     with pytest.raises(UsageError, match="7 tokens and 26 new ones do not fit into the engine's context of 32"):
         sample(sampler, tokens=26)

@@ -79,7 +79,9 @@ class Policy:
         own = self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token))
         listed = getattr(self.model.generation_config, "eos_token_id", None)
         others = listed if isinstance(listed, list) else [] if listed is None else [listed]
-        return tuple(dict.fromkeys([own, *others]))  # type: ignore[list-item]
+        # A token without a logit is never written, and vLLM refuses it.
+        can_be_written = range(self.model.config.get_text_config().vocab_size)
+        return tuple(dict.fromkeys([own, *(token for token in others if token in can_be_written)]))  # type: ignore[list-item]
 
     @property
     def end_names(self) -> list[str]:

@@ -35,15 +35,12 @@ class Ranks:
         Its number, 0..size-1.
     size
         How many there are.
-    device_type
-        "cpu" or "cuda": where the sharded model is.
     group
         What they talk through; None if there is only one.
     """
 
     rank: int = 0
     size: int = 1
-    device_type: str = "cpu"
     group: Any = None
 
     @property
@@ -101,7 +98,6 @@ def open_ranks(device: str) -> Iterator[Ranks]:
         yield ALONE
         return
     import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
 
     size, local = processes(), int(os.environ["LOCAL_RANK"])
     if int(os.environ.get("LOCAL_WORLD_SIZE", size)) != size:
@@ -109,15 +105,8 @@ def open_ranks(device: str) -> Iterator[Ranks]:
             f"torchrun started {size} processes on several nodes, and this loop knows one: see 'Several GPUs' in "
             "docs/training.md for more"
         )
-    device_type = _take_device(device, local, size)
-    store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-        store=store,
-        rank=rank,
-        world_size=size,
-    )
-    yield Ranks(rank=rank, size=size, device_type=device_type, group=dist.new_group(backend="gloo", timeout=PATIENCE))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if _take_device(device, local, size) == "cuda" else "gloo")
+    yield Ranks(rank=dist.get_rank(), size=size, group=dist.new_group(backend="gloo", timeout=PATIENCE))
     # Not after a failure: others may be in the middle of something, and the end of the process tells them. And vLLM
     # has done it when its engine was closed.
     if dist.is_initialized():

@@ -12,9 +12,11 @@ there for all of it: it calls parts of the model one by one, and the model more 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -84,32 +86,29 @@ class ShardedPolicy(Policy):
     def published_weights(self) -> Mapping[str, Tensor]:
         """As `Policy.published_weights`, gathered one after the other when they are looked at; done together."""
         if self.local.adapter is not None:
-            return merged_weights(self._filled(keep=True).model)
+            return merged_weights(self._filled(self._weights(), self.device).model)
         return GatheredWeights(self.local.model.state_dict())
 
     def without_adapter(self) -> Policy:
         """A whole copy for each process; done together."""
-        plain = self._filled(keep=True)
+        plain = self._filled(self._weights(), self.device)
         return plain if plain.adapter is None else plain.without_adapter()
 
     def whole(self) -> Policy | None:
         """The policy as one process would hold it, for the leading process, on the CPU; done together."""
-        plain = self._filled(keep=self.ranks.leading, device=torch.device("cpu"))
-        return plain if self.ranks.leading else None
+        weights = self._weights(cpu_offload=True)  # none for the others
+        return self._filled(weights, torch.device("cpu")) if self.ranks.leading else None
 
-    def _filled(self, *, keep: bool, device: torch.device | None = None) -> Policy:
-        """The mould with all weights, or with none of them for a process that does not ``keep`` any."""
+    def _weights(self, *, cpu_offload: bool = False) -> dict[str, Any]:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=cpu_offload)
+        return get_model_state_dict(self.local.model, options=options)
+
+    def _filled(self, weights: dict[str, Any], device: torch.device) -> Policy:
+        """The mould with these weights."""
         plain = _copy(self.mould)
-        weights = {}
-        # One after the other: a process that keeps none never has more than one.
-        for name, weight in self.local.model.state_dict().items():
-            value = gathered(weight)
-            if keep:
-                weights[name] = value.to(device or value.device, copy=True)
-        if keep:
-            plain.model.load_state_dict(weights, assign=True)
-            plain.model.tie_weights()
-            plain.model.to(device or self.device)  # type: ignore[arg-type]  # what is no weight, and in no dictionary
+        plain.model.load_state_dict(weights, assign=True)
+        plain.model.tie_weights()
+        plain.model.to(device)  # type: ignore[arg-type]  # what is no weight, and in no dictionary
         return plain
 
 
@@ -138,7 +137,7 @@ def shard(policy: Policy, ranks: Ranks) -> Policy:
         return policy
     _ = policy.output_layer  # tries the model out when it is asked for the first time; from here on all must do that
     mould = _without_weights(policy)
-    mesh = init_device_mesh(ranks.device_type, (ranks.size,))
+    mesh = init_device_mesh(policy.device.type, (ranks.size,))
     root = Computation(policy.model)
     layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for module in (*layers, root):

@@ -1,7 +1,6 @@
-"""Trackers: TensorBoard, trackio and wandb show the records of a run.
+"""Trackers: TensorBoard, trackio and wandb mirror the records of a run, which its files keep.
 
-They mirror its files. Whatever a tracker does, training goes on: one that fails is off until the run is resumed, and
-then gets from the files what it lacks, as does one that was added later.
+One that fails stops nothing: it is off until the run is resumed, and then gets what it lacks, like one added later.
 """
 
 import io
@@ -101,7 +100,7 @@ class Trackers(AbstractContextManager["Trackers"]):
             call()
         except Exception as error:  # whatever it is, it is no reason to lose a training run
             self._open.pop(name, None)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self._warn(f"tracker {name!r} failed and is off until the run is resumed ({reason})")
         return name in self._open
 
@@ -130,8 +129,7 @@ def _open_tensorboard(folder: Path, about: Any) -> Tracker:
     def log(values: Mapping[str, Any], step: int) -> None:
         for name, value in values.items():
             if isinstance(value, tuple):
-                k = np.arange(len(value) + 1)
-                writer.add_histogram(name, np.repeat(k[:-1], value), step, bins=k - 0.5)  # type: ignore[arg-type]
+                writer.add_histogram(name, np.repeat(np.arange(len(value)), value), step, bins=_edges(value))  # type: ignore[arg-type]
             else:
                 (writer.add_text if isinstance(value, str) else writer.add_scalar)(name, value, step)
         writer.flush()
@@ -141,18 +139,21 @@ def _open_tensorboard(folder: Path, about: Any) -> Tracker:
 
 def _open_wandb(name: str, options: dict[str, Any]) -> Tracker:
     """A run of wandb, or of trackio, which speaks its interface; what they print would run across the display."""
-    with redirect_stdout(io.StringIO()):
-        package = import_module(name)
-        quiet = {"settings": package.Settings(console="off", silent=True)} if name == "wandb" else {}
-        run = package.init(**options, **quiet)
 
-    def shown(value: Any) -> Any:
-        if not isinstance(value, tuple):
-            return value
-        return package.Histogram(np_histogram=(list(value), [k - 0.5 for k in range(len(value) + 1)]))
-
-    def close() -> None:
+    def silently(call: Callable[..., Any], **settings: Any) -> Any:
         with redirect_stdout(io.StringIO()):
-            package.finish()
+            return call(**settings)
 
-    return lambda values, step: run.log({key: shown(each) for key, each in values.items()}, step=step), close
+    package = silently(import_module, name=name)
+    quiet = {"settings": package.Settings(console="off", silent=True)} if name == "wandb" else {}
+    run = silently(package.init, **options, **quiet)
+
+    def log(values: Mapping[str, Any], step: int) -> None:
+        counts = {key: (list(value), _edges(value)) for key, value in values.items() if isinstance(value, tuple)}
+        run.log({**values, **{key: package.Histogram(np_histogram=each) for key, each in counts.items()}}, step=step)
+
+    return log, partial(silently, package.finish)
+
+
+def _edges(counts: tuple[int, ...]) -> list[float]:
+    return [k - 0.5 for k in range(len(counts) + 1)]
