@@ -91,8 +91,8 @@ class Trackers(AbstractContextManager["Trackers"]):
                 replace_file(self._state, (json.dumps({"id": self._id, "sent": self._sent}) + "\n").encode())
 
     def __exit__(self, *_: object) -> None:
-        for name, (_, close) in list(self._open.items()):
-            self._guard(name, close)
+        for name, tracker in list(self._open.items()):
+            self._guard(name, tracker[1])
 
     def _guard(self, name: str, call: Callable[[], Any]) -> bool:
         """Whether a call succeeded; a tracker whose call did not is off, with one warning."""

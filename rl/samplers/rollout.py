@@ -112,14 +112,12 @@ class Sampler(Protocol):
     decoded text, wherever in a token the stop string begins or ends. Up to and including that token the tokens are the
     response: they are what the policy drew, so they are trained on and their log-probabilities are recorded. Its text
     is cut before the earliest stop string, and it counts as finished.
-
-    Attributes
-    ----------
-    ends
-        What ends a response, as a text shows it: end tokens and stop strings.
     """
 
-    ends: Sequence[str]
+    @property
+    def ends(self) -> Sequence[str]:
+        """What ends a response, as a text shows it: end tokens and stop strings."""
+        ...
 
     def publish(self, weights: "Mapping[str, Tensor]") -> None:
         """Take over the weights of the trained model, all of its state dictionary, before the next `sample`."""
