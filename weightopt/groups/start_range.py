@@ -203,7 +203,8 @@ class RangeAnswer(Answer, Advantages):
     def to_dict(self) -> dict[str, Any]:
         """The whole answer as JSON values."""
         document = super().to_dict()
-        return {**document, "worst_ratio": document.pop("time")}
+        document["worst_ratio"] = document.pop("time")
+        return document
 
 
 def solve(problem: RangeProblem, *, throw: bool = True) -> RangeAnswer:
