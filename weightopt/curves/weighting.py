@@ -167,7 +167,7 @@ def read_weighting(problem: Problem, parameters: Mapping[str, Any]) -> CurveWeig
         if not (parameters.keys() <= own.keys() and all(type(value) is float for value in parameters.values())):
             raise ValueError("must be numbers: multiplier, and low and high where a ratio sets them")
         multiplier, low, high = {**own, **parameters}.values()
-        if not (1e-100 <= multiplier <= 1e100 and 0 <= low <= high):
+        if not (1e-100 <= multiplier <= 1e100 and 0 <= low <= high and (high <= 1e100 or high == math.inf)):
             raise ValueError("must have a positive multiplier and 0 ≤ low ≤ high")
         return formula_weighting(envelope(problem), multiplier, low, high)
     lists = {key: parameters[key] for key in ("rho", "edges", "weight") if key in parameters}

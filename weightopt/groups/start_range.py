@@ -203,7 +203,8 @@ class RangeAnswer(Answer, Advantages):
     def to_dict(self) -> dict[str, Any]:
         """The whole answer as JSON values."""
         document = super().to_dict()
-        return {**document, "worst_ratio": document.pop("time")}
+        document["worst_ratio"] = document.pop("time")
+        return document
 
 
 def solve(problem: RangeProblem, *, throw: bool = True) -> RangeAnswer:
@@ -271,14 +272,15 @@ def _answered(problem: RangeProblem, table: Array, prices: Array, yardstick: tup
     found = [_bound(one, table, best * group.curve.budget, prices) for one in designs]
     (coarse_ratios, coarse_bound), (ratios, bound) = found
     worst = float(np.max(ratios))
-    error = max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1))
+    proven = bound > 0
+    error = max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1) if proven else 0.0)
     weight, correct, wrong = unpack(group, table)
     spent = evaluate(designs[0][0], table).spent
     negative = max(0.0, -float(np.min(table)) / float(np.max(table)))
     certificate = RangeCertificate(
         worst_ratio=worst,
         lower_bound=bound,
-        gap=abs(worst - bound) / bound + 2 * error + single,
+        gap=abs(worst - bound) / bound + 2 * error + single if proven else float("inf"),
         quadrature_error=error,
         worst_between=_between(problem, np.array(correct), np.array(wrong)),
         budget_error=spent / group.curve.budget - 1,
