@@ -34,8 +34,8 @@ class Config(Section):
     """A whole run.
 
     ``table`` is the file of a weight table, a curve or one for groups of ``rollout.group_size``; ``later_tables`` take
-    its place one after the other, each from a step on. ``start_model`` is a folder to start from, or ``owner/name`` of
-    a model on the Hugging Face hub where there is no such folder; without one a new model is made from ``[model]`` and
+    its place one after the other, each from a step on. ``start_model`` is a folder to start from, or
+    ``hub:owner/name[@revision]``, a model on the Hugging Face hub; without one a new model is made from ``[model]`` and
     ``[supervised]`` first. ``threads`` is the number of CPU threads: results are repeatable bit for bit only at the
     same number. ``device`` is where the model is: "auto" is the GPU if there is one.
     """

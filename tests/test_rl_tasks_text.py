@@ -428,10 +428,11 @@ def test_an_imported_task_may_be_a_list_or_teach(tmp_path: Path, monkeypatch: py
         "from rl.tasks.protocol import Prompt\n"
         "class Listed(ProblemList):\n"
         "    def verify(self, prompt, response): return response == prompt.problem\n"
-        "def listed(count):\n"
+        "def listed(count) -> Listed:\n"
         "    return Listed.divide(Prompt(id=str(n), text='?', difficulty='', problem=str(n)) for n in range(count))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "two_tasks")
     settings = config(name="import", path="two_tasks:listed", parameters={"count": 50})
     task = build_task(settings.task)
     assert isinstance(task, ListedTask)

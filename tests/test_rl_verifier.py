@@ -117,6 +117,7 @@ nothing = 3
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_task.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "own_task")
     monkeypatch.delitem(sys.modules, "own_task", raising=False)
     return tmp_path
 
@@ -249,16 +250,14 @@ def test_what_is_written_between_two_requests_costs_nothing(own: Path, monkeypat
 
 def test_a_reply_is_read_whole_or_not_at_all() -> None:
     """Every cut, every flipped bit and every addition is none, but for bits of the text."""
-    judged = Judged(
-        verdict=Verdict.FAILED, reason="Lösung \ud800".encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    )
+    judged = Judged(verdict=Verdict.FAILED, reason="Lösung")
     reply = judged.reply(7)
     assert Judged.read(reply, 7) == judged
     assert Judged.read(reply, 8) is None
     assert all(Judged.read(reply[:end], 7) is None for end in range(len(reply)))
-    assert all(
-        Judged.read(extra + reply, 7) is None and Judged.read(reply + extra, 7) is None for extra in (b"R", reply)
-    )
+    for extra in (b"R", reply):
+        assert Judged.read(extra + reply, 7) is None
+        assert Judged.read(reply + extra, 7) is None
     for place in range(13):
         for bit in range(8):
             broken = bytes(byte ^ (1 << bit if index == place else 0) for index, byte in enumerate(reply))

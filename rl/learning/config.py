@@ -58,8 +58,8 @@ class OptimizerConfig(Section):
 class KlConfig(Section):
     """``[kl]``: a penalty on the divergence from a reference, ``coefficient`` times KL(policy ‖ reference).
 
-    ``reference`` is a folder or the hub name of a model, by default the start model. ``estimator`` is "score", whose
-    gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.learning.kl`.
+    ``reference`` is a folder or ``hub:owner/name[@revision]``, by default the start model. ``estimator`` is "score",
+    whose gradient is that of the divergence of whole responses, or "k3", that of other trainers; see `rl.learning.kl`.
     """
 
     coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0

@@ -15,7 +15,7 @@ from typing import Any
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.models.start import start_folder, weights_checksum
+from rl.models.start import hub_revisions, start_folder, weights_checksum
 from rl.records.layout import ABOUT, CHECKPOINTS, FOLDERS, LOCK, MODEL
 from rl.records.metrics import RECORD_FILES
 from rl.run.config import TrackingConfig
@@ -109,6 +109,7 @@ def _describe(config: Config, tables: dict[str, Any]) -> dict[str, Any]:
         **tables,
         "start_model": None if config.start_model is None else weights_checksum(start_folder(config.start_model)),
         "kl_reference": None if config.kl.reference is None else _reference_checksum(config.kl.reference),
+        "revisions": hub_revisions(start_model=config.start_model, kl_reference=config.kl.reference),
         "data": {},
         "versions": versions(config),
     }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from rl.errors import UsageError
+from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.tasks.config import Template, TextTaskConfig
 from rl.tasks.extraction import RULES, Form
 from rl.tasks.math_verifier import Reference
@@ -30,11 +31,11 @@ Source = Annotated[str, Field(min_length=1), AfterValidator(can_be_opened)]
 class MathConfig(TextTaskConfig):
     """``[task]`` with ``name = "gsm8k"`` or ``"math"``: problems from a file, judged by math-verify.
 
-    ``train`` and ``held_out`` are JSON-lines or parquet files, or names of hub data sets (then with ``subset``,
-    ``train_split`` and ``held_out_split``). Without a source of held-out problems one in eight is held out. Columns and
-    ``reference``, where a solution gives its answer, follow the published files of the name: "hashes" is after
-    ``####``, "boxed" in ``\\boxed{}``, "whole" all of it. ``answer`` is where a response must give it. The text of
-    a prompt is ``template`` with the question in the place of ``{question}``.
+    ``train`` and ``held_out`` are JSON-lines or parquet files, or data sets of the hub, ``hub:owner/name[@revision]``
+    (then with ``subset``, ``train_split`` and ``held_out_split``). Without a source of held-out problems one in eight
+    is held out. Columns and ``reference``, where a solution gives its answer, follow the published files of the name:
+    "hashes" is after ``####``, "boxed" in ``\\boxed{}``, "whole" all of it. ``answer`` is where a response must give
+    it. The text of a prompt is ``template`` with the question in the place of ``{question}``.
     """
 
     train: Source
@@ -80,13 +81,13 @@ def load_problems(config: MathConfig) -> ProblemList:
 
 def data_files(config: MathConfig) -> dict[str, Path]:
     """The files that `load_problems` reads, by the key that names them; hub data sets are not among them."""
-    return {key: Path(source) for key, source in _sources(config).items() if Path(source).suffix in READERS}
+    return {key: Path(source) for key, source in _sources(config).items() if not is_hub_name(source)}
 
 
 def readers(config: MathConfig) -> tuple[str, ...]:
     """The packages that `load_problems` reads with."""
-    suffixes = {Path(source).suffix for source in _sources(config).values()}
-    needed = {"pyarrow": ".parquet" in suffixes, "datasets": not suffixes <= READERS.keys()}
+    from_hub = any(map(is_hub_name, _sources(config).values()))
+    needed = {"pyarrow": any(file.suffix == ".parquet" for file in data_files(config).values()), "datasets": from_hub}
     return tuple(package for package, wanted in needed.items() if wanted)
 
 
@@ -141,12 +142,14 @@ def _text(row: Row, column: str, place: str) -> str:
 
 
 def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
+    if is_hub_name(source):
+        return _hub_rows(source, split, subset)
     path = Path(source)
     reader = READERS.get(path.suffix)
     if reader is None:
-        if path.is_file():
-            raise UsageError(f"data file {source!r} is of another kind: {ENDINGS}")
-        return _hub_rows(source, split, subset)
+        raise UsageError(
+            f"data file {source!r} is of another kind, or not there: {ENDINGS}; a data set of the hub is named {FORM}"
+        )
     try:
         return list(reader(path))
     except OSError as error:
@@ -192,15 +195,15 @@ READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
 
 
 def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
+    owner_and_name, revision = read_hub_name(name, key="data set")
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{name!r} is no file that can be read ({ENDINGS}); if it is the name of a data set on the hub, "
-            "the package datasets is needed: pip install datasets"
+            f"for {name!r}, a data set of the hub, the package datasets is needed: pip install datasets"
         ) from error
     try:
-        rows: Any = datasets.load_dataset(name, subset, split=split)
+        rows: Any = datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)
     except Exception as error:  # it raises whatever the network, the hub or the data set leads to
-        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())} ({ENDINGS})") from error
+        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
     return rows
