@@ -413,6 +413,7 @@ def engine(job: Mapping[str, Any], turns: Turns) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False)
     llm = vllm.LLM(
         model=job["model"],
+        trust_remote_code=False,
         dtype={"fp32": "float32", "bf16": "bfloat16"}[job["precision"]],
         max_model_len=64,
         max_num_seqs=256,

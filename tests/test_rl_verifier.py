@@ -75,6 +75,9 @@ class Obedient:
                 except (OSError, ValueError):
                     pass
             while True: pass
+        if verb == "close":
+            os.close(3)
+            time.sleep(1000)
         if verb == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         if verb == "stopall":
@@ -148,13 +151,15 @@ def test_every_end_of_a_verifier_is_a_verdict(own: Path) -> None:
         "leave 82": Verdict.FAILED,  # the byte of "right" as an exit status
         "raise": Verdict.FAILED,
         "quit": Verdict.FAILED,
+        "close": Verdict.FAILED,
+        "shout 1": Verdict.FAILED,
         "recurse": Verdict.FAILED,
     }
-    responses = [each for pair in zip(bad, ["x", "y"] * 5, strict=True) for each in pair]
+    responses = [each for pair in zip(bad, ["x", "y"] * 6, strict=True) for each in pair]
     with open_verifier(config()) as pool:
         assert isinstance(pool, VerifierPool)
         judged = verdicts(pool, *responses)
-        assert [each.verdict for each in judged[1::2]] == [Verdict.RIGHT, Verdict.WRONG] * 5
+        assert [each.verdict for each in judged[1::2]] == [Verdict.RIGHT, Verdict.WRONG] * 6
         assert {response: each.verdict for response, each in zip(responses[::2], judged[::2], strict=True)} == bad
         reasons = dict(zip(responses[::2], [each.reason for each in judged[::2]], strict=True))
         assert reasons["raise"] == "KeyError: 'lost'"

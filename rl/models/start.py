@@ -70,12 +70,14 @@ def check_model(folder: Path) -> None:
         raise UsageError(f"{name} names a file of weights in its config.json: they must be in {WEIGHTS} or {INDEX}")
     if (folder / "adapter_config.json").exists():
         raise UsageError(f"{name} holds an adapter (adapter_config.json), not a model: merge it into its model first")
+    parts = weight_files(folder)
+    if not all(part.exists() for part in parts):
+        return  # transformers says what is missing
     tensors = 0
-    for part in weight_files(folder):
-        if part.exists():  # transformers says what is missing
-            check_weights(part)
-            with safe_open(part, framework="np") as weights:
-                tensors += len(weights.keys())
+    for part in parts:
+        check_weights(part)
+        with safe_open(part, framework="np") as weights:
+            tensors += len(weights.keys())
     # Each layer has weights, so this bounds the model before any of it is built.
     for place, sizes in (("", config), ("text_config.", config.get("text_config"))):
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):

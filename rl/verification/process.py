@@ -108,8 +108,11 @@ def _judge_in_child(verifier: Verifier[Any], prompt: Prompt[Any], response: str,
             if os.getppid() != parent:
                 os._exit(1)
             os.dup2(writable, REPLY, inheritable=False)
-            os.closerange(REPLY + 1, os.sysconf("SC_OPEN_MAX"))
             os.dup2(1, REQUESTS)
+            for number in map(int, os.listdir("/dev/fd")):
+                if number > REPLY:
+                    with contextlib.suppress(OSError):  # that of the listing is gone
+                        os.close(number)
             _settle_generators()
             _limit(settings)
             if settings.sealed:
@@ -128,9 +131,7 @@ def _judge_in_child(verifier: Verifier[Any], prompt: Prompt[Any], response: str,
         _end_all()
     said = os.read(readable, 4096) if ready else b""
     os.close(readable)
-    if said or not ready:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)  # one that has come to its end has its status already
     _, status = os.waitpid(child, 0)
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if not ready or (not said and ended_by == signal.SIGPROF):
