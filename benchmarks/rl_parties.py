@@ -40,7 +40,7 @@ def end_never(folder: Path) -> None:
     from transformers import AutoTokenizer
 
     size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer.add_special_tokens({"eos_token": NEVER})
     if tokenizer.eos_token_id < size:
         raise Missing(f"the model has {size} logits and {tokenizer.eos_token_id} tokens: name one without spare logits")
@@ -263,11 +263,13 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
     def rewards(completions: Sequence[str], **_: Any) -> list[float]:
         return [float(reward(text)) for text in completions]
 
-    model = AutoModelForCausalLM.from_pretrained(job["model"], local_files_only=True, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        job["model"], local_files_only=True, trust_remote_code=False, dtype=torch.float32
+    )
     prompts = [text for step in range(1, job["rounds"] + 3) for text in prompts_of(job, step)]
     trainer = Timed(
         model=model,
-        processing_class=AutoTokenizer.from_pretrained(job["model"], local_files_only=True),
+        processing_class=AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False),
         reward_funcs=rewards,  # pyright: ignore[reportArgumentType]
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         callbacks=[InTurn()],
@@ -301,9 +303,11 @@ def bare(job: Mapping[str, Any], turns: Turns) -> None:
 
     torch.set_num_threads(job["threads"])
     device = torch.device(job["device"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], local_files_only=True, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        job["model"], local_files_only=True, trust_remote_code=False, dtype=torch.float32
+    )
     model.eval().to(device)  # type: ignore[arg-type]
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False)
     generator = torch.Generator().manual_seed(0)
     prompts = [tokenizer.encode(text) for text in prompts_of(job, 1)]
     longest = max(map(len, prompts))
@@ -365,9 +369,10 @@ def engine(job: Mapping[str, Any], turns: Turns) -> None:
     import vllm  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False)
     llm = vllm.LLM(
         model=job["model"],
+        trust_remote_code=False,
         dtype={"fp32": "float32", "bf16": "bfloat16"}[job["precision"]],
         max_model_len=64,
         max_num_seqs=256,

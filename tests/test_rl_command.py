@@ -110,7 +110,7 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "task.name=chess"), "must be one of 'addition', 'countdown'"),
         (("--table", "TABLE", "--set", "optimiser.learning_rate=1"), "the nearest is 'optimizer'"),
         (("--table", "TABLE", "--set", "training.steps=0"), "it must be at least 1 and at most 1,000,000,000"),
-        (("--table", "TABLE", "--set", "start_model=absent"), "'absent' has no readable model.safetensors"),
+        (("--table", "TABLE", "--set", "start_model=absent"), "start_model 'absent' is no folder here"),
         (("--table", "TABLE", "--output", "TABLE/run"), "cannot be written: Not a directory"),
         (("--table", "TABLE", "--set", "evaluation.prompts=60000"), "evaluation.prompts is 60000, but"),
         (("--table", "TABLE", "--config", "absent.toml"), "config 'absent.toml' cannot be read"),

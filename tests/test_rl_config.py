@@ -77,12 +77,12 @@ def test_the_experiments_are_those_that_are_known() -> None:
     tinyzero, gsm8k = (
         load_config(ROOT / "configs" / f"{name}.toml") for name in ("tinyzero-countdown", "gsm8k-from-scratch")
     )
-    assert str(tinyzero.start_model) == "Qwen/Qwen2.5-3B"
+    assert str(tinyzero.start_model) == "hub:Qwen/Qwen2.5-3B"
     assert (tinyzero.rollout.group_size, tinyzero.rollout.prompts_per_step) == (16, 256)
     assert tinyzero.optimizer.learning_rate == 1e-6
     assert isinstance(tinyzero.task, CountdownTextConfig)
     assert set(tinyzero.task.numbers) == {3, 4}
-    assert str(gsm8k.start_model) == "meta-llama/Llama-3.1-8B"
+    assert str(gsm8k.start_model) == "hub:meta-llama/Llama-3.1-8B"
     assert (gsm8k.rollout.group_size, gsm8k.rollout.prompts_per_step) == (16, 128)
     assert (gsm8k.weighting.all_wrong, gsm8k.weighting.all_wrong_after) == ("hold", 50)
 

@@ -165,7 +165,7 @@ def test_our_verifiers(task: dict[str, Any], tmp_path: Path) -> None:
     started = time.process_time()
     with open_verifier(settings) as verifier:
         judgement = judged(verifier, prompt, answers(canary, COUNT))
-    assert time.process_time() - started < 10  # about half a second; the bound leaves room for a slow machine
+    assert time.process_time() - started < 600  # half a second, on any machine; what backtracks takes for ever
     assert judgement.correct.shape == (1, COUNT)
     assert not judgement.correct.any()
     assert (judgement.timed_out, judgement.failed) == (0, 0)
@@ -200,4 +200,11 @@ def test_the_verifiers_of_others(task: dict[str, Any], count: int, tmp_path: Pat
         judgement = judged(pool, prompt, responses)
     assert not judgement.correct.any(), [t for t, c in zip(responses, judgement.correct.flat, strict=True) if c]
     assert not canary.exists()
-    assert judgement.timed_out < len(responses) / 2  # the others have been judged
+    # And it judges, where there is time for it: five seconds for what takes milliseconds.
+    with open_verifier(parse_config({"task": task, "verifier": {"workers": 1}})) as pool:
+        assert isinstance(pool, VerifierPool)
+        plain = judged(
+            pool, prompt, [f"\\boxed{{{number}}}" if task["name"] == "math" else str(number) for number in range(3)]
+        )
+    assert plain.timed_out == 0
+    assert not plain.correct.any()

@@ -1,7 +1,9 @@
 """Models of other people: log-probabilities piece by piece, in less memory, in bfloat16, as transformers has them."""
 
 import copy
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from rl.errors import UsageError
 from rl.models import output_layer
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import Policy, choose_device, load_policy, new_policy, save_policy
-from rl.models.start import start_folder, weights_checksum
+from rl.models.start import hub_revisions, parameters_in, start_folder, weights_checksum
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 
@@ -331,26 +333,41 @@ def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch
         choose_device("cuda:2")
 
 
-def test_a_hub_name_is_asked_for_only_where_there_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_name_that_says_so_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     monkeypatch.chdir(tmp_path)
-    asked: list[str] = []
+    asked: list[tuple[str, str | None]] = []
+    commit = tmp_path / "snapshots" / ("0123456789abcdef" * 3)[:40]
 
-    def offline(name: str, **_: Any) -> str:
-        asked.append(name)
-        raise OSError("no network\nand no cache")
+    def offline(name: str, *, revision: str | None, **_: Any) -> str:
+        asked.append((name, revision))
+        raise OSError("no network\nand no cache. Advice.")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     (tmp_path / "owner" / "here").mkdir(parents=True)
-    for name in ("owner/here", "absent", "./owner/absent", "/owner/absent", "a/b/c", "../owner/absent"):
-        if name != "./owner/absent":  # which a path does not tell from owner/absent
-            assert start_folder(Path(name)) == Path(name)
+    assert start_folder(Path("owner/here")) == Path("owner/here")
+    for name in ("owner/absent", "out/strat", "absent", "./owner/absent", "/owner/absent", "a/b/c", "../owner/absent"):
+        with pytest.raises(
+            UsageError, match=rf"^start_model '{name.removeprefix('./')}' is no folder here; .* hub:OWNER"
+        ):
+            start_folder(Path(name))
+    for name in ("hub:", "hub:absent", "hub:a/b/c", "hub:../b", "hub:a/b@", "hub:a/b@c/d", "hub:a/b@c@d", "hub: a/b"):
+        with pytest.raises(
+            UsageError, match=rf"^kl.reference '{name}' is no name on the hub: it must be hub:OWNER/NAME"
+        ):
+            start_folder(Path(name), key="kl.reference")
     assert not asked
-    with pytest.raises(UsageError, match=r"'owner/absent' is no folder here.*\(no network and no cache\)"):
-        start_folder(Path("owner/absent"))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / name))
-    assert start_folder(Path("owner/absent")) == tmp_path / "owner" / "absent"
+    with pytest.raises(UsageError, match=r"'hub:owner/here': the hub did not give .* \(no network and no cache\)$"):
+        start_folder(Path("hub:owner/here"))
+    with pytest.raises(UsageError, match="'hub:owner/absent@main'"):
+        start_folder(Path("hub:owner/absent@main"))
+    assert asked == [("owner/here", None), ("owner/absent", "main")]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(commit))
+    assert start_folder(Path("hub:owner/absent")) == commit
+    named = {"start_model": Path("hub:owner/absent@v1"), "kl_reference": Path("owner/here")}
+    assert hub_revisions(**named) == {"start_model": commit.name}
+    assert hub_revisions(start_model=None, kl_reference=None) == {}
 
 
 def test_weights_in_parts_have_one_checksum(tmp_path: Path) -> None:
@@ -385,3 +402,138 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path, tied: bool) -> N
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match=rf"lacks {len(weights) - len(kept)} of the weights .*'model.layers.1"):
         load_policy(tmp_path)
+
+
+def change(folder: Path, file: str, **entries: Any) -> None:
+    """Change entries of a JSON object that stands in a file of a model; None takes one away."""
+    document = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    document = {name: value for name, value in {**document, **entries}.items() if value is not None}
+    (folder / file).write_text(json.dumps(document))
+
+
+SPY = """
+from pathlib import Path
+Path({canary!r}).touch()
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class Config(LlamaConfig): model_type = "spy"
+class Model(LlamaForCausalLM): config_class = Config
+class Tokens(PreTrainedTokenizerFast): pass
+"""
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["its own class", "a class of transformers too"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_python_in_a_model_folder_is_never_run(
+    tmp_path: Path, file: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands on standard input: transformers asks there, and y runs it."""
+    folder = save(make("tied llama", dtype=torch.float32), tmp_path / "model")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
+    (folder / "spy.py").write_text(SPY.format(canary=str(tmp_path / "canary")))
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(SPY.format(canary=str(tmp_path / "canary")))
+    classes = {
+        "AutoConfig": "spy.Config",
+        "AutoModelForCausalLM": "spy.Model",
+        "AutoTokenizer": ["spy.Tokens", "spy.Tokens"],
+    }
+    kind = {"config.json": "model_type", "tokenizer_config.json": "tokenizer_class"}.get(file)
+    change(folder, file, auto_map=classes, **({kind: "Spy"} if kind and not native else {}))
+    if native or kind is None:
+        load_policy(folder)
+    else:
+        with pytest.raises(
+            UsageError, match=rf"asks for Python code of its own \({file} names .*spy\..*\), which is never"
+        ):
+            load_policy(folder)
+    assert not (tmp_path / "canary").exists()
+
+
+class Bomb:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize(
+    "part", ["pytorch_model.bin", "../model-1.safetensors", "/model.safetensors", "sub/a.safetensors", 3]
+)
+def test_an_index_leads_to_safetensors_in_its_folder_only(tmp_path: Path, part: Any) -> None:
+    policy = make("untied llama", dtype=torch.float32)
+    folder = save(policy, tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    torch.save({"model.norm.weight": Bomb(tmp_path / "canary")}, folder / "pytorch_model.bin")
+    names = load_file(folder / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": {**dict.fromkeys(names, "model-1.safetensors"), "model.norm.weight": part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for read in (load_policy, weights_checksum, parameters_in):
+        with pytest.raises(
+            UsageError, match=rf"index.json' names {part!r} for weights: they must be \.safetensors files"
+        ):
+            read(folder)
+    assert not (tmp_path / "canary").exists()
+    index["weight_map"]["model.norm.weight"] = "model-1.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    load_policy(folder)
+
+
+def test_weights_are_read_from_no_other_place(tmp_path: Path) -> None:
+    folder = save(make("untied llama", dtype=torch.float32), tmp_path)
+    change(folder, "config.json", transformers_weights="adapter_model.bin")
+    with pytest.raises(UsageError, match=r"names a file of weights in its config\.json"):
+        load_policy(folder)
+    change(folder, "config.json", transformers_weights=None)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/elsewhere"}')
+    with pytest.raises(UsageError, match=r"holds an adapter"):
+        load_policy(folder)
+    (folder / "adapter_config.json").unlink()
+    load_policy(folder)
+    (folder / "model.safetensors").rename(folder / "kept")
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"cannot be read"):
+        load_policy(folder)
+    os.mkfifo(folder / "model.safetensors")
+    for read in (load_policy, weights_checksum, parameters_in):
+        with pytest.raises(UsageError, match=r"model\.safetensors' is no regular file"):
+            read(folder)
+
+
+@pytest.mark.parametrize("family", ["tied llama", "gpt2 has learned positions"])
+@pytest.mark.parametrize("count", [0, -1, 10**6, 10**30, "2", 2.0, True])
+def test_a_number_of_layers_that_cannot_be(family: str, count: Any, tmp_path: Path) -> None:
+    folder = save(make(family, dtype=torch.float32), tmp_path)
+    key = "n_layer" if family.startswith("gpt2") else "num_hidden_layers"
+    change(folder, "config.json", **{key: count})
+    with pytest.raises(
+        UsageError, match=rf"{key} is {count!r} in its config.json; it must be between 1 and the number of"
+    ):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ({"vocab_size": 10**9}, r"asks for [\d,]{11,} parameters, and its weights hold [\d,]+$"),
+        ({"hidden_size": 2**20}, r"asks for [\d,]{11,} parameters, and its weights hold [\d,]+$"),
+        ({"num_hidden_layers": 1}, r"has 9 weights that config\.json does not ask for, first 'model\.layers\.1\."),
+        ({"num_hidden_layers": 3}, r"lacks 9 of the weights that config\.json asks for, first 'model\.layers\.2\."),
+    ],
+)
+def test_a_config_that_is_not_that_of_the_weights(entries: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    folder = save(make("untied llama", dtype=torch.float32), tmp_path)
+    change(folder, "config.json", **entries)
+    with pytest.raises(UsageError, match=sentence) as caught:
+        load_policy(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 10**5, "\ud800", '{"a": 1'])
+def test_a_garbled_config_is_one_sentence(text: str, tmp_path: Path) -> None:
+    folder = save(make("untied llama", dtype=torch.float32), tmp_path)
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UsageError, match=r"config\.json' (cannot be read|must hold a JSON object)") as caught:
+        load_policy(folder)
+    assert "\n" not in str(caught.value)

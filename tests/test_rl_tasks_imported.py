@@ -1,6 +1,7 @@
 """Tasks of a user's own: that of the documentation works, and what is none is refused in one sentence at the door."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -70,6 +71,10 @@ def config(path: str, **parameters: Any) -> Config:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for module in ("odd_tasks", "meant", "foreign", "parcel", "parcel.inner", "linked_task", "leaving", "doubling"):
+        monkeypatch.delitem(sys.modules, module, raising=False)  # of the test before, in another folder
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "")
     (tmp_path / "odd_tasks.py").write_text(ODD)
     return tmp_path
 
@@ -118,6 +123,122 @@ def test_a_module_that_leaves_the_program(here: Path) -> None:
     (here / "leaving.py").write_text("import sys\nsys.exit('bye')\n")
     with pytest.raises(UsageError, match=r"'leaving:task' cannot be made into a task: SystemExit: bye$"):
         build_task(config("leaving:task").task)
+
+
+MEANT = """
+from dataclasses import dataclass
+from pathlib import Path
+from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt
+
+Path("imported").touch()
+
+def touch(**_):
+    Path("called").touch()
+
+class Nothing:
+    __init__ = touch
+
+class Half:
+    __init__ = touch
+    def verify(self, prompt, response): return True
+    training = ()
+
+class Whole:
+    def __init__(self, **_): pass
+    def verify(self, prompt, response): return True
+    def propose(self, rng):
+        n = str(rng.randrange(1000))
+        return Prompt(id=n, text=n, difficulty="", problem=n)
+
+@dataclass
+class Lists:
+    training: tuple = (Prompt(id="1", text="1", difficulty="", problem=1),)
+    held_out: tuple = ()
+    def verify(self, prompt, response): return True
+
+def unsaid(**parameters): touch(); return Whole()
+def of_texts(**parameters) -> str: touch(); return Whole()
+def perhaps() -> "Whole | None": touch(); return Whole()
+def whole() -> Whole: return Whole()
+def generated(**parameters) -> "GeneratedTask[int]": return Whole()
+def listed() -> ListedTask[int] | Lists: return Lists()
+ready = Whole()
+"""
+
+
+@pytest.mark.parametrize("name", ["touch", "Nothing", "Half", "unsaid", "of_texts", "perhaps"])
+def test_what_does_not_say_that_it_is_a_task_is_not_called(here: Path, name: str) -> None:
+    (here / "meant.py").write_text(MEANT)
+    with pytest.raises(
+        UsageError, match=rf"^task\.path 'meant:{name}' does not say that it is a task, so it is not call"
+    ):
+        build_task(config(f"meant:{name}").task)
+    assert not (here / "called").exists()
+
+
+@pytest.mark.parametrize("name", ["Whole", "Lists", "whole", "generated", "listed", "ready"])
+def test_what_says_so_is(here: Path, name: str) -> None:
+    (here / "meant.py").write_text(MEANT)
+    assert build_task(config(f"meant:{name}").task)
+
+
+def test_code_from_elsewhere_is_not_imported_unless_allowed(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.syspath_prepend(str(elsewhere))
+    (elsewhere / "foreign.py").write_text(MEANT)
+    (elsewhere / "parcel").mkdir()
+    (elsewhere / "parcel" / "__init__.py").write_text(MEANT)
+    (elsewhere / "parcel" / "inner.py").write_text(MEANT)
+    for path in ("foreign:Whole", "parcel.inner:Whole", "os:system", "sys:exit", "subprocess:run", "torch.hub:load"):
+        allow = f"--allow-import {path.partition(':')[0]}"
+        sentence = rf"^task\.path '{path}' names a module outside the folder of the start, .*{allow}$"
+        with pytest.raises(UsageError, match=sentence):
+            build_task(config(path).task)
+    assert not (here / "imported").exists()
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "other, parcel")
+    assert build_task(config("parcel.inner:Whole").task)
+    with pytest.raises(UsageError, match="outside the folder of the start"):
+        build_task(config("foreign:Whole").task)
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "os")
+    with pytest.raises(UsageError, match=r"'os:system' does not say|no signature found"):
+        build_task(config("os:system", command="touch imported-by-os").task)
+    assert not (here / "imported-by-os").exists()
+
+
+def test_a_link_in_the_folder_of_the_start_leads_elsewhere(
+    here: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("linked") / "linked_task.py"
+    elsewhere.write_text(MEANT)
+    (here / "linked_task.py").symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="outside the folder of the start"):
+        build_task(config("linked_task:Whole").task)
+
+
+def test_a_dry_run_runs_no_program_and_says_what_it_imports(
+    here: Path, table_file: Callable[[str, int], Path], start_model: Callable[..., Path], invoke: Callable[..., Any]
+) -> None:
+    start = start_model("0123456789?", layers=1, hidden_size=16, intermediate_size=16, heads=2, context=32)
+
+    def dry(path: str, parameters: str, *more: str) -> Any:
+        (here / "run.toml").write_text(
+            f'start_model = "{start}"\n[verifier]\nworkers = 1\n[rollout]\nprompts_per_step = 2\n'
+            f'[task]\nname = "import"\npath = "{path}"\nparameters = {{ {parameters} }}\n'
+        )
+        table = table_file("linear-r", 16)
+        return invoke(command.train, "--config", here / "run.toml", "--table", table, "--dry-run", *more)
+
+    refused = dry("os:system", f'command = "touch {here / "pwned"}"')
+    assert refused.exit_code == 2
+    assert "names a module outside the folder of the start" in refused.output
+    allowed = dry("os:system", f'command = "touch {here / "pwned"}"', "--allow-import", "os")
+    assert allowed.exit_code == 2
+    assert not (here / "pwned").exists()
+    (here / "meant.py").write_text(MEANT)
+    looked = dry("meant:ready", "")
+    assert (looked.exit_code, looked.stderr) == (0, "importing and calling meant:ready, whatever it does\n")
 
 
 def test_the_command_refuses_a_bad_task_and_leaves_no_folder(

@@ -301,7 +301,8 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
     for name, sentence in [
         ("a.parquet", "is not a parquet file"),
         ("b.jsonl", "is not UTF-8 text"),
-        ("c.csv", "is of another kind: files are read that end in .jsonl, .json or .parquet"),
+        ("c.csv", "is of another kind, or not there: files are read that end in .jsonl, .json or .parquet"),
+        ("openai/gsm8k", "is of another kind, or not there: .*; a data set of the hub is named hub:OWNER/NAME"),
     ]:
         with pytest.raises(UsageError, match=sentence):
             build_task(config(name="gsm8k", train=str(tmp_path / name)).task)
@@ -314,26 +315,28 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
 def test_a_hub_name_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        UsageError, match=r"'openai/gsm8k' is no file .*\.parquet\); .* the package datasets is needed: pip install"
+        UsageError, match=r"'hub:openai/gsm8k', a data set of the hub, the package datasets is needed: pip install"
     ):
-        build_task(config(name="gsm8k", train="openai/gsm8k").task)
+        build_task(config(name="gsm8k", train="hub:openai/gsm8k").task)
 
 
 def test_a_hub_data_set_is_read_by_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     class Library:
         @staticmethod
-        def load_dataset(name: str, subset: str | None, *, split: str) -> list[dict[str, Any]]:
-            if name != "openai/gsm8k":
+        def load_dataset(name: str, subset: str | None, *, split: str, revision: str | None) -> list[dict[str, Any]]:
+            if name != "openai/gsm8k.json":
                 raise ConnectionError("no\nway")
-            assert subset == "main"
+            assert (subset, revision) == ("main", "v1")
             return gsm8k(30) if split == "train" else gsm8k(20, start=20)
 
     monkeypatch.setitem(sys.modules, "datasets", Library)
-    task = build_task(config(name="gsm8k", train="openai/gsm8k", subset="main", held_out_split="test").task)
+    task = build_task(config(name="gsm8k", train="hub:openai/gsm8k.json@v1", subset="main", held_out_split="test").task)
     assert isinstance(task, ListedTask)
     assert (len(task.training), len(task.held_out)) == (20, 20)
-    with pytest.raises(UsageError, match="data set 'else' cannot be loaded: no way"):
-        build_task(config(name="gsm8k", train="else").task)
+    with pytest.raises(UsageError, match="data set 'hub:who/else' cannot be loaded: no way"):
+        build_task(config(name="gsm8k", train="hub:who/else").task)
+    with pytest.raises(UsageError, match="data set 'hub:else' is no name on the hub: it must be hub:OWNER/NAME"):
+        build_task(config(name="gsm8k", train="hub:else").task)
 
 
 # reasoning-gym.
@@ -428,10 +431,11 @@ def test_an_imported_task_may_be_a_list_or_teach(tmp_path: Path, monkeypatch: py
         "from rl.tasks.protocol import Prompt\n"
         "class Listed(ProblemList):\n"
         "    def verify(self, prompt, response): return response == prompt.problem\n"
-        "def listed(count):\n"
+        "def listed(count) -> Listed:\n"
         "    return Listed.divide(Prompt(id=str(n), text='?', difficulty='', problem=str(n)) for n in range(count))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "two_tasks")
     settings = config(name="import", path="two_tasks:listed", parameters={"count": 50})
     task = build_task(settings.task)
     assert isinstance(task, ListedTask)

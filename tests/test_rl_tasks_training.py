@@ -86,6 +86,7 @@ def test_a_run_with_verifier_processes_and_a_chat_template(
         "task = Picky()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WEIGHTOPT_ALLOW_IMPORT", "picky")
     task = {"name": "import", "path": "picky:task", "chat": True}
     metrics = run(tmp_path / "run", table, start, task, stop=list(string.digits + string.ascii_letters))
     assert [record.warning for record in metrics.evaluations] == [None, None]

@@ -68,7 +68,7 @@ class KlConfig(Section):
     coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
     """Coefficient of the penalty; 0 for none."""
     reference: File | None = None
-    """Folder or hub name of a model; by default the start model."""
+    """Folder of a model, or hub:owner/name[@revision]; by default the start model."""
     estimator: Literal["score", "k3"] = "score"
     """The gradient of the divergence of whole responses, or k3, that of other trainers; see `rl.learning.kl`."""
 

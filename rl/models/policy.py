@@ -18,7 +18,7 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
@@ -27,7 +27,7 @@ from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, merged_weights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
-from rl.models.start import check_weights, weight_files
+from rl.models.start import check_model, parameters_in, refuse_code, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
@@ -39,6 +39,9 @@ END = "<end>"
 # Plain matrix products: for sequences of a few dozen tokens 10 % faster on a CPU than the fused kernel.
 ATTENTION_ON_CPU = "eager"
 ATTENTION_ELSEWHERE = "sdpa"
+
+# Parameters that a model may lack, beside as many as it has, before it is refused without naming them.
+MOST_ABSENT = 2**20
 
 # Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**27
@@ -316,24 +319,25 @@ def load_policy(
     """
     settings = settings or PolicyConfig()
     device = device or torch.device("cpu")
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"model {str(folder)!r} is not a folder with a config.json and model.safetensors")
-    for file in weight_files(folder):
-        if file.exists():  # transformers says what is missing
-            check_weights(file)
+    check_model(folder)
     attention = settings.attention
     if attention == "auto":
         attention = ATTENTION_ON_CPU if device.type == "cpu" else ATTENTION_ELSEWHERE
     try:
+        _check_size(folder)
         model, told = AutoModelForCausalLM.from_pretrained(
             folder,
+            trust_remote_code=False,  # else it asks, and runs what the folder holds
             local_files_only=True,
             use_safetensors=True,
             dtype=dtype,
             attn_implementation=attention,
             output_loading_info=True,  # makes it two, which the types do not say
         )  # type: ignore[misc]
+    except UsageError:
+        raise
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
+        refuse_code(folder, error)
         reason = " ".join(str(error).split())
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if absent := sorted(told["missing_keys"]):
@@ -341,11 +345,30 @@ def load_policy(
         raise UsageError(
             f"model {str(folder)!r} lacks {len(absent)} of the weights that config.json asks for, first {absent[0]!r}"
         )
+    if unknown := sorted(told["unexpected_keys"]):
+        raise UsageError(
+            f"model {str(folder)!r} has {len(unknown)} weights that config.json does not ask for, first {unknown[0]!r}"
+        )
     tokenizer = load_tokenizer(folder)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
     model.eval().to(device)  # type: ignore[arg-type]
     return Policy(model=model, tokenizer=tokenizer, settings=settings)
+
+
+def _check_size(folder: Path) -> None:
+    """Refuse a model that is much larger than its files, before there is memory for it.
+
+    Where it lacks some weights, transformers says which, and takes memory for them: for no more than there are here.
+    """
+    if not all(file.is_file() for file in weight_files(folder)):
+        return  # transformers says what is missing
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        asked = AutoModelForCausalLM.from_config(config, trust_remote_code=False).num_parameters()
+    held = parameters_in(folder)
+    if asked > 2 * held + MOST_ABSENT:
+        raise UsageError(f"model {str(folder)!r} asks for {asked:,} parameters, and its weights hold {held:,}")
 
 
 def choose_device(name: str) -> torch.device:

@@ -68,15 +68,17 @@ def make_smollm2(folder: Path) -> int:
 def dequantise(file: Path) -> Policy:
     """Read a GGUF file into float32 weights that can be saved; transformers refuses that for the model it reads."""
     with _silence():
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+        )
     config = quantised.config
     del config.quantization_config  # type: ignore[attr-defined]
     config.name_or_path = ""
     # The file names one token for both; the configuration is to say so, whoever generates with it.
     config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.load_state_dict(quantised.state_dict(), assign=True)
     model.tie_weights()
     return Policy(model=model, tokenizer=tokenizer)

@@ -1,40 +1,120 @@
-"""What a run starts from: a folder, or the name of a model on the Hugging Face hub, and the checksum of its weights."""
+"""What a run starts from: a folder, or a model on the Hugging Face hub, and the checksum of its weights.
 
+A folder is data, whoever wrote it: its Python is never run, and its weights are safetensors, whose files are named here
+before transformers looks for any.
+"""
+
+import json
 import re
+import reprlib
+from collections.abc import Mapping
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from rl.errors import UsageError
+from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.storage import sha256_of
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 # Weights in other formats than safetensors are neither read nor fetched.
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
 def start_folder(name: Path, *, key: str = "start_model") -> Path:
-    """The folder of a model that ``key`` names; fetched from the hub if it is none but looks like ``owner/name``.
+    """The folder of a model that ``key`` names: ``name``, or what the hub has under ``hub:owner/name[@revision]``.
 
     Raises
     ------
     UsageError
-        If the hub has no such model or cannot be reached.
+        If there is no such folder, or the hub has no such model or cannot be reached.
     """
-    if name.exists() or not HUB_NAME.fullmatch(str(name)):
-        return name
+    if not is_hub_name(name):
+        if name.is_dir():
+            return name
+        raise UsageError(f"{key} {str(name)!r} is no folder here; a model of the Hugging Face hub is named {FORM}")
+    owner_and_name, revision = read_hub_name(name, key=key)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(WANTED)))
+        return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(WANTED)))
     except Exception as error:  # of the network, of the hub, of its cache on disk
         reason = " ".join(str(error).split()).partition(". ")[0]  # what follows is advice about the hub's library
-        raise UsageError(
-            f"{key} {str(name)!r} is no folder here, and the hub did not give a model of that name ({reason})"
-        ) from error
+        raise UsageError(f"{key} {str(name)!r}: the hub did not give a model of that name ({reason})") from error
+
+
+def hub_revisions(**names: Path | None) -> dict[str, str]:
+    """The commits of those models that come from the hub, whose cache has a folder for each; by their keys."""
+    folders = {name: start_folder(model, key=name) for name, model in names.items() if model and is_hub_name(model)}
+    return {name: folder.name for name, folder in folders.items()}
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that could have transformers load anything but the weights that are there, or build without end.
+
+    Raises
+    ------
+    UsageError
+        If it is no model, or asks for weights of another kind or place, for an adapter, or for a number of layers that
+        its weights cannot hold.
+    """
+    name = f"model {str(folder)!r}"
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{name} is not a folder with a config.json and {WEIGHTS}")
+    config = _document(folder / "config.json")
+    if "transformers_weights" in config:
+        raise UsageError(f"{name} names a file of weights in its config.json: they must be in {WEIGHTS} or {INDEX}")
+    if (folder / "adapter_config.json").exists():
+        raise UsageError(f"{name} holds an adapter (adapter_config.json), not a model: merge it into its model first")
+    parts = weight_files(folder)
+    if not all(part.exists() for part in parts):
+        return  # transformers says what is missing
+    tensors = 0
+    for part in parts:
+        check_weights(part)
+        with safe_open(part, framework="np") as weights:
+            tensors += len(weights.keys())
+    # Each layer has weights, so this bounds the model before any of it is built.
+    for place, sizes in (("", config), ("text_config.", config.get("text_config"))):
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            if isinstance(sizes, Mapping) and key in sizes and not _within(sizes[key], max(tensors, 1)):
+                raise UsageError(
+                    f"{name}: {place}{key} is {_shown(sizes[key])} in its config.json; it must be between 1 and the "
+                    f"number of tensors in its weights, {tensors}"
+                )
+
+
+def refuse_code(folder: Path, cause: BaseException) -> None:
+    """Raise UsageError if a model that could not be read asks for Python of its own."""
+    for file in sorted(folder.glob("*config.json")):
+        if wanted := _document(file).get("auto_map"):
+            raise UsageError(
+                f"model {str(folder)!r} asks for Python code of its own ({file.name} names {_shown(wanted)}), which is "
+                "never run: only models and tokenizers that transformers has can be used"
+            ) from cause
+
+
+def _within(count: object, most: int) -> bool:
+    return isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= most
+
+
+def _shown(value: object) -> str:
+    return reprlib.repr(value)
+
+
+def _document(file: Path) -> dict[str, Any]:
+    """A JSON object that stands in a file of a model."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"file {str(file)!r} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"file {str(file)!r} must hold a JSON object")
+    return document
 
 
 def weights_checksum(folder: Path, *, key: str = "start_model") -> str:
@@ -99,6 +179,26 @@ def _unreadable(folder: Path, error: OSError, key: str) -> UsageError:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The one file of a model's weights, whether it is there or not, or its parts."""
-    parts = sorted(folder.glob("model*.safetensors"))
-    return [folder / "model.safetensors"] if not parts or (folder / "model.safetensors").exists() else parts
+    """The files of a model's weights, whether they are there or not: the one, or those that the index of parts names.
+
+    Raises
+    ------
+    UsageError
+        If the index names anything but safetensors files beside it.
+    """
+    files = [folder / WEIGHTS]
+    if not files[0].exists() and (folder / INDEX).is_file():
+        named = _document(folder / INDEX).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise UsageError(f"file {str(folder / INDEX)!r} has no weight_map")
+        for part in named.values():
+            if not isinstance(part, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", part, re.ASCII):
+                raise UsageError(
+                    f"file {str(folder / INDEX)!r} names {_shown(part)} for weights: they must be .safetensors files "
+                    "in the same folder"
+                )
+        files = [folder / part for part in sorted(set(named.values()))]
+    for file in files:
+        if file.exists() and not file.is_file():
+            raise UsageError(f"file {str(file)!r} is no regular file")
+    return files

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rl.errors import UsageError
+from rl.models.start import refuse_code
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -18,6 +19,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
+        refuse_code(folder, error)
         reason = " ".join(str(error).split())
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if tokenizer.eos_token is None:

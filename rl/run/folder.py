@@ -16,7 +16,7 @@ from typing import Any
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.models.start import WANTED, start_folder, weights_checksum
+from rl.models.start import WANTED, hub_revisions, start_folder, weights_checksum
 from rl.processes.ranks import ALONE, Ranks
 from rl.records.layout import ABOUT, BEST, CHECKPOINTS, LOCK, MODEL, START, TRACKING
 from rl.records.metrics import RECORD_FILES
@@ -139,6 +139,7 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
         **ready.tables.describe(),
         "start_model": None if config.start_model is None else _model(config.start_model, "start_model"),
         "kl_reference": None if config.kl.reference is None else _model(config.kl.reference, "kl.reference"),
+        "revisions": hub_revisions(start_model=config.start_model, kl_reference=config.kl.reference),
         "data": {},
         "versions": versions(packages(config)),
         **({} if ready.date is None else {"date": ready.date.isoformat()}),

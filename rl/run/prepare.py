@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.models.start import start_folder
+from rl.models.start import check_model, refuse_code, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
 from rl.run.template import try_template
 from rl.run.trackers import check_trackers
@@ -86,6 +86,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
         _refuse_long(task, config)
     else:
         folder = start_folder(config.start_model)
+        check_model(folder)
         tokenizer, context = load_tokenizer(folder), _context(folder, config)
         if isinstance(task, TeachingTask) and not can_write(tokenizer, task.alphabet):
             raise UsageError(
@@ -112,10 +113,9 @@ def _context(folder: Path, config: Config) -> int | None:
     try:
         about = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
+        refuse_code(folder, error)
         reason = " ".join(str(error).split())
         raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
-    if getattr(about, "num_hidden_layers", 1) < 1:
-        raise UsageError(f"model {str(folder)!r} has no layers (num_hidden_layers), so it cannot learn: it needs one")
     limits = (config.sampler.context, getattr(about, "max_position_embeddings", None))
     return min((limit for limit in limits if limit is not None), default=None)
 

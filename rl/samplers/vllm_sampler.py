@@ -221,6 +221,7 @@ class _Engine:
                 self._llm = vllm.LLM(
                     model=folder,
                     load_format="dummy",
+                    trust_remote_code=False,
                     dtype=dtype,
                     max_model_len=context,
                     max_num_seqs=config.max_sequences,

@@ -1,15 +1,24 @@
-"""A task of the user's own, by import path."""
+"""A task of the user's own, by import path.
 
+A path is code, and a configuration may be somebody else's: only modules of the folder that the program was started in
+are imported, and those that the user allows, and nothing is called that does not say that it is a task.
+"""
+
+import inspect
+import os
 import pickle
 import reprlib
 import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from random import Random
-from types import SimpleNamespace
-from typing import Annotated, Any
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from rl.errors import UsageError
 from rl.tasks.config import NONE, Parameters, TextTaskConfig
@@ -20,6 +29,15 @@ NEEDED = (
     "a rl.tasks.protocol.Prompt needs id and text, texts that are not empty, difficulty, a text, and a problem that "
     "can be pickled"
 )
+
+SAYS = (
+    "it must be a class that has verify(prompt, response), and propose(rng) or the lists training and held_out, all "
+    "declared in the class, or a function whose return annotation is such a class or rl.tasks.protocol.GeneratedTask "
+    "or ListedTask"
+)
+
+# Modules that may be imported from anywhere, with commas between them; `weightopt train --allow-import` adds to it.
+ALLOWED = "WEIGHTOPT_ALLOW_IMPORT"
 
 
 class ImportedConfig(TextTaskConfig):
@@ -39,7 +57,8 @@ def load_task(config: ImportedConfig) -> Any:
     """The object at ``config.path``, or what it makes of ``config.parameters`` if it can be called.
 
     It must be a `rl.tasks.protocol.GeneratedTask` or `rl.tasks.protocol.ListedTask` and a
-    `rl.tasks.protocol.Verifier` in one. The folder that the program was started in is searched too.
+    `rl.tasks.protocol.Verifier` in one, and say so before it is called. Its module must lie in the folder that the
+    program was started in, which is searched last, or be named in the environment variable `ALLOWED`.
 
     Returns
     -------
@@ -49,13 +68,18 @@ def load_task(config: ImportedConfig) -> Any:
     Raises
     ------
     UsageError
-        If there is no such object, if it cannot be made, or if it is no such task.
+        If there is no such object, if it may not be imported, if it cannot be made, or if it is no such task.
     """
     module_name, _, attribute = config.path.partition(":")
     if "" not in sys.path:
         sys.path.append("")
+    _check_place(module_name, config.path)
     with _in_one_sentence(f"task.path {config.path!r} cannot be made into a task"):
         thing = getattr(import_module(module_name), attribute)
+        says = not callable(thing) or _makes_task(thing)
+    if not says:
+        raise UsageError(f"task.path {config.path!r} does not say that it is a task, so it is not called: {SAYS}")
+    with _in_one_sentence(f"task.path {config.path!r} cannot be made into a task"):
         task = thing(**config.parameters) if callable(thing) else thing
         isinstance(task, ListedTask)  # a list may be a property that raises
     if not callable(thing) and config.parameters:
@@ -68,6 +92,50 @@ def load_task(config: ImportedConfig) -> Any:
             "lists training and held_out"
         )
     return _checked(task, f"task.path {config.path!r}")
+
+
+def allow_imports(modules: Sequence[str]) -> None:
+    """Allow modules, and what is in them, for this process and those it starts."""
+    os.environ[ALLOWED] = ",".join(filter(None, [os.environ.get(ALLOWED, ""), *modules]))
+
+
+def _check_place(module: str, path: str) -> None:
+    """Refuse a module that nobody has allowed before anything of it is run."""
+    allowed = [name.strip() for name in os.environ.get(ALLOWED, "").split(",")]
+    if any(module == name or module.startswith(f"{name}.") for name in allowed if name):
+        return
+    top = module.partition(".")[0]  # to look for more would run the packages on the way
+    with _in_one_sentence(f"task.path {path!r} cannot be made into a task"):
+        spec = find_spec(top)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {top!r}")
+    found = [*(spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else []))]
+    here = Path.cwd().resolve()
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    places = [Path(place).resolve() for place in found]
+    if not places or any(
+        not place.is_relative_to(here) or any(map(place.is_relative_to, installed)) for place in places
+    ):
+        raise UsageError(
+            f"task.path {path!r} names a module outside the folder of the start, and such code is not imported unless "
+            f"you allow it: --allow-import {module}"
+        )
+
+
+def _makes_task(thing: Any) -> bool:
+    """Whether a class is a task's, or a function is annotated to return one."""
+    if isinstance(thing, type):
+        return _is_task_class(thing)
+    returned = inspect.signature(thing, eval_str=True).return_annotation
+    kinds = get_args(returned) if get_origin(returned) in (Union, UnionType) else (returned,)
+    return all(isinstance(kind, type) and _is_task_class(kind) for kind in (get_origin(kind) or kind for kind in kinds))
+
+
+def _is_task_class(kind: type) -> bool:
+    if kind in (GeneratedTask, ListedTask, TeachingTask):
+        return True
+    declared = {name for parent in kind.__mro__ for name in (*vars(parent), *vars(parent).get("__annotations__", ()))}
+    return "verify" in declared and ("propose" in declared or {"training", "held_out"} <= declared)
 
 
 def _checked(task: Any, name: str) -> Any:

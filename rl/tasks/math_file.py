@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from rl.errors import UsageError
+from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.tasks.config import Template, TextTaskConfig
 from rl.tasks.extraction import RULES, Form
 from rl.tasks.math_verifier import MathVerifier, Reference
@@ -34,7 +35,7 @@ class MathConfig(TextTaskConfig):
     """
 
     train: Source
-    """A .jsonl, .json or .parquet file, or a data set of the hub."""
+    """A .jsonl, .json or .parquet file, or a data set of the hub, hub:owner/name[@revision]."""
     held_out: Source | None = None
     """The same for held-out problems; without any, one problem in eight is held out."""
     subset: str | None = None
@@ -74,12 +75,13 @@ class MathConfig(TextTaskConfig):
 
     def data_files(self) -> dict[str, Path]:
         """As `TaskConfig.data_files`; data sets of the hub are not among them."""
-        return {key: Path(source) for key, source in _sources(self).items() if Path(source).suffix in READERS}
+        return {key: Path(source) for key, source in _sources(self).items() if not is_hub_name(source)}
 
     def packages(self) -> tuple[str, ...]:
         """As `TaskConfig.packages`."""
-        suffixes = {Path(source).suffix for source in _sources(self).values()}
-        readers = {"pyarrow": ".parquet" in suffixes, "datasets": not suffixes <= READERS.keys()}
+        from_hub = any(map(is_hub_name, _sources(self).values()))
+        parquet = any(file.suffix == ".parquet" for file in self.data_files().values())
+        readers = {"pyarrow": parquet, "datasets": from_hub}
         return ("math-verify", "latex2sympy2_extended", "sympy", *(name for name, used in readers.items() if used))
 
 
@@ -154,12 +156,14 @@ def _text(row: Row, column: str, place: str) -> str:
 
 
 def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
+    if is_hub_name(source):
+        return _hub_rows(source, split, subset)
     path = Path(source)
     reader = READERS.get(path.suffix)
     if reader is None:
-        if path.is_file():
-            raise UsageError(f"data file {source!r} is of another kind: {ENDINGS}")
-        return _hub_rows(source, split, subset)
+        raise UsageError(
+            f"data file {source!r} is of another kind, or not there: {ENDINGS}; a data set of the hub is named {FORM}"
+        )
     try:
         return list(reader(path))
     except OSError as error:
@@ -205,15 +209,15 @@ READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
 
 
 def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
+    owner_and_name, revision = read_hub_name(name, key="data set")
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{name!r} is no file that can be read ({ENDINGS}); if it is the name of a data set on the hub, "
-            "the package datasets is needed: pip install datasets"
+            f"for {name!r}, a data set of the hub, the package datasets is needed: pip install datasets"
         ) from error
     try:
-        rows: Any = datasets.load_dataset(name, subset, split=split)
+        rows: Any = datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)
     except Exception as error:  # it raises whatever the network, the hub or the data set leads to
-        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())} ({ENDINGS})") from error
+        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
     return rows

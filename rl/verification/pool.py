@@ -9,6 +9,7 @@ that away from the run.
 import json
 import os
 import pickle
+import secrets
 import select
 import signal
 import subprocess
@@ -58,7 +59,8 @@ class VerifierPool:
 
     Verdicts depend neither on the number of processes nor on the order of the answers: each answer is judged in a
     process of its own that is forked from one and the same state, and its limit is computing time, which other work on
-    the machine does not use up. An answer that exceeds it is wrong. The processes end by themselves when this one does.
+    the machine does not use up. An answer that exceeds it is wrong. Whatever a verifier writes where it should not, it
+    spoils its own verdict at most. The processes end when this one does, in whatever state they are.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ class VerifierPool:
     """
 
     def __init__(self, task: Section, settings: VerifierConfig) -> None:
-        self._start_message = _message((task.model_dump(mode="json"), settings.model_dump(mode="json")))
+        self._start = task.model_dump(mode="json"), settings.model_dump(mode="json")
         self._limit = PATIENCE * settings.seconds_per_answer + GRACE
         self._workers: list[_Worker] = []
         self._count = settings.workers or min(8, _cores())
@@ -77,7 +79,7 @@ class VerifierPool:
     def __enter__(self) -> Self:
         try:
             for _ in range(self._count):
-                self._workers.append(_Worker(self._start_message))
+                self._workers.append(_Worker(*self._start))
             for worker in self._workers:
                 worker.wait_until_ready()
         except BaseException:
@@ -115,8 +117,10 @@ class VerifierPool:
         while waiting or busy:
             while waiting and idle:
                 worker = idle.pop()
+                if select.select([worker.replies], [], [], 0)[0]:  # it has ended, or something else has written there
+                    worker = self._replace(worker)
                 key, answer = waiting.popleft()
-                worker.send(_message(answer), limit=self._limit)
+                worker.send(*answer, limit=self._limit)
                 busy[worker.replies] = worker, key
             now = time.monotonic()
             patience = max(0.0, min(worker.deadline for worker, _ in busy.values()) - now)
@@ -130,7 +134,7 @@ class VerifierPool:
                 else:
                     continue
                 del busy[replies]
-                verdicts[key] = judged or Judged(verdict=Verdict.FAILED, reason="the verifier process ended")
+                verdicts[key] = judged or Judged(verdict=Verdict.FAILED, reason="the verifier process gave no reply")
                 idle.append(worker if judged and replies in ready else self._replace(worker))
         return [verdicts[key] for key in keys]
 
@@ -138,7 +142,7 @@ class VerifierPool:
         """Another process in the place of one that hangs or has ended."""
         worker.kill()
         self._workers.remove(worker)
-        successor = _Worker(self._start_message)
+        successor = _Worker(*self._start)
         self._workers.append(successor)
         successor.wait_until_ready()
         return successor
@@ -155,9 +159,9 @@ class _Worker:
         When the reply to what was sent last must be there, on the monotonic clock.
     """
 
-    def __init__(self, start_message: bytes) -> None:
+    def __init__(self, *start: Any) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", STARTER, json.dumps(sys.path)],
+            [sys.executable, "-c", STARTER, json.dumps(sys.path), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -171,12 +175,14 @@ class _Worker:
         self._requests = self._process.stdin.fileno()
         self.replies = self._process.stdout.fileno()
         os.set_blocking(self._requests, False)
-        self.send(start_message, limit=START_LIMIT)
+        self.send(*start, limit=START_LIMIT)
 
-    def send(self, message: bytes, *, limit: float) -> None:
+    def send(self, *content: Any, limit: float) -> None:
         """Send a message whose reply is due within ``limit`` seconds; a process that does not read it will be late."""
         self.deadline = time.monotonic() + limit
-        rest = memoryview(message)
+        self._number = secrets.randbits(64)  # which nobody can know beforehand
+        pickled = pickle.dumps((self._number, *content))
+        rest = memoryview(len(pickled).to_bytes(8, "little") + pickled)
         while rest and (patience := self.deadline - time.monotonic()) > 0:
             _, ready, _ = select.select([], [self._requests], [], patience)
             if ready:
@@ -188,11 +194,8 @@ class _Worker:
                     return  # it has ended, as the attempt to receive will show
 
     def receive(self) -> Judged | None:
-        """The reply, once there is one; None if the process has ended instead."""
-        reply = os.read(self.replies, 4096)
-        if not reply:
-            return None
-        return Judged(verdict=Verdict(reply[:1]), reason=reply[1:].decode("utf-8", "replace"))
+        """The reply, once there is something; None if the process has ended, or if it is no reply to the request."""
+        return Judged.read(os.read(self.replies, 4096), self._number)
 
     def wait_until_ready(self) -> None:
         """Wait until the verifier has been built, or raise `UsageError` with the reason why it could not be."""
@@ -216,8 +219,3 @@ class _Worker:
 def _cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _message(content: Any) -> bytes:
-    pickled = pickle.dumps(content)
-    return len(pickled).to_bytes(8, "little") + pickled

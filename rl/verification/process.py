@@ -2,23 +2,27 @@
 
 The process builds the verifier once and then forks for every answer. So each answer meets the verifier as it was built,
 whatever came before; a child that runs out of time, memory or stack takes nothing with it, and the next is there in
-milliseconds. The kernel's own timers end a child, also in the middle of a product of huge numbers and also when the
-process that asked is gone.
+milliseconds. The kernel's own timer ends a child, also in the middle of a product of huge numbers; one that ignores
+it, waits or is stopped is killed by the clock. A child has no descriptor but that of its own reply, and all of them,
+with whatever they have started, end when the process that asked is gone.
 
 A message is a length (8 bytes, little-endian) and a pickle; it comes from our own process. What goes back may have been
-touched by the text of a model and is never unpickled: a byte, the value of a `Verdict`, and text.
+touched by the text of a model and is never unpickled; it names the request, so that other bytes are no reply.
 """
 
 import contextlib
+import ctypes
 import gc
 import os
 import pickle
 import random
 import resource
+import select
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NoReturn
 
 from rl.config import parse_config
 from rl.errors import UsageError
@@ -28,8 +32,11 @@ from rl.verification.config import VerifierConfig
 from rl.verification.sandbox import seal
 from rl.verification.verdict import Judged, Verdict
 
-# At most so many bytes go back at once: a pipe takes and gives up to 4096 in one piece.
-LONGEST_REPLY = 1024
+# Standard input of this process, where requests come from, and of a child where its reply goes.
+REQUESTS, REPLY = 0, 3
+
+PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 # The time that an answer may take by the clock, for each second of computing that it may take: a verifier that waits
 # is stopped, and one on a busy machine is not.
@@ -37,86 +44,108 @@ PATIENCE = 10
 
 
 def main() -> None:
-    """Serve until there is nothing more to read."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)  # what a verifier prints is not a reply
+    """Serve until there is nothing more to read, or the process that asks, number ``sys.argv[2]``, is gone."""
+    replies = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # what a verifier prints is not a reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    task, limits = _receive(requests)
+    parent = int(sys.argv[2])
+    # Of all signals the one that also reaches a process that has been stopped. It comes when a thread of the parent
+    # ends as well, hence the question.
+    signal.signal(signal.SIGCONT, lambda *_: None if os.getppid() == parent else _end_all())
+    _on_end_of_parent(signal.SIGCONT)
+    if os.getppid() != parent:
+        _end_all()
+    number, task, limits = _receive()
     settings = VerifierConfig.model_validate(limits)
     try:
         verifier = build_verifier(parse_config({"task": task}).task)
-    except UsageError as error:
-        _reply(replies, Verdict.FAILED, str(error))
-        return
     except Exception as error:
-        _reply(replies, Verdict.FAILED, _reason(error))
+        reason = str(error) if isinstance(error, UsageError) else _reason(error)
+        os.write(replies, Judged(verdict=Verdict.FAILED, reason=reason).reply(number))
         return
     gc.collect()
     gc.freeze()  # else the first collection in a child copies all that is shared with it
-    _reply(replies, Verdict.RIGHT, "")
-    while (message := _receive(requests)) is not None:
-        prompt, response = message
-        verdict, reason = _judge_in_child(verifier, prompt, response, settings)
-        _reply(replies, verdict, reason)
+    os.write(replies, Judged(verdict=Verdict.RIGHT).reply(number))
+    while (message := _receive()) is not None:
+        number, prompt, response = message
+        os.write(replies, _judge_in_child(verifier, prompt, response, settings).reply(number))
 
 
-def _receive(requests: BinaryIO) -> Any:
+def _receive() -> Any:
     """The next message, None at the end."""
-    length = requests.read(8)
-    if len(length) < 8:
-        return None
-    message = requests.read(int.from_bytes(length, "little"))
-    return pickle.loads(message)
+    length = _read(8)
+    return pickle.loads(_read(int.from_bytes(length, "little"))) if length else None
 
 
-def _reply(replies: int, verdict: Verdict, reason: str) -> None:
-    os.write(replies, (verdict.value + reason.encode("utf-8", "backslashreplace"))[:LONGEST_REPLY])
+def _read(count: int) -> bytes:
+    """So many bytes of the requests, or none if they end before."""
+    read = bytearray()
+    while len(read) < count:
+        if not (piece := os.read(REQUESTS, count - len(read))):
+            return b""
+        read += piece
+    return bytes(read)
 
 
-def _judge_in_child(
-    verifier: Verifier[Any], prompt: Prompt[Any], response: str, settings: VerifierConfig
-) -> tuple[Verdict, str]:
+def _on_end_of_parent(number: int) -> None:
+    """Have the kernel send a signal to this process when its parent ends, where it can."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(number))
+
+
+def _end_all() -> NoReturn:
+    """End this process and what it and its children have started."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _judge_in_child(verifier: Verifier[Any], prompt: Prompt[Any], response: str, settings: VerifierConfig) -> Judged:
     readable, writable = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
         try:
+            _on_end_of_parent(signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+            os.dup2(writable, REPLY, inheritable=False)
+            os.dup2(1, REQUESTS)
+            for number in map(int, os.listdir("/dev/fd")):
+                if number > REPLY:
+                    with contextlib.suppress(OSError):  # that of the listing is gone
+                        os.close(number)
             _settle_generators()
             _limit(settings)
             if settings.sealed:
                 seal()
             judged = Judged.of(verifier.verify(prompt, response))
-            _reply(writable, judged.verdict, " ".join(judged.reason.split()))
+            os.write(REPLY, replace(judged, reason=" ".join(judged.reason.split())).reply(0))
         except BaseException as error:  # nothing may leave this process but by the next line
             with contextlib.suppress(BaseException):
-                _reply(writable, Verdict.FAILED, _reason(error))
+                os.write(REPLY, Judged(verdict=Verdict.FAILED, reason=_reason(error)).reply(0))
         finally:
             os._exit(0)
     os.close(writable)
-    _, status = os.waitpid(child, 0)
-    os.set_blocking(readable, False)
-    try:
-        said = os.read(readable, 4096)
-    except BlockingIOError:  # something that the verifier has started still holds the pipe
-        said = b""
+    # Nothing is asked before there is a reply: requests that can be read have come to their end.
+    ready, _, _ = select.select([readable, REQUESTS], [], [], PATIENCE * settings.seconds_per_answer)
+    if REQUESTS in ready:
+        _end_all()
+    said = os.read(readable, 4096) if ready else b""
     os.close(readable)
+    os.kill(child, signal.SIGKILL)  # one that has come to its end has its status already
+    _, status = os.waitpid(child, 0)
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    if ended_by in (signal.SIGPROF, signal.SIGALRM):
-        return Verdict.TIMED_OUT, ""
-    if ended_by is not None:
-        return Verdict.FAILED, f"the verifier was ended by {signal.Signals(ended_by).name}"
-    if status or said[:1] not in {verdict.value for verdict in Verdict}:
-        return Verdict.FAILED, "the verifier ended without a verdict"
-    return Verdict(said[:1]), said[1:].decode("utf-8", "replace")
+    if not ready or (not said and ended_by == signal.SIGPROF):
+        return Judged(verdict=Verdict.TIMED_OUT)
+    if not said and ended_by is not None:
+        return Judged(verdict=Verdict.FAILED, reason=f"the verifier was ended by {signal.Signals(ended_by).name}")
+    return Judged.read(said, 0) or Judged(verdict=Verdict.FAILED, reason="the verifier ended without a verdict")
 
 
 def _limit(settings: VerifierConfig) -> None:
-    """Bound time and memory of this process; the default action of both timers ends it, whatever it is doing."""
-    for number in (signal.SIGPROF, signal.SIGALRM):
+    """Bound time and memory of this process; the default action of the timer ends it, whatever it is doing."""
+    for number in (signal.SIGPROF, signal.SIGCONT):
         signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, settings.seconds_per_answer)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE * settings.seconds_per_answer)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     room = _address_space() + settings.memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (room, room))

@@ -1,9 +1,15 @@
-"""What is said of one response."""
+"""What is said of one response, and how it is written into a pipe."""
 
 import reprlib
+import struct
 from dataclasses import dataclass
 from enum import Enum
 from typing import Self
+
+# Number of the request, and how many bytes follow: one for the verdict, then text. A pipe takes and gives up to 4096
+# bytes in one piece.
+HEAD = struct.Struct("<QI")
+LONGEST = 1024
 
 
 class Verdict(Enum):
@@ -39,3 +45,16 @@ class Judged:
             verdict=Verdict.FAILED,
             reason=f"verify returned {reprlib.repr(said)}, of type {kind.__name__}: it must return True, False or None",
         )
+
+    def reply(self, number: int) -> bytes:
+        """The reply to the request of that number."""
+        said = (self.verdict.value + self.reason.encode("utf-8", "backslashreplace"))[:LONGEST]
+        return HEAD.pack(number, len(said)) + said
+
+    @classmethod
+    def read(cls, reply: bytes, number: int) -> Self | None:
+        """What is said in a reply to that request; None if these bytes are anything else, also in part."""
+        said = reply[HEAD.size :]
+        if said[:1] not in {verdict.value for verdict in Verdict} or reply[: HEAD.size] != HEAD.pack(number, len(said)):
+            return None
+        return cls(verdict=Verdict(said[:1]), reason=said[1:].decode("utf-8", "replace"))

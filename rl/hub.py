@@ -1,0 +1,28 @@
+"""Names on the Hugging Face hub: they say that they are some, so that no mistyped path is looked for there."""
+
+import re
+
+from rl.errors import UsageError
+
+PREFIX = "hub:"
+FORM = "hub:OWNER/NAME or hub:OWNER/NAME@REVISION"
+NAME = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
+
+
+def is_hub_name(name: object) -> bool:
+    """Whether it is to be looked for on the hub."""
+    return str(name).startswith(PREFIX)
+
+
+def read_hub_name(name: object, *, key: str) -> tuple[str, str | None]:
+    """``owner/name`` and the revision, None where there is none; ``key`` is what names it in the configuration.
+
+    Raises
+    ------
+    UsageError
+        If it is not of the form `FORM`.
+    """
+    named = NAME.fullmatch(str(name))
+    if named is None:
+        raise UsageError(f"{key} {str(name)!r} is no name on the hub: it must be {FORM}")
+    return named[1], named[2]
