@@ -229,7 +229,7 @@ def test_damage_is_exit_status_2(run: Path, toml: Path, invoke: Callable[..., An
         command.train, "--config", toml, "--output", run, "--resume", "--quiet", "--set", "training.steps=5"
     )
     assert result.exit_code == 2
-    assert "optimizer.safetensors' is damaged" in result.stderr
+    assert "its optimizer.safetensors is damaged" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -259,8 +259,8 @@ def test_records_may_be_ahead_of_the_checkpoint(run: Path, finished: Path, toml:
     shutil.rmtree(run / CHECKPOINTS)
     train(load_config(toml, []), run, resume=True, quiet=True)
     before, after = contents(finished), contents(run)
-    before.pop(TIMING.name)
-    after.pop(TIMING.name)
+    for name in (TIMING, SAVED / "records.json"):  # with the checksum of the seconds
+        before.pop(str(name)), after.pop(str(name))
     assert before == after
 
 

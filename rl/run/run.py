@@ -103,6 +103,7 @@ class Run:
         self._stack = stack
         self._records = Records(output, every=config.training.evaluate_every)
         self._loop: Loop | None = None
+        self._trackers: Trackers
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
         self._interrupted: Callable[[], bool] | None = None
@@ -312,7 +313,7 @@ class Run:
 
     def _rescue(self) -> bool:
         """Save a checkpoint after a failure, if the weights are those of the last step; whether there is one."""
-        if not self.state.step or self._loop is None or self._ranks.size > 1:
+        if self._loop is None or self._interrupted is None or not self.state.step or self._ranks.size > 1:
             return False
         made = {int(each["step"]) for each in self._loop.optimizer.state.values()}
         if made != {self.state.spent.updates}:
