@@ -90,8 +90,9 @@ def end_never(folder: Path) -> None:
 
 def make_model(source: Path | None, folder: Path, *, heads: int = 4) -> None:
     """Put the model into a folder: a copy of ``source``, weights as a link, or a small one with random weights."""
-    from rl.config import AdditionConfig, ModelConfig
+    from rl.models.config import ModelConfig
     from rl.models.policy import new_policy, save_policy
+    from rl.tasks.addition import AdditionConfig
     from rl.tasks.registry import build_teaching_task
 
     if source is None:
@@ -158,8 +159,8 @@ def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def prompts_of(job: Mapping[str, Any], step: int) -> list[str]:
     """The prompts that our run draws in a step, from 1."""
-    from rl.config import AdditionConfig
     from rl.seeds import derive_seed
+    from rl.tasks.addition import AdditionConfig
     from rl.tasks.registry import build_teaching_task
     from rl.tasks.split import training_prompts
 

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from rl.config import Config, TrackingConfig
+from rl.config import Config
 from rl.errors import DivergenceError, StorageError, SyncError, UsageError
 from rl.learning.loss import denominator
 from rl.learning.reference import open_reference
@@ -70,6 +70,7 @@ from rl.run.checkpoint import (
     save_model,
 )
 from rl.run.complete import check_records
+from rl.run.config import TrackingConfig
 from rl.run.display.progress import Progress
 from rl.run.folder import run_folder
 from rl.run.rollouts import append_rollouts, dumping

@@ -55,7 +55,7 @@ def start_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
     @cache
     def write(alphabet: str, *, chat_template: str | None = None, **shape: int) -> Path:
-        from rl.config import ModelConfig
+        from rl.models.config import ModelConfig
         from rl.models.policy import new_policy, save_policy
 
         folder = tmp_path_factory.mktemp("start")

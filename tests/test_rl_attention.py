@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from rl.config import ModelConfig, PolicyConfig
 from rl.models.attention import GROUPED, grouped_attention, use_grouped_attention
+from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import load_policy, new_policy
 from rl.models.prefix import Prefix
 

@@ -16,8 +16,9 @@ from torch import Tensor
 import rl.samplers.registry
 import rl.train
 from rl import command
-from rl.config import Config, ModelConfig, load_config, parse_config
+from rl.config import Config, load_config, parse_config
 from rl.errors import SyncError, UsageError
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import read_state

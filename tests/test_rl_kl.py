@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 import rl.train
-from rl.config import Config, KlConfig, ModelConfig, parse_config
+from rl.config import Config, parse_config
 from rl.errors import DivergenceError, UsageError
+from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Estimator, Penalty, baselines, to_come
 from rl.learning.loss import Accumulated, accumulate_gradient, log_probs_of, penalties_of, rows_of
 from rl.learning.reference import open_reference
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.metrics import StepRecord, read_metrics
 from rl.run.checkpoint import open_policy

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from rl.config import Config, ModelConfig, parse_config
+from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.models import lora
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import open_policy
@@ -56,7 +57,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, i
 
 
 def document(lora_section: Mapping[str, Any]) -> dict[str, Any]:
-    from rl.config import AdditionConfig
+    from rl.tasks.addition import AdditionConfig
 
     return {
         "task": AdditionConfig(name="addition", digits={1: 1}),

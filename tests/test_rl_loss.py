@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl.config import RolloutConfig, WeightingConfig
 from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, length_factors, micro_batches, rows_of
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.advantage import look_up_advantages, weigh, weight_function
+from rl.step.config import WeightingConfig
 from rl.step.success import Visits, count_successes, judge
 from rl.tasks.protocol import Prompt
 from theory.weightings import REGISTRY

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.config import EvaluationConfig
 from rl.errors import UsageError
 from rl.records.metrics import (
     EvaluationRecord,
@@ -24,6 +23,7 @@ from rl.records.metrics import (
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.step.advantage import look_up_advantages
+from rl.step.config import EvaluationConfig
 from rl.step.evaluate import bootstrap_interval, evaluate
 from rl.step.success import count_successes, judge, success_histogram
 from rl.tasks.addition import Addition

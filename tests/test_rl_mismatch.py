@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl.config import ModelConfig
 from rl.learning.loss import Accumulated, accumulate_gradient, rows_of
 from rl.learning.mismatch import Mismatch, importance_weights
+from rl.models.config import ModelConfig
 from rl.models.policy import new_policy
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler

@@ -22,9 +22,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
 from rl.models import output_layer
+from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import Policy, choose_device, load_policy, new_policy, save_policy
 from rl.models.start import start_folder, weights_checksum
 from rl.samplers.torch_sampler import TorchSampler

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.config import Config, EvaluationConfig, OptimizerConfig, WeightingConfig, parse_config
+from rl.config import Config, parse_config
 from rl.errors import DivergenceError, UsageError
+from rl.learning.config import OptimizerConfig
 from rl.learning.learning_rate import learning_rate
 from rl.records.metrics import Spent
 from rl.run.checkpoint import kept_steps
@@ -21,6 +22,7 @@ from rl.run.rollouts import append_rollouts, dumping
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.step.advantage import centred_advantages, look_up_advantages, weigh, weight_function
+from rl.step.config import EvaluationConfig, WeightingConfig
 from rl.step.draw_groups import Collected, collect
 from rl.step.evaluate import evaluate, pass_at
 from rl.step.schedule import TableSchedule, all_wrong_factor

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rl.config import ModelConfig, PolicyConfig
 from rl.errors import DivergenceError, UsageError
+from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.samplers import draw, torch_sampler
 from rl.samplers.rollout import Batch, Completion

@@ -7,9 +7,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from rl.config import ModelConfig, RolloutConfig, parse_config
+from rl.config import parse_config
 from rl.errors import UsageError
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, new_policy
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 from rl.samplers.stop_strings import StopStrings
 from rl.samplers.torch_sampler import TorchSampler

@@ -19,12 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rl.train
 from rl import command
-from rl.config import ModelConfig, SamplerConfig, load_config, parse_config
+from rl.config import load_config, parse_config
 from rl.errors import SyncError, UsageError
+from rl.models.config import ModelConfig
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.records.metrics import read_metrics, read_timing
 from rl.run.checkpoint import read_state
+from rl.samplers.config import SamplerConfig
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.vllm_sampler import TOKENS_AT_ONCE, VllmSampler

@@ -2,7 +2,7 @@
 
 import math
 
-from rl.config import OptimizerConfig
+from rl.learning.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:

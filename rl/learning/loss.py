@@ -28,10 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.config import KlConfig, RolloutConfig
+from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Penalty, baselines
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.learning.ppo_clip import Clip, ClippedTokens
+from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 
 NO_CLIP = Clip()

@@ -7,8 +7,9 @@ from functools import partial, reduce
 import numpy as np
 import torch
 
-from rl.config import Config, OptimizerConfig
+from rl.config import Config
 from rl.errors import DivergenceError
+from rl.learning.config import OptimizerConfig
 from rl.learning.learning_rate import learning_rate
 from rl.learning.loss import (
     NO_CLIP,

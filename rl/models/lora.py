@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rl.config import LoraConfig
 from rl.errors import UsageError
+from rl.models.config import LoraConfig
 from rl.models.start import check_weights, weights_checksum
 
 if TYPE_CHECKING:

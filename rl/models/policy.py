@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from rl.config import ModelConfig, PolicyConfig
 from rl.errors import UsageError
 from rl.models.attention import use_grouped_attention
+from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, merged_weights
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
@@ -39,7 +39,7 @@ END = "<end>"
 ATTENTION_ON_CPU = "eager"
 ATTENTION_ELSEWHERE = "sdpa"
 
-# Logits at a time that are the fastest; see `rl.config.PolicyConfig`.
+# Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**27
 
 

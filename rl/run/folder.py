@@ -13,16 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rl.config import Config, TrackingConfig, differences
+from rl.config import Config
 from rl.errors import UsageError
 from rl.models.start import start_folder, weights_checksum
 from rl.records.layout import ABOUT, CHECKPOINTS, FOLDERS, LOCK, MODEL
 from rl.records.metrics import RECORD_FILES
+from rl.run.config import TrackingConfig
 from rl.run.lock import check_unlocked, locked
 from rl.run.versions import versions
 from rl.storage import sha256_of, withdraw
 from rl.tasks.registry import data_files
 from weightopt.files import replace_file
+from weightopt.settings import differences
 
 SCHEMA = "rl.run/3"
 
@@ -164,7 +166,7 @@ def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]
 
 
 def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where ``run`` differs from the run in ``output``, as `rl.config.differences`; all of it may change."""
+    """Where ``run`` differs from the run in ``output``, as `weightopt.settings.differences`; all of it may change."""
     about = output / ABOUT
     try:
         before = json.loads(about.read_text(encoding="utf-8"))

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl.config import SamplerConfig
 from rl.errors import DivergenceError, UsageError
 from rl.models.policy import Policy
+from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
 from rl.samplers.preserved_rng import undisturbed
 from rl.samplers.rollout import Batch, Completion, Group

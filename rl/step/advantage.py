@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rl.config import WeightingConfig
 from rl.errors import UsageError
 from rl.samplers.rollout import Batch
+from rl.step.config import WeightingConfig
 from rl.step.success import Visits, count_successes, leave_one_out
 from weightopt.table import WeightTable
 

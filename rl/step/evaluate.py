@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import EvaluationConfig
 from rl.processes.ranks import ALONE, Ranks
 from rl.records.metrics import EvaluationRecord, Spent
 from rl.samplers.rollout import Batch, Sampler
 from rl.seeds import derive_seed
+from rl.step.config import EvaluationConfig
 from rl.step.success import Judgement, judge
 from rl.tasks.protocol import Prompt, Verifier
 from rl.verification.pool import VerifierPool

@@ -11,9 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from rl.config import Config, WeightingConfig
+from rl.config import Config
 from rl.errors import UsageError
 from rl.step.advantage import weight_function
+from rl.step.config import WeightingConfig
 from weightopt.table import TableError, WeightTable
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import WeightingConfig
 from rl.processes.ranks import ALONE, Ranks
 from rl.samplers.rollout import Batch
+from rl.step.config import WeightingConfig
 from rl.tasks.protocol import Verifier
 from rl.verification.pool import VerifierPool
 from rl.verification.verdict import Judged, Verdict

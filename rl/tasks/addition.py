@@ -8,13 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
+from typing import Annotated
 
+from pydantic import Field
+
+from rl.tasks.config import Frequency, TaskConfig
 from rl.tasks.protocol import Prompt
 
 # A response longer than this is wrong whatever it says; int() of a long string takes quadratic time.
 LONGEST_ANSWER = 32
 
 ANSWER = re.compile(r"[0-9]+", re.ASCII)
+
+
+class AdditionConfig(TaskConfig):
+    """``[task]`` with ``name = "addition"``; see `rl.tasks.addition.Addition`."""
+
+    digits: Annotated[Mapping[Annotated[int, Field(ge=1, le=12)], Frequency], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from random import Random
 from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import Field
 
 from rl.tasks import arithmetic
+from rl.tasks.config import ANY_OPERATOR, Frequency, Operator, TaskConfig
 from rl.tasks.protocol import Prompt
+from weightopt.settings import Integer
 
 # How tightly an operator binds; a number binds tightest.
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -20,6 +25,16 @@ ATOM = 3
 # Draws of numbers for one arrangement of operators before another arrangement is tried: some, such as two divisions of
 # small numbers, hardly ever give a whole target.
 DRAWS_PER_PLAN = 64
+
+
+class CountdownConfig(TaskConfig):
+    """``[task]`` with ``name = "countdown"``; see `rl.tasks.countdown.Countdown`."""
+
+    numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)]
+    largest_number: Annotated[Integer, Field(ge=4, le=1000)]
+    largest_target: Annotated[Integer, Field(ge=10, le=100_000)]
+    operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+    habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from rl.tasks import arithmetic
+from rl.tasks.config import ANY_OPERATOR, Frequency, Operator, TextTaskConfig
 from rl.tasks.countdown import Countdown, Numbers
 from rl.tasks.extraction import extract
 from rl.tasks.protocol import Prompt
+from weightopt.settings import Integer
 
 # Problems drawn for one example: the first with operators that no example before it has, else the first.
 DRAWS_PER_EXAMPLE = 100
+
+
+class CountdownTextConfig(TextTaskConfig):
+    """``[task]`` with ``name = "countdown-text"``; see `rl.tasks.countdown_text.CountdownText`.
+
+    The defaults are TinyZero's three and four numbers. With ``examples`` prompts are solved problems with an open last
+    line, for which ``rollout.stop = ["\\n"]`` saves tokens.
+    """
+
+    numbers: Annotated[Mapping[Annotated[int, Field(ge=2, le=6)], Frequency], Field(min_length=1)] = {3: 1.0, 4: 1.0}
+    largest_number: Annotated[Integer, Field(ge=4, le=1000)] = 99
+    largest_target: Annotated[Integer, Field(ge=10, le=100_000)] = 100
+    operators: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
+    examples: Annotated[Integer, Field(ge=0, le=16)] = 0
+
+    @model_validator(mode="after")
+    def _one_manner(self) -> "CountdownTextConfig":
+        if self.examples and self.chat:
+            raise ValueError("examples are a text to be continued and chat is a conversation: set one of them")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

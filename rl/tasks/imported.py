@@ -9,16 +9,27 @@ from contextlib import contextmanager
 from importlib import import_module
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
-from rl.config import ImportedConfig
 from rl.errors import UsageError
+from rl.tasks.config import NONE, Parameters, TextTaskConfig
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
+from weightopt.settings import of_form
 
 NEEDED = (
     "a rl.tasks.protocol.Prompt needs id and text, texts that are not empty, difficulty, a text, and a problem that "
     "can be pickled"
 )
+
+
+class ImportedConfig(TextTaskConfig):
+    """``[task]`` with ``name = "import"``: the task at ``path``, ``"module:attribute"``; see `rl.tasks.imported`.
+
+    If the attribute can be called, it is, with ``parameters``.
+    """
+
+    path: Annotated[str, of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]
+    parameters: Parameters = NONE
 
 
 def load_task(config: ImportedConfig) -> Any:

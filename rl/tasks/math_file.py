@@ -6,19 +6,56 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from rl.config import MathConfig
+from pydantic import AfterValidator, Field, model_validator
+
 from rl.errors import UsageError
-from rl.tasks.extraction import RULES
+from rl.tasks.config import Template, TextTaskConfig
+from rl.tasks.extraction import RULES, Form
 from rl.tasks.math_verifier import Reference
 from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
+from weightopt.settings import can_be_opened
 
 Row = Mapping[str, Any]
 
 JSON_LINES = "a .jsonl or .json file must be JSON lines, one object a line and no array around them"
 ENDINGS = "files are read that end in .jsonl, .json or .parquet"
+
+
+Source = Annotated[str, Field(min_length=1), AfterValidator(can_be_opened)]
+
+
+class MathConfig(TextTaskConfig):
+    """``[task]`` with ``name = "gsm8k"`` or ``"math"``: problems from a file, judged by math-verify.
+
+    ``train`` and ``held_out`` are JSON-lines or parquet files, or names of hub data sets (then with ``subset``,
+    ``train_split`` and ``held_out_split``). Without a source of held-out problems one in eight is held out. Columns and
+    ``reference``, where a solution gives its answer, follow the published files of the name: "hashes" is after
+    ``####``, "boxed" in ``\\boxed{}``, "whole" all of it. ``answer`` is where a response must give it. The text of
+    a prompt is ``template`` with the question in the place of ``{question}``.
+    """
+
+    train: Source
+    held_out: Source | None = None
+    subset: str | None = None
+    train_split: Annotated[str, Field(min_length=1)] = "train"
+    held_out_split: Annotated[str, Field(min_length=1)] | None = None
+    question_column: Annotated[str, Field(min_length=1)] = "question"
+    answer_column: Annotated[str, Field(min_length=1)] = "answer"
+    difficulty_column: Annotated[str, Field(min_length=1)] | None = None
+    reference: Literal["hashes", "boxed", "whole"] = "hashes"
+    answer: Form = "boxed"
+    template: Template = "{question}\n\nThink step by step, and give the final answer within \\boxed{}.\n"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, document: Any) -> Any:
+        """The columns of MATH are not those of GSM8K."""
+        if isinstance(document, Mapping) and document.get("name") == "math":
+            return {"question_column": "problem", "answer_column": "solution", "reference": "boxed", **document}
+        return document
 
 
 def load_problems(config: MathConfig) -> ProblemList:

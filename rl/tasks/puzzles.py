@@ -9,14 +9,17 @@ import json
 from functools import cache
 from hashlib import sha256
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
-from rl.config import ReasoningGymConfig
+from pydantic import Field
+
 from rl.errors import UsageError
 from rl.seeds import derive_seed
+from rl.tasks.config import NONE, Parameters, Template, TextTaskConfig
 from rl.tasks.extraction import Form, extract
 from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, Prompt
+from weightopt.settings import Integer, Number
 
 LONGEST_ANSWER = 4096
 
@@ -26,6 +29,27 @@ MOST_PROBLEMS = 2**31 - 1
 
 # A few draw something for each problem when they are made, and have no more than these, or ``parameters.size``.
 USUAL_SIZE = 10_000
+
+
+class ReasoningGymConfig(TextTaskConfig):
+    """``[task]`` with ``name = "reasoning-gym"``: the data set ``dataset`` of that library with its ``parameters``.
+
+    An answer is right if its score is at least ``threshold``. With ``problems`` so many are made when the run starts
+    and drawn from ever after, which slow generators need; without, every prompt is new. ``seed`` is the data set's.
+    ``difficulty_key`` names the entry of a puzzle's metadata that is its stratum. ``answer`` and ``template`` are as
+    for ``"math"``.
+    """
+
+    dataset: Annotated[str, Field(min_length=1)]
+    parameters: Parameters = NONE
+    problems: Annotated[Integer, Field(ge=16, le=10_000_000)] | None = None
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    difficulty_key: Annotated[str, Field(min_length=1)] | None = None
+    answer: Form = "tags"
+    template: Template = (
+        "{question}\n\nThink step by step, and give the final answer alone between <answer> and </answer>.\n"
+    )
 
 
 def load_puzzles(config: ReasoningGymConfig) -> GeneratedTask[dict[str, Any]] | ProblemList:

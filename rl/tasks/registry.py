@@ -7,21 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rl.config import (
-    AdditionConfig,
-    CountdownConfig,
-    CountdownTextConfig,
-    ImportedConfig,
-    MathConfig,
-    ReasoningGymConfig,
-    TaskConfig,
-    TextTaskConfig,
-)
 from rl.errors import UsageError
-from rl.tasks.addition import Addition
-from rl.tasks.countdown import Countdown
-from rl.tasks.countdown_text import CountdownText
+from rl.tasks.addition import Addition, AdditionConfig
+from rl.tasks.config import TaskConfig, TextTaskConfig
+from rl.tasks.countdown import Countdown, CountdownConfig
+from rl.tasks.countdown_text import CountdownText, CountdownTextConfig
+from rl.tasks.imported import ImportedConfig, load_task
+from rl.tasks.math_file import MathConfig
 from rl.tasks.protocol import Task, TeachingTask, Verifier
+from rl.tasks.puzzles import ReasoningGymConfig
 
 INSTALL = "pip install 'weightopt[tasks]'"
 
@@ -46,9 +40,9 @@ def build_task(config: TaskConfig) -> Task[Any]:
 
             return _needing_extra(lambda: load_puzzles(config), config)
         case ImportedConfig():
-            from rl.tasks.imported import load_task
-
             return load_task(config)
+        case _:
+            raise ValueError(f"no task is made from {config!r}")
 
 
 def judges_in_this_process(config: TaskConfig) -> bool:
@@ -70,9 +64,9 @@ def build_verifier(config: TaskConfig) -> Verifier[Any]:
 
             return _needing_extra(lambda: PuzzleVerifier(config), config)
         case ImportedConfig():
-            from rl.tasks.imported import load_task
-
             return load_task(config)
+        case _:
+            raise ValueError(f"no verifier is made from {config!r}")
 
 
 def data_files(config: TaskConfig) -> dict[str, Path]:

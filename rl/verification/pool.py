@@ -19,12 +19,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from rl.config import Config, Section, VerifierConfig
+from rl.config import Config
 from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier, judges_in_this_process
+from rl.verification.config import VerifierConfig
 from rl.verification.process import PATIENCE
 from rl.verification.verdict import Judged, Verdict
+from weightopt.settings import Section
 
 # Seconds for a process to import its libraries and build the verifier, on a machine that is busy.
 START_LIMIT = 300

@@ -20,10 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rl.config import VerifierConfig, parse_config
+from rl.config import parse_config
 from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
+from rl.verification.config import VerifierConfig
 from rl.verification.sandbox import seal
 from rl.verification.verdict import Judged, Verdict
 

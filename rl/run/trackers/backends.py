@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from rl.config import TrackingConfig
+from rl.run.config import TrackingConfig
 from rl.run.trackers.values import Values
 
 

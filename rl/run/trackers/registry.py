@@ -13,10 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rl.config import Config, TrackingConfig
+from rl.config import Config
 from rl.errors import UsageError
 from rl.records.layout import ABOUT, TRACKING
 from rl.records.metrics import METRICS_FILE, TIMING_FILE, TimingRecord, read_metrics, read_timing
+from rl.run.config import TrackingConfig
 from rl.run.trackers.backends import BACKENDS, Identity, Tracker
 from rl.run.trackers.values import Record, Values
 from weightopt.files import replace_file
