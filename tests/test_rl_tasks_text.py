@@ -275,7 +275,7 @@ def test_lines_of_a_file_end_where_json_says(tmp_path: Path) -> None:
         (
             '{"question": [1], "answer": "#### 5"}\n',
             {},
-            r"row 1 of .* has \[1\] in column 'question': text or a number",
+            r"row 1 of .* has \[1\] in column 'question': text or a finite number",
         ),
         ("[\n", {}, r"line 1 of '.*' is not JSON: .* must be JSON lines, one object a line and no array around them"),
         ("\n", {}, r"'.*a.jsonl' is empty"),

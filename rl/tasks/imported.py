@@ -30,6 +30,7 @@ class ImportedConfig(TextTaskConfig):
 
     path: Annotated[str, of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]
     parameters: Parameters = NONE
+    allow_nonsense: bool = False
 
 
 def load_task(config: ImportedConfig) -> Any:

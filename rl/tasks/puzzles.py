@@ -6,6 +6,8 @@ text of the answer, so they only run in the sealed processes of `rl.verification
 """
 
 import json
+import math
+import re
 from functools import cache
 from hashlib import sha256
 from random import Random
@@ -23,9 +25,15 @@ from weightopt.settings import Integer, Number
 
 LONGEST_ANSWER = 4096
 
+# Comparisons with these let everything through, so no scorer is shown one that the puzzle does not ask for.
+NO_NUMBER = re.compile(r"(?<![A-Za-z])(?:nan|inf|infinity)[ij]?(?![A-Za-z])", re.IGNORECASE)
+
 # Most data sets make their problem i from a generator seeded with their seed plus i, whatever size they were asked
 # for, so numbers out of a large range are as good as seeds; below 2**31 for those that hand them to numpy.
 MOST_PROBLEMS = 2**31 - 1
+
+# What rounding may add to a score.
+SLACK = 1e-6
 
 # A few draw something for each problem when they are made, and have no more than these, or ``parameters.size``.
 USUAL_SIZE = 10_000
@@ -37,7 +45,7 @@ class ReasoningGymConfig(TextTaskConfig):
     An answer is right if its score is at least ``threshold``. With ``problems`` so many are made when the run starts
     and drawn from ever after, which slow generators need; without, every prompt is new. ``seed`` is the data set's.
     ``difficulty_key`` names the entry of a puzzle's metadata that is its stratum. ``answer`` and ``template`` are as
-    for ``"math"``.
+    for ``"math"``. A data set whose scorer rewards nonsense is refused unless ``allow_nonsense`` is set.
     """
 
     dataset: Annotated[str, Field(min_length=1)]
@@ -47,6 +55,7 @@ class ReasoningGymConfig(TextTaskConfig):
     threshold: Annotated[Number, Field(gt=0, le=1)] = 1.0
     difficulty_key: Annotated[str, Field(min_length=1)] | None = None
     answer: Form = "tags"
+    allow_nonsense: bool = False
     template: Template = (
         "{question}\n\nThink step by step, and give the final answer alone between <answer> and </answer>.\n"
     )
@@ -109,11 +118,24 @@ class PuzzleVerifier:
         self._threshold = config.threshold
 
     def verify(self, prompt: Prompt[dict[str, Any]], response: str) -> bool | None:
-        """Whether the score of the answer reaches the threshold; None if none stands in the form asked for."""
+        """Whether the score of the answer reaches the threshold; None if none stands in the form asked for.
+
+        Raises
+        ------
+        ArithmeticError
+            If the score is no number between 0 and 1.
+        """
         answer = extract(self._form, response, longest=LONGEST_ANSWER)
         if answer is None:
             return None
-        return float(self._dataset.score_answer(answer, prompt.problem)) >= self._threshold
+        if NO_NUMBER.search(answer) and not NO_NUMBER.search(str(prompt.problem.get("answer"))):
+            return None
+        score = float(self._dataset.score_answer(answer, prompt.problem))
+        if not (math.isfinite(score) and -SLACK <= score <= 1 + SLACK):
+            raise ArithmeticError(
+                f"the scorer of {prompt.problem.get('metadata', {}).get('source_dataset')!r} gave {score}"
+            )
+        return score >= self._threshold
 
 
 def _create(config: ReasoningGymConfig) -> Any:

@@ -5,6 +5,7 @@ Tasks that need a library are imported when they are asked for.
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rl.errors import UsageError
@@ -14,7 +15,7 @@ from rl.tasks.countdown import Countdown, CountdownConfig
 from rl.tasks.countdown_text import CountdownText, CountdownTextConfig
 from rl.tasks.imported import ImportedConfig, load_task
 from rl.tasks.math_file import MathConfig
-from rl.tasks.protocol import Task, TeachingTask, Verifier
+from rl.tasks.protocol import ListedTask, Prompt, Task, TeachingTask, Verifier
 from rl.tasks.puzzles import ReasoningGymConfig
 
 INSTALL = "pip install 'weightopt[tasks]'"
@@ -67,6 +68,23 @@ def build_verifier(config: TaskConfig) -> Verifier[Any]:
             return load_task(config)
         case _:
             raise ValueError(f"no verifier is made from {config!r}")
+
+
+def foreign_prompts(config: TaskConfig, count: int) -> tuple[Prompt[Any], ...]:
+    """Prompts to try the scorer of a task with, if it is somebody else's; at most so many, the same in every run."""
+    rng = Random(0)
+    match config:
+        case ReasoningGymConfig(allow_nonsense=False):
+            from rl.tasks.puzzles import Puzzles
+
+            source: Any = _needing_extra(lambda: Puzzles(config), config)
+        case ImportedConfig(allow_nonsense=False):
+            source = load_task(config)
+        case _:
+            return ()
+    if isinstance(source, ListedTask):
+        return tuple(source.training[:count])
+    return tuple(source.propose(rng) for _ in range(count))
 
 
 def data_files(config: TaskConfig) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier, judges_in_this_process
 from rl.verification.config import VerifierConfig
+from rl.verification.nonsense import refuse_nonsense
 from rl.verification.process import PATIENCE
 from rl.verification.verdict import Judged, Verdict
 from weightopt.settings import Section
@@ -44,12 +45,13 @@ def open_verifier(config: Config) -> "Iterator[Verifier[Any] | VerifierPool]":
     Raises
     ------
     UsageError
-        If the processes cannot build the verifier.
+        If the processes cannot build the verifier, or if it rewards nonsense.
     """
     if judges_in_this_process(config.task):
         yield build_verifier(config.task)
         return
     with VerifierPool(config.task, config.verifier) as pool:
+        refuse_nonsense(config.task, pool.judge)
         yield pool
 
 
