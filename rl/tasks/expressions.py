@@ -36,7 +36,9 @@ IMAGINARY = re.compile(
 OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|\\(?:text|mathrm|mbox)\s*\{\s*or\s*\}")
 
 # What the grammar would drop, or add up as a mixed number, without a word.
-UNREADABLE = re.compile(r"(?<![_^])[0-9]\s+\.?[0-9]|[\"'#@`?]|\\phantom|\\ldots|\\dots|\\cdots|\.\.|[0-9.]\s*\\?%\s*[0-9(\\]")
+UNREADABLE = re.compile(
+    r"(?<![_^])[0-9]\s+\.?[0-9]|[\"'#@`?]|\\phantom|\\ldots|\\dots|\\cdots|\.\.|[0-9.]\s*\\?%\s*[0-9(\\]"
+)
 PERCENT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*\\?%")
 EXPONENT = re.compile(r"(?<=[0-9.])[eE]([-+]?[0-9]+)(?![0-9A-Za-z.])")
 MIXED = re.compile(r"(?<![0-9.])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9.])")
