@@ -104,7 +104,8 @@ WORDS = (
 HEDGES = (
     "{a} or {b}", "{a} (or {b})", r"{a} \text{{ or }} {b}", "{a}, {b}", "{a} and {b}", "{a} {b}", "{a}|{b}",
     r"{a} \lor {b}",
-    r"{a}\quad {b}", r"{a} \to {b}", r"\cancel{{{b}}} {a}", r"{a}\phantom{{{b}}}", "{a} not {b}", "not {a}", "about {a}",
+    r"{a}\quad {b}",
+    r"{a} \to {b}", r"\cancel{{{b}}} {a}", r"{a}\phantom{{{b}}}", "{a} not {b}", "not {a}", "about {a}",
     "{a} maybe", "{a}...", "{a}?",
     "~~{a}~~", r"{a} \ne {b}", "{a}<{b}", r"{a} \equiv {b}", r"{a} \pm {b}", "{a}:{b}",
     "{a} to {b}", "{a} apples {b} pears", r"{a}\text{{ ({b})}}", r"{a}\text{{{b}}}", r"{a} \& {b}", "{a} # {b}",

@@ -5,8 +5,8 @@ import pytest
 
 from theory.clocks import Tabulated
 from theory.measured import Measured
-from weightopt.columns import number, separated_by
 from weightopt.build import solved_table
+from weightopt.columns import number, separated_by
 from weightopt.convex import solve_convex
 from weightopt.curve import solve
 from weightopt.errors import ProblemError
