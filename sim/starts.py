@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import UsageError
+from weightopt.columns import number
 
 CHOICES = "constant:R, uniform:LOW,HIGH, beta:A,B[,LOW] or csv:FILE"
 DEFAULT_LOW = 1e-3
@@ -87,10 +88,10 @@ def _within(text: str, low: float, high: float) -> None:
 def _measured(text: str, path: Path) -> Start:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rho = np.array([float(row["rho"]) for row in csv.DictReader(file)])
+            rho = np.array([number(row["rho"]) for row in csv.DictReader(file)])
     except OSError as error:
         raise UsageError(f"population {text!r} cannot be read: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, csv.Error):
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error):
         raise UsageError(f"population {text!r} needs a CSV file with a column rho of numbers") from None
     if rho.size == 0 or not all(math.isfinite(r) and SMALLEST <= r <= 1 - SMALLEST for r in rho.tolist()):
         raise UsageError(f"population {text!r}: column rho must hold numbers from {SMALLEST:g} to 1-{SMALLEST:g}")

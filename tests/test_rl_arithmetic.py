@@ -145,3 +145,13 @@ def test_anything_else_is_an_expression_error(text: str) -> None:
     assert set(text) <= set(string.digits + "+-*/×÷() ")
     assert evaluation.value.numerator.bit_length() <= 64 * 30
     assert evaluation.numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7\u22122", 5), ("7\u20132", 5), ("7\u00b72", 14), ("7\u22c52", 14), ("(1+2)\n*3", 9), ("1\t+\r\n2", 3)],
+)
+def test_signs_and_blanks_that_people_type(text: str, value: int) -> None:
+    assert evaluate(text).value == value
+    with pytest.raises(ExpressionError):
+        evaluate(f"{text}\n7")

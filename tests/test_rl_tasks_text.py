@@ -25,6 +25,7 @@ from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.countdown import Countdown, Numbers
 from rl.tasks.countdown_text import CountdownText
 from rl.tasks.math_file import READERS
+from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, build_verifier, wants_chat
 from rl.tasks.split import held_out_prompts, is_held_out, training_prompts
@@ -58,6 +59,11 @@ def judged(settings: Config, prompt: Prompt[Any], responses: list[str], *, pool:
         ("boxed", r"\boxed{1} and \boxed{2", None),
         ("boxed", r"\boxed{\boxed{3}}", "3"),
         ("boxed", "no box", None),
+        ("boxed", r"so $\boxed 2$.", "2"),
+        ("boxed", r"so \boxed {5}, \fbox{6}", "6"),
+        ("boxed", r"\boxed{5}, in a \boxed as asked", "5"),
+        ("boxed", r"it is \boxed\frac{1}{2}", r"\frac{1}{2}"),
+        ("boxed", r"\boxed{5} \boxed{}", None),
         ("boxed", "\\boxed{1\\", None),
         ("hashes", "2+2\n#### 1\n#### 4 \nbye", "4"),
         ("hashes", "4", None),
@@ -250,6 +256,32 @@ def test_columns_may_be_nested_and_numbers(tmp_path: Path) -> None:
     assert {prompt.problem.answer for prompt in [*task.training, *task.held_out]} == {str(n) for n in range(40)}
 
 
+def test_rows_as_they_are_published(tmp_path: Path) -> None:
+    boxes = [r"$\boxed 2$", r"$\boxed{}$", *(rf"$\boxed{{{n}}}$" for n in range(30))]
+    rows = [{"problem": f"{n}?", "solution": f"It is {box}."} for n, box in enumerate(boxes)]
+    source = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(UsageError, match=r"row 2 of .* has no answer .* task\.without_answer = \"drop\""):
+        build_task(config(name="math", train=source).task)
+    task = build_task(config(name="math", train=source, without_answer="drop").task)
+    assert isinstance(task, ProblemList)
+    assert len(task.training) + len(task.held_out) == 31
+    assert task.notes == (f"1 of 32 rows of {source!r} are left out: they have no answer",)
+    assert "2" in {prompt.problem.answer for prompt in (*task.training, *task.held_out) if prompt.text.startswith("0?")}
+
+
+def test_numbers_of_a_file_keep_their_digits(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    options = {"question_column": "q", "answer_column": "a", "reference": "whole"}
+    path.write_text("".join(f'{{"q": "{n}", "a": 0.00001}}\n' for n in range(20)))
+    task = build_task(config(name="math", train=str(path), **options).task)
+    assert isinstance(task, ListedTask)
+    assert task.training[0].problem.answer == "0.00001"
+    for gold in ("NaN", "true", "Infinity", "1e999999999", '"nan"'):
+        path.write_text(f'{{"q": "1", "a": {gold}}}\n')
+        with pytest.raises(UsageError, match=r"row 1 of .* has .* in column 'a'"):
+            build_task(config(name="math", train=str(path), **options).task)
+
+
 def test_lines_of_a_file_end_where_json_says(tmp_path: Path) -> None:
     questions = [f"a{mark}b" for mark in ("\u2028", "\u2029", "\x85", "\v")]
     path = tmp_path / "a.jsonl"
@@ -275,7 +307,7 @@ def test_lines_of_a_file_end_where_json_says(tmp_path: Path) -> None:
         (
             '{"question": [1], "answer": "#### 5"}\n',
             {},
-            r"row 1 of .* has \[1\] in column 'question': text or a number",
+            r"row 1 of .* has \[1\] in column 'question': text or a finite number",
         ),
         ("[\n", {}, r"line 1 of '.*' is not JSON: .* must be JSON lines, one object a line and no array around them"),
         ("\n", {}, r"'.*a.jsonl' is empty"),
@@ -375,6 +407,23 @@ def test_reasoning_gym_scores_are_made_binary() -> None:
         prompt = task.propose(Random(0))
         answer = prompt.problem["answer"]
         assert judged(settings, prompt, [answer, f"{answer} ok", "none"]).correct.tolist() == [expected]
+
+
+def test_scorers_that_reward_nonsense_are_refused() -> None:
+    halting = gym("game_of_life_halting")
+    with (
+        pytest.raises(UsageError, match=r"the scorer of task 'reasoning-gym' rewards nonsense: .*'I do not know"),
+        open_verifier(halting),
+    ):
+        raise AssertionError("the verifier was opened")
+    with open_verifier(gym("game_of_life_halting", allow_nonsense=True)):
+        pass
+    settings = gym("complex_arithmetic", answer="whole")
+    task = build_task(settings.task)
+    assert isinstance(task, GeneratedTask)
+    prompt = task.propose(Random(0))
+    answers = [prompt.problem["answer"], "nan", "nanj", "1+nanj", "-inf"]
+    assert judged(settings, prompt, answers).correct.tolist() == [[True, False, False, False, False]]
 
 
 def test_slow_generators_may_make_a_list() -> None:

@@ -6,6 +6,7 @@ import pytest
 from theory.clocks import Tabulated
 from theory.log_linear import LogLinear
 from weightopt import Problem, solve
+from weightopt.columns import number, separated_by
 from weightopt.convex import solve_curve
 from weightopt.curves.measured_files import read_clock, read_density, read_mobility
 from weightopt.errors import ProblemError
@@ -110,3 +111,16 @@ def test_tokens_per_success_divide_by_the_success_probability():
     tokens, effective = (Tabulated(kind, "t.csv", COSTS) for kind in ("tokens", "tokens-effective"))
     rho = even_grid(0.01, 0.9, 20)
     np.testing.assert_allclose(effective(rho), tokens(rho) / rho, rtol=1e-15)
+
+
+@pytest.mark.parametrize("text", ["2_0", "\u0662\u0660", "nan", "inf", "1e999", "0x10", "", "1 2"])
+def test_a_number_is_ascii_digits_and_finite(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number"):
+        number(text)
+    assert number(" -2.5e1 ") == -25.0
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator_is_named(mark: str, name: str) -> None:
+    assert separated_by([f"rho{mark}cost"]) == f", separated by commas and not by {name}"
+    assert separated_by(["rho", "price"]) == ""

@@ -274,7 +274,7 @@ class WeightTable:
         if len(data) > MAX_FILE_BYTES:
             raise TableError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, so not a weight table.")
         try:
-            return cls.from_json(data.decode("utf-8"))
+            return cls.from_json(data.decode("utf-8-sig"))  # some editors put a byte order mark first
         except UnicodeDecodeError:
             raise TableError(f"{path}: not UTF-8 text, so not a weight table.") from None
         except TableError as error:

@@ -54,7 +54,7 @@ class Prepared:
     held_out: tuple[Prompt[Any], ...]
     tables: TableSchedule
     date: datetime | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = tuple(getattr(task, "notes", ()))  # of a listed task: rows that were left out
 
 
 def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
@@ -99,7 +99,8 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             task = in_chat(task, write)
         if context is not None:
             room = context - config.rollout.max_new_tokens
-            task, notes = _fitting(task, lambda text: len(encode_prompt(tokenizer, text)), room, config)
+            task, left_out = _fitting(task, lambda text: len(encode_prompt(tokenizer, text)), room, config)
+            notes += left_out
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     return Prepared(task=task, held_out=held_out, tables=tables, date=date, notes=notes)
 

@@ -2,13 +2,13 @@
 
 The grammar, over ASCII digits only::
 
-    expression = term   { ("+" | "-") term }
-    term       = factor { ("*" | "×" | "/" | "÷") factor }
+    expression = term   { ("+" | "-" | "−" | "–") term }
+    term       = factor { ("*" | "×" | "·" | "⋅" | "/" | "÷") factor }
     factor     = number | "(" expression ")"
 
-There is no sign, no power and no name, blanks may stand between symbols, and the length of the text, the depth of its
-brackets and the size of its numbers are bounded before any arithmetic is done. Values are fractions, so division is
-exact.
+There is no sign, no power and no name. Blanks, tabs and ends of lines may stand between symbols. The length of the
+text, the depth of its brackets and the size of its numbers are bounded before any arithmetic is done. Values are
+fractions, so division is exact.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ DEEPEST_BRACKETS = 16
 MOST_DIGITS = 9
 
 DIGITS = frozenset("0123456789")
-TIMES = frozenset("*×")
+MINUS = frozenset("-\u2212\u2013")  # hyphen, minus sign, and the dash that is often typed for it
+TIMES = frozenset("*×·\u22c5")
 OVER = frozenset("/÷")
+BLANKS = frozenset(" \t\r\n")
 
 
 class ExpressionError(ValueError):
@@ -86,13 +88,13 @@ class _Parser:
 
     def next_symbol(self) -> str:
         """The next character that is not a blank, without taking it; empty at the end."""
-        while self.text[self.position : self.position + 1] == " ":
+        while self.text[self.position : self.position + 1] in BLANKS:
             self.position += 1
         return self.text[self.position : self.position + 1]
 
     def expression(self, depth: int) -> Fraction:
         value = self.term(depth)
-        while (symbol := self.next_symbol()) in ("+", "-"):
+        while (symbol := self.next_symbol()) == "+" or symbol in MINUS:
             self.position += 1
             operand = self.term(depth)
             value = value + operand if symbol == "+" else value - operand

@@ -63,6 +63,13 @@ class TextTaskConfig(TaskConfig):
     """Whether prompts go into the chat template of the start model."""
 
 
+class ForeignTaskConfig(TextTaskConfig):
+    """A task whose scorer is somebody else's."""
+
+    allow_nonsense: bool = False
+    """Whether a scorer that rewards nonsense such as "I do not know" is taken all the same."""
+
+
 Frequency = Annotated[Number, Field(ge=1e-6, le=1e6)]
 
 Operator = Literal["+", "-", "*", "/"]

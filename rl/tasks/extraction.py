@@ -1,21 +1,33 @@
 """Where in a response its answer stands. Each rule reads the text once; none of them gives it a meaning."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 Form = Literal["boxed", "hashes", "tags", "line", "whole"]
 
-BOX = "\\boxed{"
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+# What a box without braces holds: up to a blank or the end of a formula, with the arguments of commands.
+UNBRACED = re.compile(r"(?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s$\\{}])+")
+WORD = re.compile(r"[A-Za-z]{2,}[.,;:]?")  # such as that after "in a \\boxed"
 HASHES = "####"
 OPENING, CLOSING = "<answer>", "</answer>"
 
 
 def boxed(text: str) -> str | None:
-    """What stands between the braces of the last ``\\boxed{…}``; None if there is none or its brace is not closed."""
-    start = text.rfind(BOX)
-    if start < 0:
-        return None
-    start += len(BOX)
+    r"""What the last ``\boxed{…}`` or ``\fbox{…}`` holds; None if there is none or its brace is not closed.
+
+    Blanks may stand before the brace. Without one, as in ``\boxed 2$``, it holds what comes next up to a blank or the
+    end of the formula.
+    """
+    start, unbraced = None, None
+    for box in BOX.finditer(text):
+        if text[box.end() : box.end() + 1] == "{":
+            start, unbraced = box.end() + 1, None
+        elif (found := UNBRACED.match(text, box.end())) and not WORD.fullmatch(found[0]):
+            unbraced = found[0].rstrip(".,;:")
+    if unbraced or start is None:
+        return unbraced
     depth, position = 1, start
     while position < len(text):
         character = text[position]

@@ -21,7 +21,7 @@ from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from rl.errors import UsageError
-from rl.tasks.config import NONE, Parameters, TextTaskConfig
+from rl.tasks.config import NONE, ForeignTaskConfig, Parameters
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
 from weightopt.settings import of_form
 
@@ -40,7 +40,7 @@ SAYS = (
 ALLOWED = "WEIGHTOPT_ALLOW_IMPORT"
 
 
-class ImportedConfig(TextTaskConfig):
+class ImportedConfig(ForeignTaskConfig):
     """``[task]`` with ``name = "import"``: a task of the user's own."""
 
     path: Annotated[str, of_form(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:attribute")]

@@ -1,9 +1,11 @@
 """Mathematical problems from a file or a hub data set, such as GSM8K and MATH."""
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +24,9 @@ from weightopt.settings import can_be_opened
 Row = Mapping[str, Any]
 
 JSON_LINES = "a .jsonl or .json file must be JSON lines, one object a line and no array around them"
+# Of a number in a file; with a larger one it would have too many digits to be written out.
+LARGEST_EXPONENT = 308
+
 ENDINGS = "files are read that end in .jsonl, .json or .parquet"
 
 
@@ -52,6 +57,8 @@ class MathConfig(TextTaskConfig):
     """Column that names the stratum of a problem."""
     reference: Literal["hashes", "boxed", "whole"] = "hashes"
     """Where a solution gives its answer: after ####, in \\boxed{} (for math), or all of it."""
+    without_answer: Literal["refuse", "drop"] = "refuse"
+    """What happens to rows without an answer, such as \\boxed{}: refused, or dropped and counted."""
     answer: Form = "boxed"
     """Where a response must give the answer."""
     template: Template = "{question}\n\nThink step by step, and give the final answer within \\boxed{}.\n"
@@ -91,15 +98,16 @@ def load_problems(config: MathConfig) -> ProblemList:
     Raises
     ------
     UsageError
-        If a file cannot be read, a column is absent or a row has no answer in the form it should have, or if no problem
-        is left to train on.
+        If a file cannot be read, a column is absent, a row has no answer in the form it should have (unless such rows
+        are dropped) or one that is no answer, or if no problem is left to train on.
     """
-    training = _prompts(config.train, config.train_split, config)
+    notes: list[str] = []
+    training = _prompts(config.train, config.train_split, config, notes)
     if config.held_out is None and config.held_out_split is None:
-        problems = ProblemList.divide(training)
+        problems = ProblemList.divide(training, notes=notes)
     else:
-        held_out = _prompts(config.held_out or config.train, config.held_out_split or config.train_split, config)
-        problems = ProblemList.of_two_sides(training, held_out)
+        source, split = config.held_out or config.train, config.held_out_split or config.train_split
+        problems = ProblemList.of_two_sides(training, _prompts(source, split, config, notes), notes=notes)
     if not problems.training:
         raise UsageError(f"task.train is {config.train!r}, which leaves no problem to train on")
     return problems
@@ -115,20 +123,26 @@ def canonical_name(question: str) -> str:
     return sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _prompts(source: str, split: str, config: MathConfig) -> list[Prompt[Reference]]:
-    """All problems of a source, in its order."""
+def _prompts(source: str, split: str, config: MathConfig, notes: list[str]) -> list[Prompt[Reference]]:
+    """All problems of a source, in its order; what the user should know of it is added to ``notes``."""
     prompts = []
-    number = 0
+    number = dropped = 0
     for number, row in enumerate(_rows(source, split, config.subset), start=1):
         place = f"row {number} of {source!r}"
         question = _text(row, config.question_column, place)
         solution = _text(row, config.answer_column, place)
         answer = (RULES[config.reference](solution) or "").strip()
+        if not answer and config.without_answer == "drop":
+            dropped += 1
+            continue
         if not answer:
             raise UsageError(
                 f"{place} has no answer in column {config.answer_column!r} where task.reference = "
-                f"{config.reference!r} looks for it: {solution[-60:]!r}"
+                f"{config.reference!r} looks for it: {solution[-60:]!r}; to leave such rows out set "
+                'task.without_answer = "drop"'
             )
+        if answer.casefold() == "nan":
+            raise UsageError(f"{place} has {answer!r} for an answer in column {config.answer_column!r}, which is none")
         difficulty = _text(row, config.difficulty_column, place) if config.difficulty_column else "all"
         prompts.append(
             Prompt(
@@ -140,6 +154,8 @@ def _prompts(source: str, split: str, config: MathConfig) -> list[Prompt[Referen
         )
     if not number:
         raise UsageError(f"{source!r} is empty: it has no problem")
+    if dropped:
+        notes.append(f"{dropped} of {number} rows of {source!r} are left out: they have no answer")
     return prompts
 
 
@@ -150,9 +166,20 @@ def _text(row: Row, column: str, place: str) -> str:
         if not isinstance(value, Mapping) or key not in value:
             raise UsageError(f"{place} has no column {column!r}; it has {', '.join(map(repr, row))}")
         value = value[key]
-    if not isinstance(value, str | int | float) or value == "":
-        raise UsageError(f"{place} has {value!r} in column {column!r}: text or a number is needed")
-    return str(value)
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return _written_out(Decimal(repr(value)))
+    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= LARGEST_EXPONENT:
+        return _written_out(value)
+    raise UsageError(f"{place} has {value!r} in column {column!r}: text or a finite number is needed")
+
+
+def _written_out(value: Decimal) -> str:
+    """A number in digits, as people write it: 0.00001 and not 1e-05."""
+    return f"{value:f}"
 
 
 def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
@@ -180,8 +207,8 @@ def _json_lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = json.loads(line, parse_float=Decimal)  # the digits as they stand, and not the nearest float
+        except (ValueError, ArithmeticError, RecursionError) as error:
             raise UsageError(f"line {number} of {str(path)!r} is not JSON: {JSON_LINES}") from error
         if not isinstance(row, dict):
             raise UsageError(f"line {number} of {str(path)!r} is not a JSON object: {JSON_LINES}")

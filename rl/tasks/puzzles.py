@@ -6,6 +6,8 @@ text of the answer, so they only run in the sealed processes of `rl.verification
 """
 
 import json
+import math
+import re
 from functools import cache
 from hashlib import sha256
 from random import Random
@@ -15,7 +17,7 @@ from pydantic import Field
 
 from rl.errors import UsageError
 from rl.seeds import derive_seed
-from rl.tasks.config import NONE, Parameters, Template, TextTaskConfig
+from rl.tasks.config import NONE, ForeignTaskConfig, Parameters, Template
 from rl.tasks.extraction import Form, extract
 from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, Prompt
@@ -23,15 +25,21 @@ from weightopt.settings import Integer, Number
 
 LONGEST_ANSWER = 4096
 
+# Comparisons with these let everything through, so no scorer is shown one that the puzzle does not ask for.
+NO_NUMBER = re.compile(r"(?<![A-Za-z])(?:nan|inf|infinity)[ij]?(?![A-Za-z])", re.IGNORECASE)
+
 # Most data sets make their problem i from a generator seeded with their seed plus i, whatever size they were asked
 # for, so numbers out of a large range are as good as seeds; below 2**31 for those that hand them to numpy.
 MOST_PROBLEMS = 2**31 - 1
+
+# What rounding may add to a score.
+SLACK = 1e-6
 
 # A few draw something for each problem when they are made, and have no more than these, or ``parameters.size``.
 USUAL_SIZE = 10_000
 
 
-class ReasoningGymConfig(TextTaskConfig):
+class ReasoningGymConfig(ForeignTaskConfig):
     """``[task]`` with ``name = "reasoning-gym"``: a data set of that library."""
 
     dataset: Annotated[str, Field(min_length=1)]
@@ -123,11 +131,24 @@ class PuzzleVerifier:
         self._threshold = config.threshold
 
     def verify(self, prompt: Prompt[dict[str, Any]], response: str) -> bool | None:
-        """Whether the score of the answer reaches the threshold; None if none stands in the form asked for."""
+        """Whether the score of the answer reaches the threshold; None if none stands in the form asked for.
+
+        Raises
+        ------
+        ArithmeticError
+            If the score is no number between 0 and 1.
+        """
         answer = extract(self._form, response, longest=LONGEST_ANSWER)
         if answer is None:
             return None
-        return float(self._dataset.score_answer(answer, prompt.problem)) >= self._threshold
+        if NO_NUMBER.search(answer) and not NO_NUMBER.search(str(prompt.problem.get("answer"))):
+            return None
+        score = float(self._dataset.score_answer(answer, prompt.problem))
+        if not (math.isfinite(score) and -SLACK <= score <= 1 + SLACK):
+            raise ArithmeticError(
+                f"the scorer of {prompt.problem.get('metadata', {}).get('source_dataset')!r} gave {score}"
+            )
+        return score >= self._threshold
 
 
 def _create(config: ReasoningGymConfig) -> Any:

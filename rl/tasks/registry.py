@@ -1,11 +1,12 @@
 """From the ``[task]`` section of a configuration to the task, and to who judges its responses."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any, TypeVar
 
 from rl.errors import UsageError
-from rl.tasks.config import TaskConfig, TextTaskConfig
-from rl.tasks.protocol import Task, TeachingTask, Verifier
+from rl.tasks.config import ForeignTaskConfig, TaskConfig, TextTaskConfig
+from rl.tasks.protocol import ListedTask, Prompt, Task, TeachingTask, Verifier
 
 INSTALL = "pip install 'weightopt[tasks]'"
 
@@ -26,6 +27,16 @@ def build_task(config: TaskConfig) -> Task[Any]:
 def build_verifier(config: TaskConfig) -> Verifier[Any]:
     """What judges the responses to the task's prompts; raises like `build_task`."""
     return _needing_extra(config.verifier, config)
+
+
+def foreign_prompts(config: TaskConfig, count: int) -> tuple[Prompt[Any], ...]:
+    """Prompts to try the scorer of a task with, if it is somebody else's; at most so many, the same in every run."""
+    if not isinstance(config, ForeignTaskConfig) or config.allow_nonsense:
+        return ()
+    source, rng = build_task(config), Random(0)
+    if isinstance(source, ListedTask):
+        return tuple(source.training[:count])
+    return tuple(source.propose(rng) for _ in range(count))
 
 
 def wants_chat(config: TaskConfig) -> bool:

@@ -25,6 +25,7 @@ from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
 from rl.verification.config import VerifierConfig
+from rl.verification.nonsense import refuse_nonsense
 from rl.verification.process import PATIENCE
 from rl.verification.verdict import Judged, Verdict
 from weightopt.settings import Section
@@ -45,12 +46,13 @@ def open_verifier(config: Config) -> "Iterator[Verifier[Any] | VerifierPool]":
     Raises
     ------
     UsageError
-        If the processes cannot build the verifier.
+        If the processes cannot build the verifier, or if it rewards nonsense.
     """
     if config.task.in_process:
         yield build_verifier(config.task)
         return
     with VerifierPool(config.task, config.verifier) as pool:
+        refuse_nonsense(config.task, pool.judge)
         yield pool
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 from theory.clocks import TABULATED, Clock, Tabulated, parse
 from theory.dynamics import MOBILITIES, Mobility
 from theory.log_linear import LogLinear
+from weightopt.columns import number, separated_by
 from weightopt.errors import ProblemError
 
 MAX_CHARACTERS = 100_000
@@ -77,7 +78,7 @@ def _read(field: str, path: str, column: str, start: float, target: float) -> Lo
     if len(text) > MAX_CHARACTERS:
         refuse(f"is too large for at most {MAX_LINES} lines of numbers; average finer measurements into bins")
     if not rows or [name.strip() for name in rows[0][1]] != ["rho", column]:
-        refuse(f"line 1 must be the header rho,{column}")
+        refuse(f"line 1 must be the header rho,{column}{separated_by(rows[0][1] if rows else [])}")
     if not 2 <= len(rows) - 1 <= MAX_LINES:
         refuse(
             f"must have from 2 to {MAX_LINES} lines of numbers under its header; average finer measurements into bins"
@@ -89,7 +90,7 @@ def _read(field: str, path: str, column: str, start: float, target: float) -> Lo
         numbers = []
         for name, text in zip(("rho", column), row, strict=True):
             try:
-                numbers.append(float(text))
+                numbers.append(number(text))
             except ValueError:
                 refuse(f"line {line}, column {name}: {text.strip()[:40]!r} is not a number")
         rho, value = numbers

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from theory.beta_rates import beta_binomial_log_likelihood, beta_midpoints
+from weightopt.columns import number, separated_by
 from weightopt.errors import ProblemError
 from weightopt.populations.problem import HARDEST, MAX_PROMPTS
 
@@ -76,7 +77,7 @@ def from_beta(a: float, b: float, prompts: int = PROMPTS, floor: float = FLOOR, 
 def read_beta(text: str, prompts: int = PROMPTS, floor: float = FLOOR) -> PassRates:
     """`from_beta` of a text a,b."""
     try:
-        a, b = map(float, text.split(","))
+        a, b = map(number, text.split(","))
     except ValueError:
         raise ProblemError("beta", f"needs two numbers a,b, such as 0.3,3, got {text[:40]!r}") from None
     return from_beta(a, b, prompts, floor)
@@ -114,7 +115,7 @@ def read_rates(path: str, prompts: int = PROMPTS, floor: float = FLOOR) -> PassR
         refuse("is not CSV text; give the column rho, or rho,count")
     header = [name.strip() for name in rows[0][1]] if rows else []
     if header not in (["rho"], ["rho", "count"]):
-        refuse("line 1 must be the header rho, or rho,count")
+        refuse(f"line 1 must be the header rho, or rho,count{separated_by(rows[0][1] if rows else [])}")
     if not 1 <= len(rows) - 1 <= MAX_LINES:
         refuse(f"must have from 1 to {MAX_LINES} lines of numbers under its header, has {len(rows) - 1}")
     rates, counts = np.empty(len(rows) - 1), np.ones(len(rows) - 1, dtype=int)
@@ -122,7 +123,7 @@ def read_rates(path: str, prompts: int = PROMPTS, floor: float = FLOOR) -> PassR
         if len(row) != len(header):
             refuse(f"line {line} has {len(row)} columns, must have {len(header)}")
         try:
-            rates[at] = float(row[0])
+            rates[at] = number(row[0])
         except ValueError:
             refuse(f"line {line}, column rho: {row[0].strip()[:40]!r} is not a number")
         if not 0 <= rates[at] <= 1:

@@ -1,0 +1,216 @@
+r"""Numbers as people write them, and when two of them are the same number.
+
+A numeral is one number: ``72``, ``1,000``, ``-3.5``, ``7.151e-8``, ``7.151 \times 10^{-8}``, ``2^{30}``, ``1/2``,
+``\frac{1}{2}``, ``1\frac{1}{4}``, ``1 1/4``, ``0.1\overline{6}``, ``23_7`` (a numeral to the base 7) or one of them
+with ``\%`` behind it (hundredths). Its value is an exact fraction. An expression that has to be computed is none.
+
+Two numerals agree if their values are equal. A decimal may also stand, rounded, for a number that is written otherwise
+and has more than six places: it must be within half a unit of the sixth place and within half a unit of the fourth
+significant digit. So 0.333333 stands for 1/3 and 7.151e-8 for 1/13983816, while 0.333, 0.0 and 1.0000001 stand for
+nothing but themselves.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+# Beyond these a number is no numeral: powers would take memory.
+LARGEST_EXPONENT = 4000
+LONGEST_POWER_BASE = 20
+
+PLACES = 6
+SIGNIFICANT_DIGITS = 4
+
+GROUPED = r"[0-9]{1,3}(?P<separator>[, ])[0-9]{3}(?:(?P=separator)[0-9]{3})*"
+DECIMAL = re.compile(rf"(?P<whole>{GROUPED}|[0-9]+)?(?P<point>\.(?P<places>[0-9]*))?")
+EXPONENT = (
+    r"(?:(?P<bare>[0-9]+)|\{\s*(?P<braced>[-+]?\s*[0-9]+)\s*\}|\((?P<bracketed>[-+]?[0-9]+)\)|(?P<signed>-[0-9]+))"
+)
+SCIENTIFIC = re.compile(
+    rf"(?P<factor>[0-9., ]*[0-9.])(?:[eE](?P<short>[-+]?[0-9]+)|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*{EXPONENT})"
+)
+POWER = re.compile(rf"(?P<base>[0-9]+)\s*\^\s*{EXPONENT}")
+ARGUMENT = r"(?:\{{(?P<{0}>[^{{}}]*(?:\{{[^{{}}]*\}}[^{{}}]*)*)\}}|\s*(?P<{0}_digit>[0-9]))"
+FRACTION = re.compile(rf"\\frac\s*{ARGUMENT.format('over')}\s*{ARGUMENT.format('under')}")
+SLASHED = re.compile(r"(?P<over>[^/]+)/(?P<under>[^/]+)")
+MIXED = re.compile(r"(?P<whole>[0-9]+)(?:\s*(?P<latex>\\frac.*)|\s+(?P<over>[0-9]+)\s*/\s*(?P<under>[0-9]+))")
+REPEATING = re.compile(r"(?P<whole>[0-9]*)\.(?P<places>[0-9]*)\\overline\s*\{(?P<period>[0-9]+)\}")
+BASED = re.compile(
+    r"(?:(?P<plain>[0-9][0-9A-Z]*)|\((?P<bracketed>[0-9A-Z]+)\))\s*_\s*(?:(?P<digit>[0-9])|\{(?P<base>.+)\})"
+)
+PERCENT = re.compile(r"\s*\\?%$")
+
+BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeral:
+    """One written number.
+
+    Attributes
+    ----------
+    value
+        What it is worth, exactly.
+    rounded
+        Whether it is a decimal with a point or an exponent, which people write for a number that has more digits.
+    composed
+        Whether it is a fraction, a power or a repeating decimal, for which such a decimal may stand.
+    """
+
+    value: Fraction
+    rounded: bool = False
+    composed: bool = False
+
+
+def agree(first: Numeral, second: Numeral) -> bool:
+    """Whether two numerals are the same number, or one is the other rounded; see the top of this module."""
+    if first.value == second.value:
+        return True
+    if first.rounded and second.composed:
+        return stands_for(first.value, second.value)
+    return second.rounded and first.composed and stands_for(second.value, first.value)
+
+
+def stands_for(decimal: Fraction, exact: Fraction) -> bool:
+    """Whether a decimal is another number, which needs more than six places, rounded to at least six of them."""
+    if (exact * 10**PLACES).denominator == 1:
+        return decimal == exact
+    apart = abs(decimal - exact)
+    return 2 * apart <= Fraction(1, 10**PLACES) and 2 * apart <= _unit_of_digit(abs(exact), SIGNIFICANT_DIGITS)
+
+
+def _unit_of_digit(value: Fraction, digit: int) -> Fraction:
+    """What one more in that significant digit adds to a positive value."""
+    exponent = len(str(value.numerator)) - len(str(value.denominator))  # of the first digit, or one too many
+    if Fraction(10) ** exponent > value:
+        exponent -= 1
+    return Fraction(10) ** (exponent - digit + 1)
+
+
+def read_numeral(text: str) -> Numeral | None:
+    """The numeral that the whole of a text is, without regard to blanks around it; None if it is none.
+
+    Spacing commands of LaTeX must have become blanks before.
+    """
+    text = text.strip()
+    if shorter := _without_brackets(text):
+        return read_numeral(shorter)
+    percent = PERCENT.search(text)
+    if percent:
+        hundredths = read_numeral(text[: percent.start()])
+        if hundredths is None or PERCENT.search(text[: percent.start()]):
+            return None
+        return Numeral(value=hundredths.value / 100, rounded=hundredths.rounded, composed=hundredths.composed)
+    sign = -1 if text[:1] == "-" else 1
+    if text[:1] in ("-", "+"):
+        text = text[1:].strip()
+        if text[:1] in ("-", "+", "("):
+            return None
+    found = _unsigned(text)
+    return found and Numeral(value=sign * found.value, rounded=found.rounded, composed=found.composed)
+
+
+def _without_brackets(text: str) -> str | None:
+    """What stands in the one pair of brackets around a whole text."""
+    if len(text) > 2 and (text[0], text[-1]) in (("(", ")"), ("{", "}")) and not set("(){}") & set(text[1:-1]):
+        return text[1:-1].strip()
+    return None
+
+
+def _unsigned(text: str) -> Numeral | None:
+    for read in (_decimal, _scientific, _power, _fraction, _mixed, _repeating, _to_a_base):
+        if found := read(text):
+            return found
+    return None
+
+
+def _decimal(text: str) -> Numeral | None:
+    match = DECIMAL.fullmatch(text)
+    if not match or not (match["whole"] or match["places"]):
+        return None
+    whole = (match["whole"] or "0").replace(match["separator"] or ",", "")
+    places = match["places"] or ""
+    return Numeral(value=Fraction(int(whole + places), 10 ** len(places)), rounded=bool(match["point"]))
+
+
+def _exponent(match: re.Match[str], *more: str) -> int | None:
+    said = next(match[name] for name in ("bare", "braced", "bracketed", "signed", *more) if match[name] is not None)
+    exponent = int(said.replace(" ", "")) if len(said) < LONGEST_POWER_BASE else LARGEST_EXPONENT + 1
+    return exponent if abs(exponent) <= LARGEST_EXPONENT else None
+
+
+def _scientific(text: str) -> Numeral | None:
+    match = SCIENTIFIC.fullmatch(text)
+    factor = match and _decimal(match["factor"].strip())
+    exponent = match and _exponent(match, "short")
+    if not factor or exponent is None:
+        return None
+    return Numeral(value=factor.value * Fraction(10) ** exponent, rounded=True)
+
+
+def _power(text: str) -> Numeral | None:
+    match = POWER.fullmatch(text)
+    if not match or len(match["base"]) > LONGEST_POWER_BASE:
+        return None
+    base, exponent = int(match["base"]), _exponent(match)
+    if exponent is None or (base == 0 and exponent <= 0):
+        return None
+    return Numeral(value=Fraction(base) ** exponent, composed=True)
+
+
+def _fraction(text: str) -> Numeral | None:
+    if match := FRACTION.fullmatch(text):
+        parts = [match[name] or match[f"{name}_digit"] for name in ("over", "under")]
+    elif match := SLASHED.fullmatch(text):
+        parts = [match["over"], match["under"]]
+    else:
+        return None
+    over, under = (_part(part) for part in parts)
+    if over is None or not under:
+        return None
+    return Numeral(value=over / under, composed=True)
+
+
+def _part(text: str | None) -> Fraction | None:
+    """A numerator or denominator: a number without a bar of its own."""
+    text = (text or "").strip()
+    sign = -1 if text[:1] == "-" else 1
+    text = text.removeprefix("-").strip()
+    found = _decimal(text) or _scientific(text) or _power(text)
+    return sign * found.value if found else None
+
+
+def _mixed(text: str) -> Numeral | None:
+    match = MIXED.fullmatch(text)
+    if not match:
+        return None
+    part = _fraction(match["latex"] or f"{match['over']}/{match['under']}")
+    if part is None or not 0 < part.value < 1 or not re.sub(r"\\frac|[{}\s/]", "", match["latex"] or "0").isdecimal():
+        return None
+    return Numeral(value=int(match["whole"]) + part.value, composed=True)
+
+
+def _repeating(text: str) -> Numeral | None:
+    match = REPEATING.fullmatch(text)
+    if not match:
+        return None
+    whole, places, period = match["whole"] or "0", match["places"], match["period"]
+    tail = Fraction(int(period), 10 ** len(period) - 1)
+    return Numeral(value=(int(whole + places) + tail) / 10 ** len(places), composed=True)
+
+
+def _to_a_base(text: str) -> Numeral | None:
+    match = BASED.fullmatch(text)
+    if not match:
+        return None
+    said = match["digit"] or re.sub(r"\\(?:text|mathrm|textrm|mbox)|[{}\s]|base", "", match["base"])
+    base = BASES.get(said.lower()) or (int(said) if said.isdecimal() and len(said) <= 2 else 0)
+    if not 2 <= base <= 36:
+        return None
+    try:
+        return Numeral(value=Fraction(int(match["plain"] or match["bracketed"], base)), composed=True)
+    except ValueError:  # a digit that the base does not have
+        return None
