@@ -121,9 +121,14 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
         )
 
     def excess(level: float) -> float:
-        points = problem.panels(between=ends(level))
+        at = ends(level)
+        if not at[0] < at[1]:  # no float between them
+            return 0.0
+        points = problem.panels(between=at)
         return float(np.sum(points.weight * (problem.cost_density(points.rho) - level)))
 
+    if not left < right:  # cells between the same two floats
+        return Pool(left, right, float(problem.cost_density(np.asarray(left))))
     points = problem.panels(between=(left, right))
     value = float(np.sum(points.weight * problem.cost_density(points.rho)) / np.sum(points.weight))
     if free_left or free_right:

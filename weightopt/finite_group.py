@@ -384,15 +384,17 @@ def evaluate(design: Design, y: NDArray[np.float64]) -> State:
 def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Second derivatives of T and of V along the rays, each of shape (k, k)."""
     u = design.speeds @ y
-    of_time = 2 * (design.speeds.T * (design.cost / u**3)) @ design.speeds
+    # First along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
+    along = design.speeds @ design.rays
+    of_time = 2 * (along.T * (design.cost / u**3)) @ along
     of_budget = np.zeros_like(of_time)
     if design.squares is not None:
         moment = design.squares @ y**2
-        of_budget += 2 * (design.speeds.T * (design.per_time * moment / u**3)) @ design.speeds
-        cross = 2 * ((design.squares * y).T * (design.per_time / u**2)) @ design.speeds
+        of_budget += 2 * (along.T * (design.per_time * moment / u**3)) @ along
+        cross = 2 * (((design.squares * y) @ design.rays).T * (design.per_time / u**2)) @ along
         of_budget -= cross + cross.T
-        of_budget[np.diag_indices_from(of_budget)] += 2 * (design.per_time / u) @ design.squares
-    return design.rays.T @ of_time @ design.rays, design.rays.T @ of_budget @ design.rays
+        of_budget += 2 * (design.rays.T * ((design.per_time / u) @ design.squares)) @ design.rays
+    return of_time, of_budget
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
@@ -406,28 +408,28 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
     # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
     unit = 1 / drift if design.squares is None else 1 / (drift.sum() * np.max(design.rays, axis=0))
+    design = design._replace(rays=design.rays * unit)
     share = drift * unit
-    v = unit / unit.size
+    x = np.full(unit.size, 1 / unit.size)
     z = share.copy()
     # A quadratic budget bends: steps that leave too little of the barrier then run into the boundary.
     least = CENTRING if design.squares is None else FIRST_CENTRING
-    best, best_gap, centring = v, np.inf, FIRST_CENTRING
+    best, best_gap, centring = x, np.inf, FIRST_CENTRING
     for _ in range(200):
-        state = evaluate(design, design.rays @ v)
+        state = evaluate(design, design.rays @ x)
         if np.isinf(best_gap):
-            # T and V have degrees -1 and 1: along the ray through v, T + V is least where they are equal.
-            v = v * np.sqrt(state.time / state.spent)
-            state = evaluate(design, design.rays @ v)
+            # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.
+            x = x * np.sqrt(state.time / state.spent)
+            state = evaluate(design, design.rays @ x)
         if np.all(state.price > 0):
             gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
             if gap < best_gap:
-                best, best_gap = v, gap
+                best, best_gap = x, gap
             if gap < AIM:
                 break
-        x = v / unit
-        gradient = (state.price - state.saving) * unit
+        gradient = state.price - state.saving
         barrier = centring * float(np.mean(x * z / share)) * share
-        curvature = np.add(*curvatures(design, design.rays @ v)) * np.outer(unit, unit)
+        curvature = np.add(*curvatures(design, design.rays @ x))
         curvature[np.diag_indices_from(curvature)] += z / x
         scale = 1 / np.sqrt(np.diag(curvature))
         try:
@@ -436,10 +438,10 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
             break
         dz = barrier / x - z - z * dx / x
         primal, dual = reach(x, dx, STEP_BACK), reach(z, dz, STEP_BACK)
-        v, z = unit * (x + primal * dx), z + dual * dz
+        x, z = x + primal * dx, z + dual * dz
         # The longer the last step was, the less of the barrier the next one needs to leave.
         centring = max((1 - min(primal, dual)) ** 2, least)
-    return best
+    return unit * best
 
 
 def unpack(
