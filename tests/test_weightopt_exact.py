@@ -183,7 +183,7 @@ def weight_of(weighting):
 
 
 def examine(problem, solution):
-    """Time charged for what is spent, that of the weighting made feasible, and one that nothing beats (0: not known)."""
+    """Time charged for what is spent, that of the weighting made feasible, and one nothing beats (0: not known)."""
     exact, weighting = Exact(problem), solution.weighting
     weight = weight_of(weighting)
     pools = () if not isinstance(weighting, SolvedWeighting) else weighting.envelope.pools

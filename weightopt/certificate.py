@@ -25,13 +25,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from theory.quadrature import NODE_WEIGHTS, NODES, Panels
+from theory.quadrature import EPS, NODE_WEIGHTS, NODES, Panels
 from weightopt.bins import bin_program
 from weightopt.cells import balanced, bound_cells
 from weightopt.envelope import Envelope, envelope, find_root
@@ -381,7 +382,7 @@ def _dual(
 
     def value(multiplier: float, w: NDArray[np.float64], pull: NDArray[np.float64], priced) -> tuple[float, float]:
         """∫(f/w + pull·w) - λB, with λ·min_weight taken out of both so that what is small stays exact."""
-        base, (rest, error) = problem.min_weight, problem.surplus
+        base = problem.min_weight
         gained = cost / w + (pull - multiplier * h) * base + pull * (w - base)
         below = base * (1 - h)
         bound = float(np.sum(measure * gained)) - multiplier * (rest + float(np.sum(measure * below)))
@@ -390,13 +391,14 @@ def _dual(
             error + abs(rest) * float(np.max(unsure))
         )
 
-    surplus = problem.surplus[0] + problem.min_weight * float(np.sum(measure * (1 - h)))
+    rest, error = _surplus(problem, points, unsure)
+    surplus = rest + problem.min_weight * float(np.sum(measure * (1 - h)))
     if low == problem.min_weight and surplus <= 0:
         # No weight can be above the bound.
         least_time = np.sum(measure * cost, axis=1) / low
         steepest = float(np.max(cost / h)) / low**2
         return steepest, float(np.sum(least_time)), float(np.sum(least_time * unsure))
-    best = _log_multiplier(points, cost, h, problem, low, high)
+    best = _log_multiplier(points, cost, h, problem, surplus, low, high)
     multiplier = math.exp(best)
     if not _ratio_binds(problem, least):
         w = np.clip(np.sqrt(cost / h) * math.exp(-best / 2), low, high)
@@ -418,18 +420,32 @@ def _ratio_binds(problem: Problem, least: float) -> bool:
     return problem.max_ratio * least <= problem.max_weight * (1 + CONSTANT) and math.isfinite(problem.max_ratio)
 
 
+def _surplus(problem: Problem, points: Panels, unsure: NDArray[np.float64]) -> tuple[float, float]:
+    """B - min_weight·∫dm and its error: what is left of the budget when every weight is the least."""
+    if problem.budget_density is None:
+        width = Fraction(problem.target) - Fraction(problem.start)
+        return float(Fraction(problem.budget) - Fraction(problem.min_weight) * width), 0.0
+    least = problem.min_weight * np.sum(points.weight, axis=1)
+    return problem.budget - float(np.sum(least)), float(np.sum(least * unsure)) + EPS * problem.budget
+
+
 def _log_multiplier(
-    points: Panels, cost: NDArray[np.float64], h: NDArray[np.float64], problem: Problem, low: float, high: float
+    points: Panels,
+    cost: NDArray[np.float64],
+    h: NDArray[np.float64],
+    problem: Problem,
+    surplus: float,
+    low: float,
+    high: float,
 ) -> float:
     """ln λ at which the minimiser clip(√(f/λh), low, high) spends the budget in the measure h dm."""
     # In what is spent above the lower bound, of which the last digits can matter most.
     budget, base = problem.budget, problem.min_weight
-    rest = problem.surplus[0] + base * float(np.sum(points.weight * (1 - h)))
     least = max(low, base)
 
     def excess(log_multiplier: float) -> float:
         root = np.sqrt(cost / h) * math.exp(-log_multiplier / 2)
-        return (float(np.sum(points.weight * h * (np.clip(root, least, high) - base))) - rest) / budget
+        return (float(np.sum(points.weight * h * (np.clip(root, least, high) - base))) - surplus) / budget
 
     # Without bounds the optimum is (∫√(f h)/B)². A lower bound on ω can only raise it, an upper bound only lower it,
     # and past the point where every weight sits at its bound the minimiser moves no more.

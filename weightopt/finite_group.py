@@ -15,12 +15,14 @@ y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G_k/g_k); nothing about the metho
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
+from theory.quadrature import EPS
 from weightopt.certificate import Certificate
 from weightopt.errors import ProblemError, SolverError
 from weightopt.interior import reach
@@ -41,6 +43,7 @@ TRACE = 1e-9
 UNSEEN = 1e-150
 HUGE = 1e3  # times the median of the positive weights, from where a table is dangerous outside its range
 FIRST_CENTRING, CENTRING = 0.1, 0.01  # how much of the barrier a step leaves: the first, and at least
+ITERATIONS = 200  # after which a gap within what is promised is enough
 STEP_BACK = 0.99  # share of the way to the boundary that a step may go
 
 
@@ -199,6 +202,7 @@ class State(NamedTuple):
     spent: float
     saving: NDArray[np.float64]  # (k,) -∂T/∂v
     price: NDArray[np.float64]  # (k,) ∂V/∂v
+    charged: NDArray[np.float64]  # (k,) what is subtracted in ∂V/∂v
 
 
 def solve_group(problem: GroupProblem, *, throw: bool = True) -> GroupSolution:
@@ -255,31 +259,41 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Cer
 
 
 def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
-    """The problem on panels, and on panels half as wide."""
-    width = panel_width(problem)
-    return design_of(problem, width), design_of(problem, width / 2)
+    """The problem on panels, and on the halves of them."""
+    return design_of(problem), design_of(problem, pieces=2)
 
 
 @np.errstate(all="ignore")
 def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> Certificate:
-    found = []
+    budget, found = problem.curve.budget, []
+    noise = rounding(problem)
     for design in designs:
         state = evaluate(design, advantages)
-        worst = float(np.max(state.saving / state.price)) if np.all(state.price > 0) else np.inf
-        bound = state.time**2 / worst / problem.curve.budget
-        time = state.time * max(1.0, state.spent / problem.curve.budget)
-        found.append((time, bound, state.spent / problem.curve.budget - 1, worst))
-    (coarse_time, coarse_bound, *_), (time, bound, budget_error, worst) = found
-    error = max(abs(coarse_time / time - 1), abs(coarse_bound / bound - 1) if bound > 0 else 0.0)
+        # Prices of a quadratic budget are differences: their rounding is that of what they are the difference of.
+        price = state.price - noise * (np.abs(state.price) + 2 * state.charged)
+        worst = float(np.max(state.saving / price)) if np.all(price > 0) else np.inf
+        found.append((state.time * max(1.0, state.spent / budget), state.time**2 / worst / budget, state.spent, worst))
+    (coarse_time, coarse_bound, coarse_spent, _), (time, bound, spent, worst) = found
+    time_error = 2 * abs(coarse_time - time) + time * (2 * abs(coarse_spent - spent) / budget + 2 * noise)
+    bound_error = 2 * abs(coarse_bound - bound) + 4 * noise * bound
+    lower_bound = max(0.0, bound - bound_error)
+    apart = abs(time - bound) + time_error + bound_error
     return Certificate(
         time=time,
-        lower_bound=bound,
-        gap=abs(time - bound) / bound + 2 * error if bound > 0 else float("inf"),
-        quadrature_error=error,
+        lower_bound=lower_bound,
+        gap=apart / lower_bound if lower_bound > 0 else float("inf"),
+        quadrature_error=max(time_error / time, bound_error / bound if bound > 0 else 0.0),
         multiplier=worst,
-        budget_error=budget_error,
+        budget_error=spent / budget - 1,
         violation=max(0.0, -float(np.min(advantages)) / float(np.max(advantages))),
     )
+
+
+def rounding(problem: GroupProblem) -> float:
+    """Relative error of a probability of a group and of sums of them: that of the logarithms they are made from."""
+    curve, size = problem.curve, problem.group_size
+    largest = math.lgamma(size + 1) + size * max(-math.log(curve.start), -math.log1p(-curve.target))
+    return curve.rounding + EPS * (size + largest)
 
 
 def time_and_budget(
@@ -300,7 +314,7 @@ def time_and_budget(
         T·V does not depend on the table's scale. Both ∞ where the table's drift is not positive all the way.
     """
     curve = problem.curve
-    points = curve.panels(width=panel_width(problem) / 2)
+    points = curve.panels(width=panel_width(problem), pieces=2)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     u = speed(rho, correct, wrong, problem.step_model)
     if not np.all(u > 0):
@@ -317,10 +331,10 @@ def panel_width(problem: GroupProblem) -> float:
     return min(1.0, 4 / np.sqrt(problem.group_size))
 
 
-def design_of(problem: GroupProblem, width: float, breaks: tuple[float, ...] = ()) -> Design:
-    """The problem on panels no wider than `width` in log-odds, split at `breaks`."""
+def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int = 1) -> Design:
+    """The problem on panels split at `breaks`, each cut into `pieces`."""
     curve, size = problem.curve, problem.group_size
-    points = curve.panels(breaks, width=width)
+    points = curve.panels(breaks, panel_width(problem), pieces=pieces)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     k = np.arange(size + 1) / size
     squares = None
@@ -372,13 +386,14 @@ def evaluate(design: Design, y: NDArray[np.float64]) -> State:
     saving = (design.cost / u**2) @ design.speeds
     if design.squares is None:
         price = design.measure @ design.speeds
-        spent = float(price @ y)
+        spent, charged = float(price @ y), np.zeros(design.rays.shape[1])
     else:
         moment = design.squares @ y**2
         spent = float(np.sum(design.per_time * moment / u))
         price = 2 * y * ((design.per_time / u) @ design.squares)
-        price -= (design.per_time * moment / u**2) @ design.speeds
-    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays)
+        less = (design.per_time * moment / u**2) @ design.speeds
+        price, charged = price - less, less @ design.rays
+    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays, charged)
 
 
 def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -415,7 +430,10 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     # A quadratic budget bends: steps that leave too little of the barrier then run into the boundary.
     least = CENTRING if design.squares is None else FIRST_CENTRING
     best, best_gap, centring = x, np.inf, FIRST_CENTRING
-    for _ in range(200):
+    # The rarest groups settle first and the others one after the other, which takes a few steps for each.
+    for step in range(ITERATIONS + 8 * unit.size):
+        if step >= ITERATIONS and best_gap <= TOLERANCE / 10:
+            break
         state = evaluate(design, design.rays @ x)
         if np.isinf(best_gap):
             # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
@@ -31,7 +30,7 @@ EDGE = 1e-12
 # Budgets and bounds beyond this only shift the decimal point, until they overflow.
 LARGEST, SMALLEST = 1e30, 1e-30
 NARROWEST = 1e-9  # from start to target in log-odds, below which the digits of their difference run out
-LARGEST_CHANGE = 12.0  # of the logarithm of a measured quantity over a panel, which 16 nodes integrate to rounding
+LARGEST_CHANGE = 6.0  # of the logarithm of a measured quantity over a panel, which 16 nodes integrate to rounding
 # Parameters that came after the first table files, with the value that such a file means.
 LATER = {"lipschitz": None, "lipschitz_in": "log-odds", "max_ratio": None, "bins": None}
 
@@ -69,7 +68,8 @@ class Problem:
         Largest over smallest weight between start and target, from 1 to 1e30 or ∞.
     bins : tuple of float, optional
         Edges inside (start, target), increasing, at most 10 000: ω is constant between neighbouring edges (right-open
-        bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins.
+        bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins:
+        half-way between the edges in the coordinate x, start and target being the outer edges.
 
     Raises
     ------
@@ -293,14 +293,6 @@ class Problem:
         # Weights between knots in log-odds lose what the log-odds lose.
         bent = self._steep[0] if math.isfinite(self.lipschitz) else 0.0
         return quadrature.EPS * (8 + edge * (1 + bent) + 2 * logarithm)
-
-    @cached_property
-    def surplus(self) -> tuple[float, float]:
-        """B - min_weight·∫dm, and its rounding error: what is left of the budget when every weight is the least."""
-        if self.budget_density is None:
-            exact = Fraction(self.budget) - Fraction(self.min_weight) * (Fraction(self.target) - Fraction(self.start))
-            return float(exact), 0.0
-        return self.budget - self.min_weight * self.extent, self.budget * self.rounding
 
     def panels(
         self,

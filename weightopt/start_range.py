@@ -35,7 +35,7 @@ from weightopt.finite_group import (
     design_of,
     evaluate,
     least_time_rays,
-    panel_width,
+    rounding,
     solve_group,
     time_and_budget,
     unpack,
@@ -113,7 +113,7 @@ class RangeCertificate:
     gap : float
         (worst_ratio - lower_bound)/lower_bound, with the quadrature errors and the gaps of the single starts charged.
     quadrature_error : float
-        Relative change of both when the panels are halved.
+        Relative error charged to either: twice what halving every panel changes, and rounding.
     worst_between : float
         The same ratio at three more starts in each interval: what the 17 do not see.
     budget_error : float
@@ -203,20 +203,18 @@ def solve_range(problem: RangeProblem, *, throw: bool = True) -> RangeSolution:
     group = problem.group
     own = [solve_group(group.starting_at(float(start))) for start in problem.starts]
     best = np.array([solution.time for solution in own])
-    designs = _designs(problem, panel_width(group))
+    designs = _designs(problem)
     table, prices = _dinkelbach(designs, best * group.curve.budget)
     table = table * (group.curve.budget / evaluate(designs[0], table).spent)
-    found = [
-        _bound(_designs(problem, width), table, best * group.curve.budget, prices)
-        for width in (panel_width(group), panel_width(group) / 2)
-    ]
+    found = [_bound(_designs(problem, pieces), table, best * group.curve.budget, prices) for pieces in (1, 2)]
     (coarse_ratios, coarse_bound), (ratios, bound) = found
     worst = float(np.max(ratios))
-    error = max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1))
+    noise = 4 * rounding(group)
+    error = 2 * max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1)) + noise
     weight, correct, wrong = unpack(group, table)
     certificate = RangeCertificate(
         worst_ratio=worst,
-        lower_bound=bound,
+        lower_bound=bound * (1 - error),
         gap=abs(worst - bound) / bound + 2 * error + max(solution.gap for solution in own),
         quadrature_error=error,
         worst_between=_between(problem, np.array(correct), np.array(wrong)),
@@ -229,10 +227,10 @@ def solve_range(problem: RangeProblem, *, throw: bool = True) -> RangeSolution:
     return RangeSolution(problem, status, weight, correct, wrong, certificate, tuple(ratios.tolist()))
 
 
-def _designs(problem: RangeProblem, width: float) -> list[Design]:
+def _designs(problem: RangeProblem, pieces: int = 1) -> list[Design]:
     """One design a start: the same nodes, those before the start without measure."""
     starts = problem.starts
-    whole = design_of(problem.group, width, tuple(starts[1:].tolist()))
+    whole = design_of(problem.group, tuple(starts[1:].tolist()), pieces)
     theta, ends = log_odds(whole.rho), log_odds(starts)
     designs = []
     for end in ends:

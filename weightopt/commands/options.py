@@ -38,7 +38,8 @@ StepModelName = Annotated[
     str,
     typer.Option(
         help="How a group moves the policy: ratio, each outcome's share of the group over its probability, or "
-        "outcome, each outcome that was seen by its own advantage. Ratio is what a policy gradient does on average."
+        "outcome, each outcome that was seen by its own advantage. Ratio is the "
+        "direction of a policy gradient, which moves log-odds ρ(1-ρ) times as fast."
     ),
 ]
 BudgetKindName = Annotated[

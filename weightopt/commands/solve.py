@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -64,7 +65,10 @@ def solve(
     ] = "log-odds",
     bins: Annotated[
         str | None,
-        typer.Option(help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5."),
+        typer.Option(
+            help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5. With "
+            "--lipschitz the slope is taken between the middles of neighbouring bins, in --lipschitz-in."
+        ),
     ] = None,
     group_size: Annotated[
         int | None,
@@ -137,6 +141,7 @@ def solve(
         lipschitz_in=lipschitz_in,
         bins=None if bins is None else read_numbers("bins", bins),
     )
+    _warn_if_coarse(problem)
     if group_size is None or plug_in:
         answer = _solve_curve(problem, group_size, all_wrong, all_right)
     else:
@@ -161,6 +166,20 @@ def solve(
     for line in answer.remarks:
         print(line)
     print_weights(answer.table, answer.curve)
+
+
+def _warn_if_coarse(problem: Problem) -> None:
+    """Say on standard error that the rows of a measured clock are too far apart for the time to be trusted."""
+    from weightopt.measured import COARSE, coarseness
+
+    change = coarseness(problem)
+    if change > COARSE:
+        print(
+            f"weightopt: warning: the table of clock {problem.clock.name} is coarse between start and target: without "
+            f"every second row the best time would differ by {change:.0%}. Between rows ln cost is taken as linear in "
+            "log-odds; add rows.",
+            file=sys.stderr,
+        )
 
 
 class _Answer(NamedTuple):
