@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from weightopt.files import replace_file
+from weightopt.files import read_file, replace_file
 
 SCHEMA = "weightopt.table/1"
 MAX_FILE_BYTES = 64 * 2**20
@@ -266,8 +266,7 @@ class WeightTable:
             message starts with the path.
         """
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+            data = read_file(path, MAX_FILE_BYTES)
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
             raise TableError(f"{path}: cannot be read ({reason}); give the path of a table file.") from None
