@@ -276,7 +276,7 @@ def test_a_start_model_for_another_task_is_refused(table: Path, tmp_path: Path) 
     }
     with pytest.raises(UsageError, match="cannot write all of"):
         train(parse_config(settings), tmp_path / "run", quiet=True)
-    with pytest.raises(UsageError, match="is not a folder with a config.json"):
+    with pytest.raises(UsageError, match=r"is not a folder with a config\.json"):
         train(parse_config({**settings, "start_model": str(tmp_path / "absent")}), tmp_path / "other", quiet=True)
 
 
@@ -445,10 +445,6 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     train(parse_config(settings), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert sum(record.left_out or 0 for record in metrics.steps) > 0
-    assert {stratum for record in metrics.steps for stratum in record.histogram_by_difficulty} == {
-        "1 digit",
-        "2 digits",
-    }
     settings["task"] = {"name": "addition", "digits": {"3": 1}}
     with pytest.raises(
         UsageError, match="a prompt of 8 tokens and 4 new ones do not fit into the model's context of 10"
