@@ -182,10 +182,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
 FULL = """
 import json, resource, sys
 from pathlib import Path
-from rl import command
+from weightopt.cli import main
 limits = int(sys.argv.pop()), resource.RLIM_INFINITY
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-command.run_alone(command.train)
+sys.argv.insert(1, "train")
+main()
 """
 
 
