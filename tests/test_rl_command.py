@@ -143,16 +143,16 @@ def test_misuse_is_status_2_and_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments", "sentence"),
+    ("name", "arguments", "sentence"),
     [
-        ("rl.train", (), "Missing option '--config'."),
-        ("rl.train", ("--config", "c", "--keep", "x"), "Invalid value for '--keep': "),
-        ("rl.train", ("--config", "c", "--steps", "3"), "No such option: --steps"),
-        ("rl.supervised", ("--config", "c"), "Missing option '--output'."),
+        ("train", (), "Missing option '--config'."),
+        ("train", ("--config", "c", "--keep", "x"), "weightopt: invalid value for '--keep': "),
+        ("train", ("--config", "c", "--steps", "3"), "weightopt: no such option: --steps"),
+        ("start-model", ("--config", "c"), "weightopt: missing option '--output'."),
     ],
 )
-def test_a_misused_option_is_named(program: str, arguments: tuple[str, ...], sentence: str) -> None:
-    result = python("-m", program, *arguments)
+def test_a_misused_option_is_named(name: str, arguments: tuple[str, ...], sentence: str) -> None:
+    result = python("-m", "weightopt", name, *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith(sentence)
     assert result.stderr.count("\n") == 1
@@ -313,9 +313,14 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "safetensors"])
-def test_a_missing_extra_is_named_with_the_install_line(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['train', '--config', 'c', '--output', 'o']; "
-    result = python("-c", code + "import runpy; runpy.run_module('rl.train', run_name='__main__')")
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--config", "c", "--output", "o"], ["start-model", "--config", "c", "--output", "o"], ["check", "."]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_missing_extra_is_named_with_the_install_line(missing: str, arguments: list[str]) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments}; "
+    result = python("-c", code + "import runpy; runpy.run_module('weightopt', run_name='__main__')")
     assert result.returncode == 2
     assert result.stderr == f"training needs {missing}, which is not installed: pip install 'weightopt[rl]'\n"
 

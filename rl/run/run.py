@@ -232,7 +232,7 @@ class Run:
                 save_model(self._output / BEST, loop.policy, step=state.step)  # the one before goes with `_tidy`
             state = replace(state, evaluated=state.step)
             self.state = replace(state, best_step=state.step, best_success=record.success) if best else state
-            if state.step:
+            if self._seconds:  # else they have been written: a failure came between the step and this measurement
                 self._record_seconds(evaluating=perf_counter() - began)
 
     def checkpoint(self, loop: Loop) -> None:
