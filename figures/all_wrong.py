@@ -46,7 +46,7 @@ def data() -> pd.DataFrame:
     """Columns part, case, rule, step, mean, low, high, reached.
 
     Part ``curve``: mean success by step over seeds with 95 % t-interval. Parts ``updates`` (to mean success ½) and
-    ``lost`` (share of prompts never above ½): 95 % bootstrap interval over seeds, none where a seed did not arrive.
+    ``lost`` (share of prompts never above ½): 95 % t-interval over seeds, none where a seed did not arrive.
     """
     frames = []
     for case in CASES:
@@ -118,7 +118,7 @@ def caption(frame: pd.DataFrame) -> str:
         f"{_updates(frame, slow, 'off')} and {_updates(frame, slow, 'on')}. Share of prompts never above {LEVEL:g} in "
         f"{STEPS} updates, {fast}: off {_lost(frame, fast, 'off')}, on {_lost(frame, fast, 'on')}, held back for "
         f"{WARM_UP} updates {_lost(frame, fast, 'held back')}: steps that large lose prompts to wrong answers. "
-        f"Intervals: 95 % bootstrap over seeds."
+        f"Intervals: 95 % t-intervals over seeds."
     )
 
 

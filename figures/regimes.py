@@ -28,7 +28,7 @@ def data() -> pd.DataFrame:
     """Columns part, start, budget (its range), weighting, level, step, mean, low, high, reached.
 
     Part ``curve``: mean success by step, over seeds, 95 % t-interval; weights scaled over the first range. Part
-    ``ratio``: updates to a level over GRPO's, paired by seed, 95 % bootstrap interval.
+    ``ratio``: updates to a level over GRPO's, paired by seed, 95 % t-interval.
     """
     frames = []
     for start, levels in LEVELS.items():
@@ -116,7 +116,7 @@ def caption(frame: pd.DataFrame) -> str:
         f"groups of 16 at every update, so updates count responses too (regular clock); η = {STEP_SIZE:g} for all, "
         f"{SEEDS} seeds. Mean success starts at {first['scratch']:.3f} from scratch, and at {first['sft']:.2f}, spread "
         f"out, after fine-tuning on half of the prompts. Above: mean over seeds, 95 % t-interval. Below: updates "
-        f"relative to GRPO's, paired by seed, 95 % bootstrap interval. Each weighting is scaled to the drift budget 1 "
+        f"relative to GRPO's, paired by seed, 95 % t-interval. Each weighting is scaled to the drift budget 1 "
         f"over a range, filled: that on the way, as above, open: 0.01 to 0.9. After fine-tuning, to {level:g}, "
         f"Linear-R takes {_text(own)} times GRPO's updates with the first and {_text(wide)} with the second. Step "
         f"sizes were not tuned by weighting."

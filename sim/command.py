@@ -135,7 +135,7 @@ def _print(config: Config, summary: Any) -> None:
     what = config.engine if config.world == "binary" else f"{config.world} world"
     print(
         f"{config.prompts:,} prompts, groups of {config.group_size}, {config.steps:,} updates, seeds: {config.seeds}, "
-        f"{what}; 95 % bootstrap intervals"
+        f"{what}; 95 % t-intervals over seeds"
     )
     console = Console()
     console = Console(width=max(console.width, 120))  # a number that is cut short is worse than a long line

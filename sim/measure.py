@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from sim.trajectory import Trajectory
 
 COSTS = {"updates": "step", "responses": "responses", "groups": "groups"}
-RESAMPLES = 2000
 
 
 def time_to(trajectory: Trajectory, column: str, level: float, cost: str) -> float:
@@ -60,30 +60,48 @@ def measures(
     return found
 
 
-def bootstrap_interval(
-    strata: Sequence[NDArray[np.float64]],
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    rng: np.random.Generator,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of a statistic of means, from 2000 stratified resamples.
+def mean_interval(strata: Sequence[NDArray[np.float64]], level: float = 0.95) -> tuple[float, float]:
+    """t-interval of the mean over strata of the means over their seeds, which strata enter with the same weight.
 
-    Within each stratum (such as a start distribution) its seeds are drawn with replacement; means over the drawn seeds
-    are averaged over strata, each with the same weight, and handed to the statistic. Columns of one seed stay together,
-    so a ratio of two columns is a paired comparison.
+    Few seeds say little about their own spread: the quantile is Student's, with Welch's and Satterthwaite's degrees of
+    freedom where there are several strata. (A percentile bootstrap of 5 seeds covers 84 % where it says 95 %.)
 
     Parameters
     ----------
-    strata : sequence of ndarray, shape (seeds, columns) each
-        Finite; at least one seed each, which gives an interval of width 0.
-    statistic : callable
-        From means, shape (resamples, columns), to shape (resamples,).
-    rng : numpy.random.Generator
+    strata : sequence of ndarray, shape (seeds,) each
+        Finite; at least two seeds each.
     level : float
         Coverage, in (0, 1).
     """
-    total = np.zeros((RESAMPLES, strata[0].shape[1]))
-    for values in strata:
-        total += values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(statistic(total / len(strata)), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    middle = float(np.mean([np.mean(values) for values in strata]))
+    half = _half_width([values / len(strata) for values in strata], level)
+    return middle - half, middle + half
+
+
+def ratio_interval(strata: Sequence[NDArray[np.float64]], level: float = 0.95) -> tuple[float, float]:
+    """t-interval of the ratio of the mean of column 0 to that of column 1, taken on its logarithm.
+
+    Columns of one seed belong together, so that the comparison is paired: what they have in common cancels. To first
+    order the logarithm of the ratio is a mean over seeds, of a/A - b/B with A and B the means; its spread is theirs.
+    Means and degrees of freedom as `mean_interval`.
+
+    Parameters
+    ----------
+    strata : sequence of ndarray, shape (seeds, 2) each
+        Positive; at least two seeds each.
+    level : float
+        Coverage, in (0, 1).
+    """
+    above, below = np.mean([values.mean(axis=0) for values in strata], axis=0)
+    half = _half_width([(values[:, 0] / above - values[:, 1] / below) / len(strata) for values in strata], level)
+    return float(above / below * np.exp(-half)), float(above / below * np.exp(half))
+
+
+def _half_width(strata: Sequence[NDArray[np.float64]], level: float) -> float:
+    """Half the t-interval of the sum over strata of the means over their seeds."""
+    variance = np.array([np.var(values, ddof=1) / values.size for values in strata])
+    total = float(np.sum(variance))
+    if total == 0:
+        return 0.0
+    freedom = total**2 / float(np.sum(variance**2 / [values.size - 1 for values in strata]))
+    return float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(total)

@@ -29,7 +29,7 @@ from sim.binary import Binary
 from sim.config import Config
 from sim.engine import Engine, FiniteSample, LargeGroup, MeanField
 from sim.errors import UsageError
-from sim.measure import bootstrap_interval, measures
+from sim.measure import mean_interval, measures, ratio_interval
 from sim.skills import Skills, features
 from sim.tabular import Tabular
 from sim.trajectory import COLUMNS, Schedule, Trajectory, run
@@ -160,7 +160,7 @@ def sweep(
 
 def _generator(seed: int, what: str, index: int) -> np.random.Generator:
     """The generator of one purpose of one seed: the same for every weighting and step size."""
-    return np.random.default_rng([seed, {"population": 0, "groups": 1, "bootstrap": 2}[what], index])
+    return np.random.default_rng([seed, {"population": 0, "groups": 1}[what], index])
 
 
 def _scaled(weights: PromptWeights, config: Config) -> PromptWeights:
@@ -304,7 +304,7 @@ def _measured(config: Config, results: list[tuple[Cell, Trajectory]]) -> pd.Data
 
 
 def summarise(config: Config, measured: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds with 95 % stratified bootstrap intervals, and ratios to the first weighting, paired by seed.
+    """Means over seeds with 95 % t-intervals over strata, and ratios to the first weighting, paired by seed.
 
     Parameters
     ----------
@@ -346,8 +346,11 @@ def _estimate(values: list[Any], reference: list[Any] | None) -> tuple[float, fl
         return math.nan, math.nan, math.nan
     if min(map(len, pairs)) < 2:
         return float(total[0] / total[1]), math.nan, math.nan
-    low, high = bootstrap_interval(pairs, lambda means: means[:, 0] / means[:, 1], _generator(0, "bootstrap", 0))
-    return float(total[0] / total[1]), low, high
+    if reference is None:
+        return float(total[0]), *mean_interval([each[:, 0] for each in pairs])
+    if not total[0] > 0:  # a ratio of 0 has no logarithm
+        return 0.0, math.nan, math.nan
+    return float(total[0] / total[1]), *ratio_interval(pairs)
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:

@@ -1,14 +1,21 @@
 """Measured clocks, mobilities and budget densities: reading, and solving with them."""
 
+import math
+
+import mpmath as mp
 import numpy as np
 import pytest
+from scipy.special import expit
+from typer.testing import CliRunner
 
 from theory.clocks import Tabulated
 from theory.log_linear import LogLinear
+from theory.quadrature import log_odds
 from weightopt import Problem, solve
+from weightopt.cli import app
 from weightopt.columns import number, separated_by
 from weightopt.convex import solve_curve
-from weightopt.curves.measured_files import read_clock, read_density, read_mobility
+from weightopt.curves.measured_files import COARSE, coarseness, read_clock, read_density, read_mobility
 from weightopt.errors import ProblemError
 from weightopt.tabulate import even_grid
 from weightopt.verify import verify
@@ -124,3 +131,26 @@ def test_a_number_is_ascii_digits_and_finite(text: str) -> None:
 def test_another_separator_is_named(mark: str, name: str) -> None:
     assert separated_by([f"rho{mark}cost"]) == f", separated by commas and not by {name}"
     assert separated_by(["rho", "price"]) == ""
+
+
+@pytest.mark.parametrize(("rows", "coarse"), [(2, True), (3, True), (5, True), (40, False)])
+def test_a_coarse_table_of_a_clock_is_told_on_standard_error(tmp_path, rows, coarse):
+    rho = expit(np.linspace(log_odds(0.01), log_odds(0.9), rows))
+    rho[0], rho[-1] = 0.01, 0.9
+    path = tmp_path / "cost.csv"
+    path.write_text("rho,cost\n" + "".join(f"{x!r},{1 / x!r}\n" for x in rho.tolist()))
+    problem = Problem(0.01, 0.9, read_clock(f"csv:{path}", 0.01, 0.9))
+    best = solve(Problem(0.01, 0.9, "effective")).time
+    assert (coarseness(problem) > COARSE) == coarse
+    assert (abs(solve(problem).time / best - 1) > COARSE / 4) == coarse  # the criterion tells what it is about
+    run = CliRunner().invoke(app, ["solve", "--start", "0.01", "--target", "0.9", "--clock", f"csv:{path}"])
+    assert run.exit_code == 0
+    assert ("is coarse" in run.stderr) == coarse
+
+
+def test_two_close_points_of_a_measured_clock_keep_their_digits():
+    points = LogLinear((0.3, 0.3 + 1e-9), (1.0, 1e20))
+    middle = 0.3 + 0.25e-9
+    share = mp.mpf(middle) - mp.mpf(0.3)
+    exact = 20 * float(share / (mp.mpf(0.3 + 1e-9) - mp.mpf(0.3)))  # log-odds are linear to 1e-9 here
+    assert math.log10(float(points(np.array(middle)))) == pytest.approx(exact, rel=2e-9)

@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.quadrature import log_odds
 from theory.special import exprel
 
 Array = NDArray[np.float64]
@@ -59,8 +58,17 @@ class LogLinear:
 
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """The value at success probabilities of any shape in (0, 1)."""
-        theta = np.interp(log_odds(rho), log_odds(np.array(self.rho)), np.log(self.value))
-        return np.exp(theta)
+        points, logarithm = np.array(self.rho), np.log(self.value)
+        at = np.clip(rho, points[0], points[-1])
+        left = np.clip(np.searchsorted(points, at, side="right") - 1, 0, points.size - 2)
+        # Differences of log-odds to the point on the left: two points may be close and the values far apart.
+        share = _distance(points[left], at) / _distance(points[:-1], points[1:])[left]
+        return np.exp(logarithm[left] + share * np.diff(logarithm)[left])
+
+
+def _distance(low: Array, high: Array) -> Array:
+    """Difference of log-odds, with all its digits."""
+    return np.log1p((high - low) / (low * (1 - high)))
 
 
 class LogLinearFlow:

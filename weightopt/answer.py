@@ -64,11 +64,12 @@ class Certificate:
     Attributes
     ----------
     lower_bound : float
-        Nothing that the problem allows does better.
+        Nothing that the problem allows does better; what quadrature and rounding can have added is subtracted.
     gap : float
-        (objective - lower_bound)/lower_bound, with the quadrature errors charged against it; ≥ 0.
+        How much worse than the best the weights can be, relatively: (objective - lower_bound)/lower_bound with the
+        error of the objective charged against it; ≥ 0.
     quadrature_error : float
-        Relative change of objective and bound when the quadrature is refined.
+        Relative error charged to objective or bound, the larger: twice what halving every panel changes, and rounding.
     budget_error : float
         Budget spent over the budget, minus 1.
     violation : float

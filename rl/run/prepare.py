@@ -54,7 +54,7 @@ class Prepared:
     held_out: tuple[Prompt[Any], ...]
     tables: TableSchedule
     date: datetime | None = None
-    notes: tuple[str, ...] = tuple(getattr(task, "notes", ()))  # of a listed task: rows that were left out
+    notes: tuple[str, ...] = ()
 
 
 def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
@@ -80,7 +80,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
         group_size=config.rollout.group_size,
         estimate=config.weighting.estimate,
     )
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = tuple(getattr(task, "notes", ()))  # of a listed task: rows that were left out
     if config.start_model is None:
         date = None
         _refuse_long(task, config)

@@ -99,7 +99,10 @@ class CurveOptions:
     ] = "log-odds"
     bins: Annotated[
         str | None,
-        typer.Option(help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5."),
+        typer.Option(
+            help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5. "
+            "With --lipschitz the slope is taken between the middles of neighbouring bins, in --lipschitz-in."
+        ),
     ] = None
 
     def constraints(self) -> dict[str, Any]:
@@ -118,7 +121,8 @@ class TableOptions:
         str,
         typer.Option(
             help="How a group moves the policy: ratio, each outcome's share of the group over its probability, or "
-            "outcome, each outcome that was seen by its own advantage. Ratio is what a policy gradient does on average."
+            "outcome, each outcome that was seen by its own advantage. Ratio is the "
+            "direction of a policy gradient, which moves log-odds ρ(1-ρ) times as fast."
         ),
     ] = "ratio"
     budget_kind: Annotated[

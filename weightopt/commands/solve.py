@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -89,6 +90,7 @@ def solve(
         first = _first_start(start, start_range, way.target)
         problem = way.problem(first)
         solved = _solve_group(table.problem(problem, group_size, not uncentred), start_range, method)
+    _warn_if_coarse(problem)
     picture = None if plot is None else _draw(problem, solved.table)
     # All that can fail has been done: what is written now is whole.
     write(solved.table, output, csv)
@@ -101,6 +103,20 @@ def solve(
     for line in solved.remarks:
         print(line)
     print_weights(solved.table, solved.curve)
+
+
+def _warn_if_coarse(problem: Problem) -> None:
+    """Say on standard error that the rows of a measured clock are too far apart for the time to be trusted."""
+    from weightopt.curves.measured_files import COARSE, coarseness
+
+    change = coarseness(problem)
+    if change > COARSE:
+        print(
+            f"weightopt: warning: the table of clock {problem.clock.name} is coarse between start and target: without "
+            f"every second row the best time would differ by {change:.0%}. Between rows ln cost is taken as linear in "
+            "log-odds; add rows.",
+            file=sys.stderr,
+        )
 
 
 class _Solved(NamedTuple):

@@ -9,19 +9,21 @@ from weightopt.curves.cell_program import CellProgram
 from weightopt.curves.problem import Problem
 
 
-def bin_program(problem: Problem, width: float = quadrature.PANEL_WIDTH) -> CellProgram:
-    """Cost and mass of every bin by quadrature with panels no wider than `width`, and the constraints between them.
+def bin_program(problem: Problem, width: float = quadrature.PANEL_WIDTH, pieces: int = 1) -> CellProgram:
+    """Cost and mass of every bin by quadrature on `Problem.panels`, and the constraints between them.
 
     Parameters
     ----------
     problem : Problem
         With ``bins``. Its Lipschitz bound becomes one on neighbouring bins, over the distance of their middles.
     width : float
-        In log-odds.
+        Of the widest panel, in log-odds.
+    pieces : int
+        That every panel is cut into.
     """
     assert problem.bins is not None
     edges = np.array([problem.start, *problem.bins, problem.target])
-    points = problem.panels(problem.bins, width)
+    points = problem.panels(problem.bins, width, pieces=pieces)
     owner = np.searchsorted(edges, points.edges[:-1], side="right") - 1
     first = np.searchsorted(owner, np.arange(edges.size - 1))
     cost = np.add.reduceat(np.sum(points.weight * problem.cost_density(points.rho), axis=1), first)

@@ -179,8 +179,11 @@ def solve_cells(program: CellProgram) -> CellSolution:
     return _finish(program, weight, prices, name)
 
 
-def bound_cells(program: CellProgram, prices: Prices) -> float:
-    """The lower bound of this module for any prices; 0 where they prove nothing.
+def bound_cells(program: CellProgram, prices: Prices) -> tuple[float, float]:
+    """The lower bound of this module for any prices, and the sum of the sizes of all that it is a sum of.
+
+    The second times the relative error of a number is how far rounding can have moved the first; the bound is 0 where
+    the prices prove nothing.
 
     Parameters
     ----------
@@ -188,27 +191,35 @@ def bound_cells(program: CellProgram, prices: Prices) -> float:
     prices : Prices
         λ, ζ, and the ratio's α and β, of which the larger sum is scaled down to fit; ``box`` is not needed.
     """
+    priced = np.zeros_like(program.mass)
     if prices.ratio_low is not None and prices.ratio_high is not None:
         low, high = balanced(prices.ratio_low, prices.ratio_high, program.max_ratio)
         prices = prices._replace(ratio_low=low, ratio_high=high)
+        priced = low + high
     spent = prices.budget * program.budget
     if prices.difference is not None:
+        priced[1:] += np.abs(prices.difference)
+        priced[:-1] += np.abs(prices.difference)
         for side, sign in zip(program.differences, (-1, 1), strict=True):
             part = np.maximum(sign * prices.difference, 0)
             if side is None and np.any(part > 0):
-                return 0.0
+                return 0.0, 0.0
             spent += 0.0 if side is None else sign * float(side @ part)
     pull = prices.pull(program.mass)
     unbounded = math.isinf(program.upper)
     if unbounded and not pull.min() > 0:
-        return 0.0
-    if unbounded and program.lower == 0:
-        # Prices may all be scaled by one factor; the best one is known.
-        return float(np.sqrt(program.cost * pull).sum()) ** 2 / spent if spent > 0 else 0.0
+        return 0.0, 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         best = np.where(pull > 0, np.sqrt(program.cost / pull), math.inf)
     best = np.clip(best, program.lower, program.upper)
-    return float(np.sum(program.cost / best + pull * best)) - spent
+    time, paid = program.cost / best, (np.abs(pull) + priced) * best
+    if unbounded and program.lower == 0:
+        # Prices may all be scaled by one factor; the best one is known.
+        if not spent > 0:
+            return 0.0, 0.0
+        bound = float(np.sqrt(program.cost * pull).sum()) ** 2 / spent
+        return bound, float(np.sum(time + paid)) * bound / float(np.sum(time)) + bound
+    return float(np.sum(time + pull * best)) - spent, float(np.sum(time + paid)) + spent
 
 
 def balanced(low: Array, high: Array, ratio: float, measure: Array | float = 1.0) -> tuple[Array, Array]:
@@ -321,7 +332,7 @@ def _merit(found: CellSolution) -> float:
 
 def _finish(program: CellProgram, weight: Array, prices: Prices, method: str) -> CellSolution:
     time = float((program.cost / weight).sum())
-    bound = bound_cells(program, prices)
+    bound, _ = bound_cells(program, prices)
     # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called a gap of 0.
     gap = abs(time - bound) / bound if bound > 0 else math.inf
     return CellSolution(weight, time, bound, gap, program.violation(weight), method, prices)

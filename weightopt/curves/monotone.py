@@ -108,9 +108,16 @@ def _grid_width(problem: Problem) -> float:
 def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int) -> Pool:
     """Solve for the pool around cells first..last-1: f̂ = mean of f over it = f at each end that is free to move."""
     left, right = float(edges[first]), float(edges[last])
-    free_left, free_right = first > 0, last < len(edges) - 1
     # f passes the level rising where it must rise, and between its extrema inside the pool it turns: leave these out.
     sign = 1 if problem.monotone == "increasing" else -1
+    f_left, f_right = (float(problem.cost_density(np.asarray(end))) for end in (left, right))
+    points = problem.panels(between=(left, right)) if left < right else None
+    if points is None:  # cells between the same two floats
+        return Pool(left, right, f_left)
+    value = float(np.sum(points.weight * problem.cost_density(points.rho)) / np.sum(points.weight))
+    # At start and target too the pool ends inside the cell where f is beyond the level.
+    free_left = first > 0 or sign * (f_left - value) < 0
+    free_right = last < len(edges) - 1 or sign * (f_right - value) > 0
     near_left = _up_to_largest(problem, sign, edges[max(first - 2, 0)], edges[min(first + 2, last)])
     near_right = _from_smallest(problem, sign, edges[max(last - 2, first)], edges[min(last + 2, len(edges) - 1)])
 
@@ -121,11 +128,12 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
         )
 
     def excess(level: float) -> float:
-        points = problem.panels(between=ends(level))
+        at = ends(level)
+        if not at[0] < at[1]:  # no float between them
+            return 0.0
+        points = problem.panels(between=at)
         return float(np.sum(points.weight * (problem.cost_density(points.rho) - level)))
 
-    points = problem.panels(between=(left, right))
-    value = float(np.sum(points.weight * problem.cost_density(points.rho)) / np.sum(points.weight))
     if free_left or free_right:
         at_ends = [problem.cost_density(np.asarray(x)) for near in (near_left, near_right) for x in near]
         low, high = min(value, *map(float, at_ends)), max(value, *map(float, at_ends))

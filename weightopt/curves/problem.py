@@ -26,11 +26,12 @@ Coordinate = Literal["log-odds", "rho"]
 COORDINATES: tuple[Coordinate, ...] = ("log-odds", "rho")
 MOST_BINS = 10_000
 
-# Closer to 1 than this, hardly a digit of 1-ρ is left.
+# Closer to 1 than this there are hardly any floats left between start and target.
 EDGE = 1e-12
 # Budgets and bounds beyond this only shift the decimal point, until they overflow.
 LARGEST, SMALLEST = 1e30, 1e-30
 NARROWEST = 1e-9  # from start to target in log-odds, below which the digits of their difference run out
+LARGEST_CHANGE = 6.0  # of the logarithm of a measured quantity over a panel, which 16 nodes integrate to rounding
 # Parameters that came after the first table files, with the value that such a file means.
 LATER = {"lipschitz": None, "lipschitz_in": "log-odds", "max_ratio": None, "bins": None}
 
@@ -44,8 +45,9 @@ class Problem:
     Parameters
     ----------
     start, target : float
-        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12. Beyond 1 - 1e-6 the digits of 1-ρ run out: a
-        constrained problem may then end uncertified, and says so.
+        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12, taken as exactly the floats that they are. Close
+        to 1 floats are few: where there are too few between start and target, or between two places where the
+        answer bends, the problem ends uncertified, and says so.
     clock : Clock or str
         c(ρ), or its name (see `theory.clocks.parse`).
     mobility : Mobility or str
@@ -67,7 +69,8 @@ class Problem:
         Largest over smallest weight between start and target, from 1 to 1e30 or ∞.
     bins : tuple of float, optional
         Edges inside (start, target), increasing, at most 10 000: ω is constant between neighbouring edges (right-open
-        bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins.
+        bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins:
+        half-way between the edges in the coordinate x, start and target being the outer edges.
 
     Raises
     ------
@@ -281,15 +284,49 @@ class Problem:
         kinks = {kink for function in measured if function is not None for kink in function.kinks}
         return tuple(sorted(kink for kink in kinks if self.start < kink < self.target))
 
+    @cached_property
+    def measured(self) -> tuple[LogLinear, ...]:
+        """The measured functions among clock, mobility and budget density."""
+        tables = (getattr(self.clock, "measured", None), self.mobility.measured, self.budget_density)
+        return tuple(table for table in tables if table is not None)
+
+    @cached_property
+    def _steep(self) -> tuple[float, tuple[float, ...]]:
+        """The largest slope of a measured logarithm over log-odds, and breaks where it changes too much for a panel."""
+        steepest, breaks = 0.0, []
+        if not self.measured:
+            return steepest, ()
+        ends = np.array([self.start, *self.kinks, self.target])
+        change = sum(np.abs(np.diff(np.log(table(ends)))) for table in self.measured)
+        distance = np.log1p(np.diff(ends) / (ends[:-1] * (1 - ends[1:])))
+        steepest = float(np.max(change / distance))
+        for k in np.flatnonzero(change > LARGEST_CHANGE):
+            pieces = math.ceil(float(change[k]) / LARGEST_CHANGE)
+            rise = np.expm1(distance[k] * np.arange(1, pieces) / pieces)
+            left = ends[k]  # as a difference to the left end a short way keeps its digits
+            breaks += (left + left * (1 - left) * rise / (1 + left * rise)).tolist()
+        return steepest, tuple(breaks)
+
+    @property
+    def rounding(self) -> float:
+        """Relative error of f, of a weight and of a sum of them that rounding explains, generously."""
+        edge = max(-math.log(self.start), -math.log1p(-self.target))
+        logarithm = sum(2 * max(abs(math.log(value)) for value in table.value) for table in self.measured)
+        # Weights between knots in log-odds lose what the log-odds lose.
+        bent = self._steep[0] if math.isfinite(self.lipschitz) else 0.0
+        return quadrature.EPS * (8 + edge * (1 + bent) + 2 * logarithm)
+
     def panels(
         self,
         breaks: Iterable[float] = (),
         width: float = quadrature.PANEL_WIDTH,
         between: tuple[float, float] | None = None,
+        pieces: int = 1,
     ) -> quadrature.Panels:
         """Quadrature in the measure dm, from start to target or `between` two points; arguments as `panels`."""
         left, right = between or (self.start, self.target)
-        points = quadrature.panels(left, right, (*self.kinks, *breaks), width)
+        steepest, steps = self._steep
+        points = quadrature.panels(left, right, (*self.kinks, *steps, *breaks), width, pieces, 1 + steepest)
         if self.budget_density is None:
             return points
         return points._replace(weight=points.weight * self.budget_density(points.rho))

@@ -15,12 +15,14 @@ convexity give, for every table y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
+from theory.quadrature import EPS
 from weightopt.answer import CONVEX, Answer, Promise, TimeCertificate, promised
 from weightopt.curves.interior_point import reach
 from weightopt.curves.problem import Problem
@@ -47,6 +49,7 @@ TRACE = 1e-9
 UNSEEN = 1e-150
 HUGE = 1e3  # times the median of the positive weights, from where a table is dangerous outside its range
 FIRST_CENTRING, CENTRING = 0.1, 0.01  # how much of the barrier a step leaves: the first, and at least
+ITERATIONS = 200  # after which a gap within what is promised is enough
 STEP_BACK = 0.99  # share of the way to the boundary that a step may go
 
 
@@ -254,6 +257,7 @@ class State(NamedTuple):
     spent: float
     saving: NDArray[np.float64]  # (k,) -∂T/∂v
     price: NDArray[np.float64]  # (k,) ∂V/∂v
+    charged: NDArray[np.float64]  # (k,) what is subtracted in ∂V/∂v
 
 
 def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
@@ -372,31 +376,41 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Tim
 
 
 def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
-    """The problem on panels, and on panels half as wide."""
-    width = panel_width(problem)
-    return design_of(problem, width), design_of(problem, width / 2)
+    """The problem on panels, and on the halves of them."""
+    return design_of(problem), design_of(problem, pieces=2)
 
 
 @np.errstate(all="ignore")
 def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> TimeCertificate:
-    found = []
+    budget, found = problem.curve.budget, []
+    noise = rounding(problem)
     for design in designs:
         state = evaluate(design, advantages)
-        worst = float(np.max(state.saving / state.price)) if np.all(state.price > 0) else np.inf
-        bound = state.time**2 / worst / problem.curve.budget
-        time = state.time * max(1.0, state.spent / problem.curve.budget)
-        found.append((time, bound, state.spent / problem.curve.budget - 1, worst))
-    (coarse_time, coarse_bound, *_), (time, bound, budget_error, worst) = found
-    error = max(abs(coarse_time / time - 1), abs(coarse_bound / bound - 1) if bound > 0 else 0.0)
+        # Prices of a quadratic budget are differences: their rounding is that of what they are the difference of.
+        price = state.price - noise * (np.abs(state.price) + 2 * state.charged)
+        worst = float(np.max(state.saving / price)) if np.all(price > 0) else np.inf
+        found.append((state.time * max(1.0, state.spent / budget), state.time**2 / worst / budget, state.spent, worst))
+    (coarse_time, coarse_bound, coarse_spent, _), (time, bound, spent, worst) = found
+    time_error = 2 * abs(coarse_time - time) + time * (2 * abs(coarse_spent - spent) / budget + 2 * noise)
+    bound_error = 2 * abs(coarse_bound - bound) + 4 * noise * bound
+    lower_bound = max(0.0, bound - bound_error)
+    apart = abs(time - bound) + time_error + bound_error
     return TimeCertificate(
         time=time,
-        lower_bound=bound,
-        gap=abs(time - bound) / bound + 2 * error if bound > 0 else float("inf"),
-        quadrature_error=error,
+        lower_bound=lower_bound,
+        gap=apart / lower_bound if lower_bound > 0 else float("inf"),
+        quadrature_error=max(time_error / time, bound_error / bound if bound > 0 else 0.0),
         multiplier=worst,
-        budget_error=budget_error,
+        budget_error=spent / budget - 1,
         violation=max(0.0, -float(np.min(advantages)) / float(np.max(advantages))),
     )
+
+
+def rounding(problem: GroupProblem) -> float:
+    """Relative error of a probability of a group and of sums of them: that of the logarithms they are made from."""
+    curve, size = problem.curve, problem.group_size
+    largest = math.lgamma(size + 1) + size * max(-math.log(curve.start), -math.log1p(-curve.target))
+    return curve.rounding + EPS * (size + largest)
 
 
 def time_and_budget(
@@ -417,7 +431,7 @@ def time_and_budget(
         T·V does not depend on the table's scale. Both ∞ where the table's drift is not positive all the way.
     """
     curve = problem.curve
-    points = curve.panels(width=panel_width(problem) / 2)
+    points = curve.panels(width=panel_width(problem), pieces=2)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     u = speed(rho, correct, wrong, problem.step_model)
     if not np.all(u > 0):
@@ -434,10 +448,10 @@ def panel_width(problem: GroupProblem) -> float:
     return min(1.0, 4 / np.sqrt(problem.group_size))
 
 
-def design_of(problem: GroupProblem, width: float, breaks: tuple[float, ...] = ()) -> Design:
-    """The problem on panels no wider than `width` in log-odds, split at `breaks`."""
+def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int = 1) -> Design:
+    """The problem on panels split at `breaks`, each cut into `pieces`."""
     curve, size = problem.curve, problem.group_size
-    points = curve.panels(breaks, width=width)
+    points = curve.panels(breaks, panel_width(problem), pieces=pieces)
     rho, measure = points.rho.ravel(), points.weight.ravel()
     k = np.arange(size + 1) / size
     squares = None
@@ -489,27 +503,30 @@ def evaluate(design: Design, y: NDArray[np.float64]) -> State:
     saving = (design.cost / u**2) @ design.speeds
     if design.squares is None:
         price = design.measure @ design.speeds
-        spent = float(price @ y)
+        spent, charged = float(price @ y), np.zeros(design.rays.shape[1])
     else:
         moment = design.squares @ y**2
         spent = float(np.sum(design.per_time * moment / u))
         price = 2 * y * ((design.per_time / u) @ design.squares)
-        price -= (design.per_time * moment / u**2) @ design.speeds
-    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays)
+        less = (design.per_time * moment / u**2) @ design.speeds
+        price, charged = price - less, less @ design.rays
+    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays, charged)
 
 
 def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Second derivatives of T and of V along the rays, each of shape (k, k)."""
     u = design.speeds @ y
-    of_time = 2 * (design.speeds.T * (design.cost / u**3)) @ design.speeds
+    # First along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
+    along = design.speeds @ design.rays
+    of_time = 2 * (along.T * (design.cost / u**3)) @ along
     of_budget = np.zeros_like(of_time)
     if design.squares is not None:
         moment = design.squares @ y**2
-        of_budget += 2 * (design.speeds.T * (design.per_time * moment / u**3)) @ design.speeds
-        cross = 2 * ((design.squares * y).T * (design.per_time / u**2)) @ design.speeds
+        of_budget += 2 * (along.T * (design.per_time * moment / u**3)) @ along
+        cross = 2 * (((design.squares * y) @ design.rays).T * (design.per_time / u**2)) @ along
         of_budget -= cross + cross.T
-        of_budget[np.diag_indices_from(of_budget)] += 2 * (design.per_time / u) @ design.squares
-    return design.rays.T @ of_time @ design.rays, design.rays.T @ of_budget @ design.rays
+        of_budget += 2 * (design.rays.T * ((design.per_time / u) @ design.squares)) @ design.rays
+    return of_time, of_budget
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
@@ -523,28 +540,31 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
     # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
     unit = 1 / drift if design.squares is None else 1 / (drift.sum() * np.max(design.rays, axis=0))
+    design = design._replace(rays=design.rays * unit)
     share = drift * unit
-    v = unit / unit.size
+    x = np.full(unit.size, 1 / unit.size)
     z = share.copy()
     # A quadratic budget bends: steps that leave too little of the barrier then run into the boundary.
     least = CENTRING if design.squares is None else FIRST_CENTRING
-    best, best_gap, centring = v, np.inf, FIRST_CENTRING
-    for _ in range(200):
-        state = evaluate(design, design.rays @ v)
+    best, best_gap, centring = x, np.inf, FIRST_CENTRING
+    # The rarest groups settle first and the others one after the other, which takes a few steps for each.
+    for step in range(ITERATIONS + 8 * unit.size):
+        if step >= ITERATIONS and best_gap <= TOLERANCE / 10:
+            break
+        state = evaluate(design, design.rays @ x)
         if np.isinf(best_gap):
-            # T and V have degrees -1 and 1: along the ray through v, T + V is least where they are equal.
-            v = v * np.sqrt(state.time / state.spent)
-            state = evaluate(design, design.rays @ v)
+            # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.
+            x = x * np.sqrt(state.time / state.spent)
+            state = evaluate(design, design.rays @ x)
         if np.all(state.price > 0):
             gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
             if gap < best_gap:
-                best, best_gap = v, gap
+                best, best_gap = x, gap
             if gap < AIM:
                 break
-        x = v / unit
-        gradient = (state.price - state.saving) * unit
+        gradient = state.price - state.saving
         barrier = centring * float(np.mean(x * z / share)) * share
-        curvature = np.add(*curvatures(design, design.rays @ v)) * np.outer(unit, unit)
+        curvature = np.add(*curvatures(design, design.rays @ x))
         curvature[np.diag_indices_from(curvature)] += z / x
         scale = 1 / np.sqrt(np.diag(curvature))
         try:
@@ -553,10 +573,10 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
             break
         dz = barrier / x - z - z * dx / x
         primal, dual = reach(x, dx, STEP_BACK), reach(z, dz, STEP_BACK)
-        v, z = unit * (x + primal * dx), z + dual * dz
+        x, z = x + primal * dx, z + dual * dz
         # The longer the last step was, the less of the barrier the next one needs to leave.
         centring = max((1 - min(primal, dual)) ** 2, least)
-    return best
+    return unit * best
 
 
 def unpack(

@@ -43,7 +43,7 @@ from weightopt.groups.group import (
     evaluate,
     least_time_rays,
     packed,
-    panel_width,
+    rounding,
     shape_violation,
     time_and_budget,
     unpack,
@@ -123,7 +123,7 @@ class RangeProblem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RangeCertificate(Certificate):
-    """Proof of how good a table is for a range of starts; gap and quadrature error include those of single starts.
+    """Proof of how good a table is for a range of starts; the gap includes those of single starts.
 
     Attributes
     ----------
@@ -224,7 +224,7 @@ def solve(problem: RangeProblem, *, throw: bool = True) -> RangeAnswer:
     group = problem.group
     yardstick = _yardstick(problem)
     best, _ = yardstick
-    designs = _designs(problem, panel_width(group))
+    designs = _designs(problem)
     table, prices = _dinkelbach(designs, best * group.curve.budget)
     table = table * (group.curve.budget / evaluate(designs[0], table).spent)
     answer = _answered(problem, table, prices, yardstick)
@@ -268,18 +268,19 @@ def _answered(problem: RangeProblem, table: Array, prices: Array, yardstick: tup
     """The answer that a table is, certified from table, prices and problem."""
     group = problem.group
     best, single = yardstick
-    designs = [_designs(problem, width) for width in (panel_width(group), panel_width(group) / 2)]
+    designs = [_designs(problem, pieces) for pieces in (1, 2)]
     found = [_bound(one, table, best * group.curve.budget, prices) for one in designs]
     (coarse_ratios, coarse_bound), (ratios, bound) = found
     worst = float(np.max(ratios))
     proven = bound > 0
-    error = max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1) if proven else 0.0)
+    moved = max(abs(float(np.max(coarse_ratios)) / worst - 1), abs(coarse_bound / bound - 1) if proven else 0.0)
+    error = 2 * moved + 4 * rounding(group)
     weight, correct, wrong = unpack(group, table)
     spent = evaluate(designs[0][0], table).spent
     negative = max(0.0, -float(np.min(table)) / float(np.max(table)))
     certificate = RangeCertificate(
         worst_ratio=worst,
-        lower_bound=bound,
+        lower_bound=max(0.0, bound * (1 - error)),
         gap=abs(worst - bound) / bound + 2 * error + single if proven else float("inf"),
         quadrature_error=error,
         worst_between=_between(problem, np.array(correct), np.array(wrong)),
@@ -299,10 +300,10 @@ def _answered(problem: RangeProblem, table: Array, prices: Array, yardstick: tup
     )
 
 
-def _designs(problem: RangeProblem, width: float) -> list[Design]:
+def _designs(problem: RangeProblem, pieces: int = 1) -> list[Design]:
     """One design a start: the same nodes, those before the start without measure."""
     starts = problem.starts
-    whole = design_of(problem.group, width, tuple(starts[1:].tolist()))
+    whole = design_of(problem.group, tuple(starts[1:].tolist()), pieces)
     theta, ends = log_odds(whole.rho), log_odds(starts)
     designs = []
     for end in ends:
