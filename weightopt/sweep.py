@@ -124,14 +124,15 @@ def run_sweep(
 
     Parameters
     ----------
-    sweep : Sweep
-    path : Path
+    sweep
+        The values of every parameter.
+    path
         In an existing folder.
-    workers : int
+    workers
         Processes, from 1.
-    advance : callable
+    advance
         Told how many rows have been added.
-    resume : bool
+    resume
         Go on with what is there of the same sweep.
 
     Returns
