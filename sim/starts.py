@@ -35,11 +35,11 @@ class Start:
 
     Parameters
     ----------
-    name : str
+    name
         What configurations call it.
-    draw : callable
+    draw
         From a count n and a generator to success probabilities in (0, 1), shape (n,).
-    checksum : str
+    checksum
         Of the numbers read from a file; empty where there is none.
     """
 

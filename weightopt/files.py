@@ -28,9 +28,10 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
 
     Parameters
     ----------
-    path : path
+    path
         The folder must exist. A file already there is replaced only once the new one is safe on disk.
-    data : bytes
+    data
+        The whole content.
 
     Raises
     ------

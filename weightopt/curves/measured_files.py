@@ -29,9 +29,9 @@ def read_clock(text: str, start: float, target: float) -> Clock | str:
 
     Parameters
     ----------
-    text : str
+    text
         A name that `theory.clocks.parse` knows, or one of the three with the path of a CSV file.
-    start, target : float
+    start, target
         Success probabilities that the file must cover.
 
     Raises
@@ -60,7 +60,8 @@ def coarseness(problem: Problem) -> float:
 
     Parameters
     ----------
-    problem : Problem
+    problem
+        With any clock.
     """
     clock = problem.clock
     if not isinstance(clock, Tabulated):

@@ -42,13 +42,13 @@ class PassRates(NamedTuple):
 
     Attributes
     ----------
-    source : str
+    source
         Where it comes from and what was done with it, one line for people.
-    rates : tuple of float
+    rates
         Different success probabilities, rising.
-    counts : tuple of int
+    counts
         How many prompts have each.
-    clipped : int
+    clipped
         How many prompts were set to the floor or to 1 - floor.
     """
 
@@ -148,9 +148,9 @@ def read_metrics(path: str, step: int | None = None, prompts: int = PROMPTS, flo
 
     Parameters
     ----------
-    path : str
+    path
         ``metrics.jsonl``, or the folder of a run.
-    step : int, optional
+    step
         Which step; default the first in the file.
     prompts, floor
         As in `from_beta`.
