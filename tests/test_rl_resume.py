@@ -438,10 +438,12 @@ def test_a_run_is_checked_from_outside(run: Path) -> None:
         check(run / "best")
 
 
-def test_weightopt_check_takes_the_folder_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weightopt_check_takes_the_folder_of_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def said(*arguments: object) -> tuple[int | str | None, str, str]:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-            patch.setattr(sys, "argv", ["weightopt", "check", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["weightopt", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
             main()
         return ended.value.code, *capsys.readouterr()
 
