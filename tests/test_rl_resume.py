@@ -450,10 +450,10 @@ def test_weightopt_check_takes_the_folder_of_a_run(
     status, out, err = said(run)
     assert (status, err) == (0, "")
     assert out.startswith(f"{run}: fine: a run, at step 4; ")
-    flipped(run / "checkpoints" / "step-000004" / "model.safetensors")
+    flipped(run / OPTIMIZER)
     status, out, err = said(run)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "model.safetensors is damaged" in err
+    assert "optimizer.safetensors is damaged" in err
     status, out, err = said(run, "--json")
     assert (status, json.loads(out)["ok"], err) == (1, False, "")
     status, out, err = said(run / "best")
