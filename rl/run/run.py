@@ -152,8 +152,9 @@ class Run:
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
-            for folder in [checkpoint] * bool(checkpoint) + [start] * (config.start_model is None):
-                check_files(folder)
+            for folder in (checkpoint, None if config.start_model else start):
+                if folder is not None:
+                    check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
         policy = open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
         policy = shard(policy, ranks)
