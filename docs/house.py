@@ -148,7 +148,8 @@ def drawn_house() -> str:
     for room, (x, y) in place.items():
         colour = COLOURS[room.partition(".")[0]]
         lines += [
-            f'<rect x="{x - WIDTH // 2}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" stroke="#333"/>',
+            f'<rect x="{x - WIDTH // 2}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" '
+            'stroke="#333"/>',
             f'<text x="{x}" y="{y + 18}" font-size="13.5" font-weight="bold">{escape(room)}</text>',
             f'<text x="{x}" y="{y + 34}" font-size="12">{escape(ROOMS[room].about)}</text>',
         ]
