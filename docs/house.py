@@ -146,9 +146,9 @@ def drawn_house() -> str:
         lines.append(f'<path d="M{x} {y}C{x} {y + bend} {u} {v - bend} {u} {v}" marker-end="url(#tip)"/>')
     lines.append("</g>")
     for room, (x, y) in place.items():
-        colour = COLOURS[room.partition(".")[0]]
+        left, colour = x - WIDTH // 2, COLOURS[room.partition(".")[0]]
         lines += [
-            f'<rect x="{x - WIDTH // 2}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" stroke="#333"/>',
+            f'<rect x="{left}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" stroke="#333"/>',
             f'<text x="{x}" y="{y + 18}" font-size="13.5" font-weight="bold">{escape(room)}</text>',
             f'<text x="{x}" y="{y + 34}" font-size="12">{escape(ROOMS[room].about)}</text>',
         ]
