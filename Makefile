@@ -18,12 +18,16 @@ define foundation
 	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
 endef
 
-.PHONY: demo test lint vllm-cpu lock clean
+.PHONY: demo test test-all lint vllm-cpu lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m demo
 
+# Without the slow laws: many random problems, kills, several processes. `make test-all` runs those too.
 test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow'
+
+test-all: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.dev

@@ -48,7 +48,7 @@ def main() -> None:
     start_model = folder / "start"
     overrides = [part for change in options.set for part in ("--set", change)]
     if not start_model.exists():
-        _call("rl.supervised", "--config", str(CONFIG), "--output", str(start_model), *overrides)
+        _weightopt("start-model", "--config", str(CONFIG), "--output", str(start_model), *overrides)
     started = time.perf_counter()
 
     # 3. Train, one run on each core.
@@ -86,14 +86,9 @@ def _options() -> argparse.Namespace:
 
 
 def _weightopt(*arguments: str) -> None:
-    _call("weightopt", *arguments)
-
-
-def _call(module: str, *arguments: str) -> None:
     """Run a command of this project, showing it; stop with its exit status if it fails."""
-    name = module if module == "weightopt" else f"python -m {module}"
-    print(f"\n$ {name} {shlex.join(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    print(f"\n$ weightopt {shlex.join(arguments)}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "weightopt", *arguments], check=False).returncode
     if status != 0:
         raise SystemExit(status)
 

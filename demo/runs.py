@@ -81,7 +81,7 @@ def run_side_by_side(
 def _start(run: Run, config: Path, table: Path, overrides: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = (run.folder.parent / f"seed-{run.seed}.log").open("w+b")
-    command = [sys.executable, "-m", "rl.train", "--config", str(config), "--table", str(table)]
+    command = [sys.executable, "-m", "weightopt", "train", "--config", str(config), "--table", str(table)]
     command += ["--output", str(run.folder), "--set", f"seed={run.seed}", "--quiet", *overrides]
     if run.folder.exists():
         command.append("--resume")

@@ -1,4 +1,4 @@
-"""The commands ``weightopt train``, also ``python -m rl.train``, and ``weightopt model``.
+"""The commands ``weightopt train``, ``weightopt start-model`` and ``weightopt model``, and the check of a run.
 
 Nothing heavy is imported before a command is called, so that the command line starts fast and can say what is missing
 when the training extra is not installed.
@@ -159,19 +159,17 @@ def model(
     typer.echo(f"{MODELS[name]}, {parameters:,} parameters: {output}")
 
 
-def run_alone(command: Callable[..., None]) -> NoReturn:
-    """Run one of these commands as a program of its own; a misused option is one sentence, as everywhere."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    try:
-        app(standalone_mode=False)
-    except typer.TyperException as error:
-        # Only a bad parameter does not name itself otherwise.
-        sentence = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
-        _stop(" ".join(sentence.split()), BAD_USAGE)
-    except KeyboardInterrupt:
-        _stop("interrupted", INTERRUPTED)
-    sys.exit(0)
+def check_run(folder: Path) -> tuple[str, bool]:
+    """Whether the folder of a run is as the run has left it: a sentence for ``weightopt check``, and the answer."""
+    with _one_sentence(interrupted=lambda: "interrupted"):
+        from rl.run.check import check
+
+        try:
+            found = check(folder)
+        except UsageError as error:
+            return str(error), False
+    counts = ("files", "steps", "evaluations")
+    return f"a run, at step {found['step']}; " + ", ".join(f"{found[each]} {each}" for each in counts), True
 
 
 @contextmanager

@@ -4,14 +4,8 @@ It is shown demonstrations, of which ``supervised.solved_share`` are correct and
 right form, until its success at temperature 1 is where reinforcement learning should begin. All runs of a comparison
 start from one such model::
 
-    python -m rl.supervised --config configs/char-countdown.toml --output out/start
+    weightopt start-model --config configs/char-countdown.toml --output out/start
 """
-
-if __name__ == "__main__":
-    # Before the imports below: the command says in one sentence what is missing when they would fail.
-    from rl import command
-
-    command.run_alone(command.supervise)
 
 import json
 from collections.abc import Callable

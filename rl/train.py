@@ -20,12 +20,6 @@ Left out of the usual recipe, because each would change the weighting that is be
 * shaped rewards and length penalties: a response is correct or it is not.
 """
 
-if __name__ == "__main__":
-    # Before the imports below: the command says in one sentence what is missing when they would fail.
-    from rl import command
-
-    command.run_alone(command.train)
-
 from pathlib import Path
 
 from rl.config import Config

@@ -19,11 +19,11 @@ class Binary:
 
     Parameters
     ----------
-    rho : ndarray, shape (n,)
-        Success probabilities at the start, in (0, 1).
-    group_size : int
+    rho
+        Shape (n,). Success probabilities at the start, in (0, 1).
+    group_size
         M.
-    build : callable
+    build
         From weights to the engine.
     """
 

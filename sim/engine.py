@@ -50,9 +50,9 @@ class Engine(Protocol):
 
         Parameters
         ----------
-        log_odds : ndarray, shape (n,), C-contiguous
-            θ of each prompt, within ±36; changed in place.
-        rng : numpy.random.Generator
+        log_odds
+            Shape (n,), C-contiguous. θ of each prompt, within ±36; changed in place.
+        rng
             Asked for one 64-bit word a step by what draws, for nothing by what does not.
         """
         ...
@@ -63,15 +63,16 @@ class FiniteSample:
 
     Parameters
     ----------
-    weights : PromptWeights
-    step_size : float
+    weights
+        Weight by K, at the scale that the step size multiplies.
+    step_size
         η > 0.
-    step_model : {"ratio", "outcome"}
-        `theory.finite_group`.
-    most_groups : int
-        Dynamic sampling: groups drawn for a prompt until one is mixed, at most so many, the last of which is used as
-        it is. 1: none is drawn again.
-    threads : int
+    step_model
+        `theory.finite_group`. "ratio" or "outcome".
+    most_groups
+        Dynamic sampling: groups drawn for a prompt until one is mixed, at most so many, the last of which is used as it
+        is. 1: none is drawn again.
+    threads
         Changes no number.
     """
 

@@ -157,20 +157,22 @@ def advance(log_odds, first, key, group_size, most, ratio, gain_correct, gain_wr
 
     Parameters
     ----------
-    log_odds : float64, shape (n,), within ±`LOG_ODDS_LIMIT`
-    first : int
+    log_odds
+        Shape (n,), within ±`LOG_ODDS_LIMIT`.
+    first
         Index of the first of these prompts in the population.
-    key : uint64
+    key
         Of this step.
-    group_size : int
+    group_size
         M.
-    most : int
+    most
         Groups drawn for a prompt until one is mixed; 1 without dynamic sampling.
-    ratio : bool
+    ratio
         Whether a move is gain_correct[K]/ρ + gain_wrong[K]/(1-ρ), else gain_correct[K] + gain_wrong[K].
-    gain_correct, gain_wrong : float64, shape (M+1,) each, or (0,) each: draw only
-    successes : int64, shape (n,) or (0,)
-        Receives K.
+    gain_correct, gain_wrong
+        Shape (M+1,) each, or (0,) each: draw only.
+    successes
+        Shape (n,) or (0,). Receives K.
 
     Returns
     -------
@@ -222,17 +224,18 @@ def advance_answers(logits, first, key, right, group_size, most, move, step, cor
 
     Parameters
     ----------
-    logits : float64, shape (n, V)
-        The largest of each row is 0.
+    logits
+        Shape (n, V). The largest of each row is 0.
     first, key, group_size, most
         As `advance`.
-    right : int
+    right
         The first so many answers are correct.
-    move : int
-    step : float
+    move
+        0, 1 or 2, as above.
+    step
         η.
-    correct, wrong : float64, shape (M+1,)
-        Advantages by K.
+    correct, wrong
+        Shape (M+1,). Advantages by K.
 
     Returns
     -------

@@ -22,10 +22,14 @@ def time_to(trajectory: Trajectory, column: str, level: float, cost: str) -> flo
 
     Parameters
     ----------
-    trajectory : Trajectory
-    column : {"success", "quantile"}
-    level : float
-    cost : {"updates", "responses", "groups"}
+    trajectory
+        The records of one run.
+    column
+        "success" or "quantile".
+    level
+        What the column has to reach.
+    cost
+        "updates", "responses" or "groups".
     """
     value, paid = trajectory[column], trajectory[COSTS[cost]]
     reached = np.flatnonzero(value >= level)
@@ -68,9 +72,9 @@ def mean_interval(strata: Sequence[NDArray[np.float64]], level: float = 0.95) ->
 
     Parameters
     ----------
-    strata : sequence of ndarray, shape (seeds,) each
-        Finite; at least two seeds each.
-    level : float
+    strata
+        Shape (seeds,) each. Finite; at least two seeds each.
+    level
         Coverage, in (0, 1).
     """
     middle = float(np.mean([np.mean(values) for values in strata]))
@@ -87,9 +91,9 @@ def ratio_interval(strata: Sequence[NDArray[np.float64]], level: float = 0.95) -
 
     Parameters
     ----------
-    strata : sequence of ndarray, shape (seeds, 2) each
-        Positive; at least two seeds each.
-    level : float
+    strata
+        Shape (seeds, 2) each. Positive; at least two seeds each.
+    level
         Coverage, in (0, 1).
     """
     above, below = np.mean([values.mean(axis=0) for values in strata], axis=0)

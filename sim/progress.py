@@ -16,7 +16,7 @@ class Display(Reporter):
 
     Parameters
     ----------
-    quiet : bool
+    quiet
         Show nothing.
     """
 

@@ -41,13 +41,14 @@ def features(
 
     Parameters
     ----------
-    prompts, skills : int
+    prompts, skills
         n and d.
-    skills_per_prompt : int
+    skills_per_prompt
         s, from 1 to d.
-    conflict : float
+    conflict
         From 0, where no prompt hurts another, to 1/2, where as many hurt as help.
-    rng : numpy.random.Generator
+    rng
+        Draws skills and signs.
     """
     phi = np.zeros((prompts, skills))
     for row in phi:
@@ -61,19 +62,21 @@ class Skills:
 
     Parameters
     ----------
-    rho : ndarray, shape (n,)
-        Success probabilities without any skill (w = 0), in (0, 1).
-    phi : ndarray, shape (n, d)
-        Φ.
-    group_size : int
+    rho
+        Shape (n,). Success probabilities without any skill (w = 0), in (0, 1).
+    phi
+        Shape (n, d). Φ.
+    group_size
         M.
-    step_size : float
+    step_size
         η > 0.
-    gradient : {"natural", "vanilla"}
-    step_model : {"ratio", "outcome"}
-    damping : float
+    gradient
+        "natural" or "vanilla".
+    step_model
+        "ratio" or "outcome".
+    damping
         λ ≥ 0 of the natural gradient; 0 needs d independent features.
-    most_groups, threads : int
+    most_groups, threads
         As `sim.engine.FiniteSample`.
     """
 

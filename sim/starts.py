@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Callable
 from hashlib import sha256
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 
 from sim.errors import UsageError
 from weightopt.columns import number
+from weightopt.files import read_file
 
 CHOICES = "constant:R, uniform:LOW,HIGH, beta:A,B[,LOW] or csv:FILE"
 DEFAULT_LOW = 1e-3
 SMALLEST = 1e-12
+LARGEST_FILE = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +35,11 @@ class Start:
 
     Parameters
     ----------
-    name : str
+    name
         What configurations call it.
-    draw : callable
+    draw
         From a count n and a generator to success probabilities in (0, 1), shape (n,).
-    checksum : str
+    checksum
         Of the numbers read from a file; empty where there is none.
     """
 
@@ -87,8 +90,11 @@ def _within(text: str, low: float, high: float) -> None:
 
 def _measured(text: str, path: Path) -> Start:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rho = np.array([number(row["rho"]) for row in csv.DictReader(file)])
+        data = read_file(path, LARGEST_FILE)
+        if len(data) > LARGEST_FILE:
+            raise UsageError(f"population {text!r}: the file is larger than {LARGEST_FILE >> 20} MiB")
+        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        rho = np.array([number(row["rho"]) for row in rows])
     except OSError as error:
         raise UsageError(f"population {text!r} cannot be read: {error.strerror}") from None
     except (AttributeError, KeyError, TypeError, ValueError, csv.Error):

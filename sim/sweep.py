@@ -85,13 +85,16 @@ def sweep(
 
     Parameters
     ----------
-    config : Config
-    output : Path
+    config
+        What is run.
+    output
         Folder: new or empty, or with `resume` what a sweep of the same configuration has left.
-    resume : bool
-    format : {"csv", "parquet"}
-        Of the three tables.
-    reporter : Reporter, optional
+    resume
+        Go on with what the folder holds.
+    format
+        Of the three tables. "csv" or "parquet".
+    reporter
+        Told how the sweep goes on; default silence.
 
     Returns
     -------
@@ -308,8 +311,9 @@ def summarise(config: Config, measured: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    config : Config
-    measured : DataFrame
+    config
+        What was run: populations, weightings and step sizes in the order of the rows.
+    measured
         Columns population, weighting, step_size, seed, measure, value.
     """
     groups = {

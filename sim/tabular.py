@@ -27,23 +27,24 @@ class Tabular:
 
     Parameters
     ----------
-    rho : ndarray, shape (n,)
-        Success probabilities at the start, in (0, 1).
-    group_size : int
+    rho
+        Shape (n,). Success probabilities at the start, in (0, 1).
+    group_size
         M.
-    step_size : float
+    step_size
         η > 0.
-    answers, right : int
+    answers, right
         V ≥ 2 and C, from 1 to V-1.
-    spread : float
-        How unequal the answers are at the start: the standard deviation of the logits within the correct and within
-        the wrong answers, ≥ 0.
-    rng : numpy.random.Generator
+    spread
+        How unequal the answers are at the start: the standard deviation of the logits within the correct and within the
+        wrong answers, ≥ 0.
+    rng
         For those logits.
-    gradient : {"natural", "vanilla"}
-    step_model : {"ratio", "outcome"}
-        Of the natural gradient, see `sim.kernels.advance_answers`.
-    most_groups, threads : int
+    gradient
+        "natural" or "vanilla".
+    step_model
+        Of the natural gradient, see `sim.kernels.advance_answers`. "ratio" or "outcome".
+    most_groups, threads
         As `sim.engine.FiniteSample`.
     """
 

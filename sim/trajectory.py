@@ -31,10 +31,11 @@ class Trajectory:
 
     Parameters
     ----------
-    rows : ndarray, shape (records, 8)
-        In the order of `COLUMNS`: updates made, responses and groups drawn so far; mean success; the quantile of
-        success that was asked for; the share of prompts that no record has seen at the level that counts as lifted; the
-        shares of all-wrong and all-right groups among those used since the last record (0 in the first).
+    rows
+        Shape (records, 8). In the order of `COLUMNS`: updates made, responses and groups drawn so far; mean success;
+        the quantile of success that was asked for; the share of prompts that no record has seen at the level that
+        counts as lifted; the shares of all-wrong and all-right groups among those used since the last record (0 in the
+        first).
     """
 
     rows: NDArray[np.float64]
@@ -50,18 +51,18 @@ class Schedule:
 
     Parameters
     ----------
-    steps : int
+    steps
         Updates.
-    record_every : int
+    record_every
         Steps between records; the first and the last step are always recorded.
-    quantile : float
+    quantile
         In [0, 1]: which quantile of success over prompts.
-    lifted : float
+    lifted
         Success at which a prompt counts as lifted.
-    warm_up : int
+    warm_up
         Steps during which the push on all-wrong groups is held back.
-    warm_up_shape : {"hold", "ramp"}
-        Whether it is 0 until then, or grows in proportion to the step.
+    warm_up_shape
+        Whether it is 0 until then, or grows in proportion to the step. "hold" or "ramp".
     """
 
     steps: int
@@ -104,17 +105,20 @@ def run(
 
     Parameters
     ----------
-    world : World
+    world
         At its start, also where a checkpoint exists: its state is then replaced.
-    weights : PromptWeights
-    schedule : Schedule
-    rng : numpy.random.Generator
+    weights
+        What the world is weighted with; scaled during a warm-up.
+    schedule
+        Steps, records, warm-up.
+    rng
         Its state is kept in the checkpoint.
-    checkpoint : Path, optional
+    checkpoint
         Written at records, when `save_every` seconds have passed; taken up if it exists. The result is the same, bit
         for bit, however often a run is killed.
-    save_every : float
-    report : callable
+    save_every
+        Least number of seconds between checkpoints.
+    report
         Told step and mean success at each record.
 
     Raises

@@ -30,19 +30,19 @@ class PromptWeights:
 
     Parameters
     ----------
-    name : str
+    name
         The name of the catalogue, or the path of the file.
-    label : str
+    label
         How people read it.
-    correct, wrong : ndarray, shape (M+1,)
-        Advantage of a correct and of a wrong response by the number correct.
-    curve : callable or None
+    correct, wrong
+        Shape (M+1,). Advantage of a correct and of a wrong response by the number correct.
+    curve
         ω(ρ); None for what exists for groups only.
-    kinks : tuple of float
+    kinks
         Where the curve is not smooth.
-    draw_again : bool
+    draw_again
         Whether the method draws uniform groups again until they are mixed (DAPO).
-    checksum : str
+    checksum
         Of the group table.
     """
 
@@ -86,11 +86,11 @@ def read(text: str, group_size: int, all_wrong: float | None = None) -> PromptWe
 
     Parameters
     ----------
-    text : str
+    text
         A path that ends in ``.json`` or exists, else a name that `weightopt list` prints.
-    group_size : int
+    group_size
         M, from 2 to 65536.
-    all_wrong : float, optional
+    all_wrong
         Advantage in all-wrong groups instead of the table's own.
 
     Raises

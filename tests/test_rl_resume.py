@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from rl.run.prepare import prepare
 from rl.run.records import Records
 from rl.storage import write_checksums
 from rl.train import train
+from weightopt.cli import main
+from weightopt.commands.tables import check as check_file
 
 ROOT = Path(__file__).parent.parent
 SAVED = Path(CHECKPOINTS) / "step-000004"
@@ -433,6 +436,66 @@ def test_a_run_is_checked_from_outside(run: Path) -> None:
         check(run)
     with pytest.raises(UsageError, match="holds no run"):
         check(run / "best")
+
+
+def test_weightopt_check_takes_the_folder_of_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: object) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["weightopt", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    status, out, err = said(run)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{run}: fine: a run, at step 4; ")
+    flipped(run / OPTIMIZER)
+    status, out, err = said(run)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "optimizer.safetensors is damaged" in err
+    status, out, err = said(run, "--json")
+    assert (status, json.loads(out)["ok"], err) == (1, False, "")
+    status, out, err = said(run / "best")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "holds no run" in err
+
+
+@pytest.mark.parametrize("installed", [[], [EntryPoint("folder", "rl.command:gone", "weightopt.checks")]], ids=len)
+def test_a_folder_that_nothing_can_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: list[EntryPoint]
+) -> None:
+    monkeypatch.setattr("weightopt.commands.tables.entry_points", lambda **_: installed)
+    with pytest.raises(SystemExit) as ended:
+        check_file(tmp_path)
+    assert ended.value.code == 2
+    assert "is a folder, and " in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+
+
+def test_a_model_that_the_hub_has_changed_is_named_as_the_run_began(
+    run: Path, toml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run began with a model of the hub; its name leads to another one by now, and with the revision to its own."""
+    hub = {None: "new", "0ld": "0ld", "new": "new"}
+    for revision in ("0ld", "new"):
+        shutil.copytree(run / "start", tmp_path / "hub" / revision)
+    flipped(tmp_path / "hub" / "new" / "model.safetensors")
+
+    def snapshot(name: str, *, revision: str | None, **_: object) -> str:
+        assert name == "owner/name"
+        return str(tmp_path / "hub" / hub[revision])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    hub[None] = "0ld"
+    output, config = tmp_path / "from-hub", load_config(toml, ['start_model="hub:owner/name"', "training.steps=2"])
+    train(config, output, quiet=True)
+    assert json.loads((output / "run.json").read_text())["revisions"] == {"start_model": "0ld"}
+    hub[None] = "new"
+    with pytest.raises(UsageError, match=r"'start_model\..*; the hub has changed it: name it hub:owner/name@0ld, as"):
+        train(config, output, resume=True, quiet=True)
+    pinned = ['start_model="hub:owner/name@0ld"', "training.steps=3"]
+    assert train(load_config(toml, pinned), output, resume=True, quiet=True).step == 3
 
 
 @pytest.mark.parametrize(

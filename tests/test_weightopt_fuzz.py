@@ -34,7 +34,7 @@ from scipy.stats import binom
 from theory import catalogue
 from weightopt import cli
 
-# How many cases each test throws; the sum is what issue 3 asks for.
+# How many cases each test throws.
 CASES = {
     "curves": 700,
     "measured": 320,

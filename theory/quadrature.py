@@ -72,16 +72,16 @@ def panels(
 
     Parameters
     ----------
-    start, target : float
+    start, target
         0 < start ≤ target < 1.
-    breaks : iterable of float
+    breaks
         Success probabilities where an integrand has a kink; those inside become panel edges.
-    width : float
+    width
         Largest panel width in log-odds, > 0.
-    pieces : int
-        Every panel is cut into this many, however narrow it is: 2 shows what the quadrature error was. Only where
-        there are hardly any floats it is not.
-    steepness : float
+    pieces
+        Every panel is cut into this many, however narrow it is: 2 shows what the quadrature error was. Only where there
+        are hardly any floats it is not.
+    steepness
         Largest |d ln g/dθ| of the integrands g; it decides which rounding of nodes matters.
     """
     ends = np.array([start, *sorted({float(b) for b in breaks if start < b < target}), target])

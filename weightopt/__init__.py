@@ -9,7 +9,7 @@ OPTIMAL 28.4254
 >>> table = answer.table(group_size=16)
 >>> table.advantage_correct[3] > 0 > table.advantage_wrong[3]
 True
->>> grpo = weightopt.catalogue.WEIGHTINGS["grpo"].weighting
+>>> grpo = weightopt.catalogue.WEIGHTINGS["grpo"]
 >>> float(grpo(0.5))
 2.0
 

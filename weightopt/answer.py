@@ -30,9 +30,9 @@ class Promise(NamedTuple):
 
     Attributes
     ----------
-    gap : float
+    gap
         Largest certified gap; ∞ where none is promised.
-    feasible : float
+    feasible
         Largest relative error of the budget and violation of a constraint.
     """
 
@@ -63,16 +63,16 @@ class Certificate:
 
     Attributes
     ----------
-    lower_bound : float
+    lower_bound
         Nothing that the problem allows does better; what quadrature and rounding can have added is subtracted.
-    gap : float
+    gap
         How much worse than the best the weights can be, relatively: (objective - lower_bound)/lower_bound with the
         error of the objective charged against it; ≥ 0.
-    quadrature_error : float
+    quadrature_error
         Relative error charged to objective or bound, the larger: twice what halving every panel changes, and rounding.
-    budget_error : float
+    budget_error
         Budget spent over the budget, minus 1.
-    violation : float
+    violation
         Largest relative violation of a constraint.
     """
 
@@ -98,9 +98,9 @@ class TimeCertificate(Certificate):
 
     Attributes
     ----------
-    time : float
+    time
         T, charged in proportion where the weights spend more than the budget.
-    multiplier : float
+    multiplier
         The price of the budget: for a curve λ = -dT*/dB, for a table the largest saving of time over price of budget.
     """
 
@@ -121,13 +121,13 @@ class Answer:
     ----------
     problem
         What was asked.
-    certificate : Certificate
+    certificate
         Proof from the problem and the weights alone, whoever found them.
-    method : str
+    method
         How they were found.
-    promise : Promise
+    promise
         What the checks hold the answer to.
-    cross_checks : tuple of Check
+    cross_checks
         Checks beyond the certificate, by a method that shares no code with it.
     """
 
@@ -198,9 +198,9 @@ class Answer:
 
         Parameters
         ----------
-        group_size : int, optional
+        group_size
             M. A curve without it stays a curve, which fits any group size; a table for groups has one of its own.
-        all_wrong, all_right : float, optional
+        all_wrong, all_right
             Advantage in all-wrong and all-right groups; default what the weights imply.
 
         Raises

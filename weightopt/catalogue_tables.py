@@ -22,12 +22,14 @@ def named_table(
 
     Parameters
     ----------
-    weighting : Weighting
-    group_size : int, optional
+    weighting
+        A member of the catalogue that is a function of ρ.
+    group_size
         M; without it the table is a curve that fits any group size.
-    all_wrong, all_right : float, optional
+    all_wrong, all_right
         Advantage in all-wrong and all-right groups; default what is published, or the limits of -ρω and (1-ρ)ω.
-    scale : float
+    scale
+        Positive factor of every weight and advantage.
 
     Raises
     ------

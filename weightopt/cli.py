@@ -51,6 +51,7 @@ def main() -> None:
     from weightopt.errors import ProblemError, SolverError
     from weightopt.table import TableError
 
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name, or a terminal, need not know every character
             stream.reconfigure(errors="backslashreplace")
@@ -80,6 +81,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
         fail("the disk is full; what was printed is not whole", 1)
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _open_standard_streams() -> None:
+    """Open a standard stream that was closed (``>&-``) on nothing: else the next file that is written would be it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 for the process
 
 
 def _add_commands() -> None:

@@ -54,9 +54,9 @@ def compare(problem: Any, names: Sequence[str] | None = None) -> Comparison[Any,
 
     Parameters
     ----------
-    problem : Problem or GroupProblem
+    problem
         A curve problem compares curves, a group problem tables for groups of its size, also from other starts.
-    names : sequence of str, optional
+    names
         Names of the catalogue; default the best known ones.
 
     Returns
@@ -88,9 +88,9 @@ def compare_curves(problem: Problem, names: Sequence[str] = NAMES) -> Comparison
 
     Parameters
     ----------
-    problem : Problem
+    problem
         Without bounds or monotonicity: a named weighting has no reason to meet them.
-    names : sequence of str
+    names
         Keys of `theory.catalogue.WEIGHTINGS`.
 
     Returns
@@ -116,14 +116,15 @@ class GroupRow:
 
     Parameters
     ----------
-    weighting, label : str
-    all_wrong_advantage : float
+    weighting, label
+        Its name in the catalogue and its name in print.
+    all_wrong_advantage
         Its rule for groups without a correct response.
-    time : float
+    time
         At the problem's budget; ∞ if its drift is not positive all the way.
-    ratio : float
+    ratio
         To the best table, ≥ 1 for tables of the problem's shape without a rule for uniform groups.
-    robustness : dict of float to float or None
+    robustness
         By what the true start is of the designed one: the ratio to the best table for the true start; None where that
         start is not below the target, or not a probability.
     """
@@ -143,12 +144,12 @@ def compare_groups(
 
     Parameters
     ----------
-    problem : GroupProblem
+    problem
         Its shape is what the best tables must have; the named ones have the shape they have.
-    names : sequence of str
+    names
         Keys of `theory.catalogue.EVERYTHING`, curves and rules for groups. One that cannot be tabulated for this group
         size is left out.
-    factors : sequence of float
+    factors
         What the true start may be of the one that the best table was designed for.
 
     Returns

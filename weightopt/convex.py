@@ -60,10 +60,11 @@ def solve_curve(problem: Problem, *, throw: bool = True, spacing: float = SPACIN
 
     Parameters
     ----------
-    problem : Problem
-    throw : bool
+    problem
+        Any curve problem.
+    throw
         Raise when the certified gap exceeds 1e-4 or a constraint is violated by more than 1e-7.
-    spacing : float
+    spacing
         Of the knots, in log-odds. The gap falls with its fourth power where the answer is smooth.
 
     Raises
@@ -181,10 +182,11 @@ def solve_group(problem: GroupProblem, *, throw: bool = True, panel_width: float
 
     Parameters
     ----------
-    problem : GroupProblem
-    throw : bool
+    problem
+        A centred table, any shape.
+    throw
         As in `solve_curve`.
-    panel_width : float
+    panel_width
         Width in log-odds of the panels of 16 nodes.
 
     Raises

@@ -8,9 +8,9 @@ class ProblemError(ValueError):
 
     Parameters
     ----------
-    field : str
+    field
         The parameter, as in `Problem`'s signature.
-    sentence : str
+    sentence
         What it must be and what was given; follows the field's name.
     """
 

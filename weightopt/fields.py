@@ -15,13 +15,13 @@ def read_fields(
 
     Parameters
     ----------
-    kind : str
+    kind
         The kind of problem that is read. Files of version 0.1 do not state it.
-    values : mapping
+    values
         What `to_dict` returned.
-    names : iterable of str
+    names
         Every field that the problem has.
-    later : mapping, optional
+    later
         Fields that came after the first files, with the value that a file without them means.
 
     Raises

@@ -1,11 +1,26 @@
-"""Files that are there whole or not at all; the standard library and nothing else."""
+"""Files: read within bounds, written whole or not at all; the standard library and nothing else."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+
+def read_file(path: str | os.PathLike[str], most: int) -> bytes:
+    """The first ``most`` + 1 bytes of a file, so that one byte too many tells a file that is too large.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, or is a pipe or a device: those would be waited for, or never end.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most + 1)
 
 
 def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
@@ -13,9 +28,10 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
 
     Parameters
     ----------
-    path : path
+    path
         The folder must exist. A file already there is replaced only once the new one is safe on disk.
-    data : bytes
+    data
+        The whole content.
 
     Raises
     ------

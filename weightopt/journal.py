@@ -25,6 +25,10 @@ class JournalError(ValueError):
     """The file cannot be gone on with; the message is one sentence."""
 
 
+class OtherResultsError(JournalError):
+    """The file holds results of something else."""
+
+
 class Journal:
     """A file that this process alone writes; see `open_journal`.
 
@@ -41,7 +45,7 @@ class Journal:
         lines = whole.splitlines(keepends=True)
         found = [self._read(line, number) for number, line in enumerate(lines, 1)]
         if found and found[0] != about:
-            raise JournalError(f"{str(path)!r} holds results of something else")
+            raise OtherResultsError(f"{str(path)!r} holds results of something else")
         os.ftruncate(descriptor, len(whole))
         if not found:
             self.append(about)
@@ -96,8 +100,10 @@ def open_journal(path: Path, about: str) -> Iterator[Journal]:
 
     Raises
     ------
+    OtherResultsError
+        If it belongs to something else.
     JournalError
-        If another process has it open, if it belongs to something else, or if somebody has changed it.
+        If another process has it open, or if somebody has changed it.
     OSError
         If it cannot be read or written.
     """

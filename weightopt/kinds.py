@@ -54,12 +54,13 @@ def solve(problem: Any, method: str = "direct", *, throw: bool = True) -> Answer
 
     Parameters
     ----------
-    problem : Problem, GroupProblem, RangeProblem or PopulationProblem
-    method : {"direct", "convex", "ode-check"}
+    problem
+        GroupProblem, RangeProblem or PopulationProblem.
+    method
         ``direct``: the method made for the kind. ``convex``: an independent solver, cvxpy with Clarabel, for curves and
         centred group tables. ``ode-check``: the direct answer, whose time is computed once more by integrating the
-        differential equation.
-    throw : bool
+        differential equation. "direct", "convex" or "ode-check".
+    throw
         Raise when a check of the answer fails; otherwise its status says so.
 
     Returns

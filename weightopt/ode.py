@@ -49,12 +49,14 @@ def hitting_time(
 
     Parameters
     ----------
-    weighting : callable
+    weighting
         ω on arrays of success probabilities in (0, 1).
-    clock : Clock
-    start, target : float
+    clock
+        What a unit of flow time costs.
+    start, target
         0 < start < target < 1.
-    mobility : Mobility
+    mobility
+        How fast log-odds move under a unit of weight; default ρ(1-ρ).
 
     Raises
     ------
@@ -81,13 +83,13 @@ def trajectory(
     ----------
     weighting, clock, start, mobility
         As in `hitting_time`.
-    times : array_like, shape (n,)
-        Non-decreasing clock times ≥ 0.
+    times
+        Shape (n,). Non-decreasing clock times ≥ 0.
 
     Returns
     -------
-    ndarray, shape (n,)
-        Success probabilities, exactly 1 once ρ has come within 1e-8 of it.
+    ndarray
+        Shape (n,). Success probabilities, exactly 1 once ρ has come within 1e-8 of it.
     """
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or not np.all(np.isfinite(times) & (times >= 0)) or np.any(np.diff(times) < 0):

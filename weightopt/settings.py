@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from weightopt.files import read_file
+
 # Beyond these no configuration goes; the parser takes quadratic time for a long key, and recurses into nested values.
 LONGEST_FILE = 2**20
 DEEPEST = 32
@@ -149,14 +151,8 @@ def load(
 def _read(path: Path) -> dict[str, Any]:
     name = f"config {str(path)!r}"
     try:
-        # A pipe or a device would be waited for, or never end.
-        if path.exists() and not path.is_file():
-            raise SettingsError(f"{name} cannot be read: it is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(LONGEST_FILE + 1)
+        data = read_file(path, LONGEST_FILE)
     except (OSError, ValueError) as error:
-        if isinstance(error, SettingsError):
-            raise
         raise SettingsError(f"{name} cannot be read: {getattr(error, 'strerror', error)}") from error
     if len(data) > LONGEST_FILE:
         raise SettingsError(f"{name} is longer than {LONGEST_FILE:,} bytes")

@@ -7,6 +7,7 @@ that a sweep that was interrupted goes on where it stopped and ends with the sam
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import itertools
 import json
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +26,15 @@ from weightopt.curves.curve import solve
 from weightopt.curves.problem import Monotone, Problem
 from weightopt.errors import ProblemError
 from weightopt.files import replace_file
+from weightopt.journal import JournalError, OtherResultsError, open_journal
 
 COLUMNS = (
     "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",
     "status", "time", "lower_bound", "gap",
 )  # fmt: skip
 LARGEST = 1_000_000
-CHUNK = 50
+CHUNK = 50  # rows that a worker is given at a time
+PACKAGES = ("weightopt", "numpy", "scipy")
 
 
 class Sweep(NamedTuple):
@@ -115,19 +119,20 @@ def run_sweep(
 ) -> dict[str, int]:
     """Solve a sweep into a CSV file.
 
-    While it runs the rows go to ``path`` + ``.partial``, whose first line describes the sweep; at the end they become
-    `path`, whole or not at all.
+    While it runs the rows go to ``path`` + ``.partial`` (see `weightopt.journal`), each on disk before the next is
+    asked for; at the end they become `path`, whole or not at all.
 
     Parameters
     ----------
-    sweep : Sweep
-    path : Path
+    sweep
+        The values of every parameter.
+    path
         In an existing folder.
-    workers : int
+    workers
         Processes, from 1.
-    advance : callable
+    advance
         Told how many rows have been added.
-    resume : bool
+    resume
         Go on with what is there of the same sweep.
 
     Returns
@@ -138,34 +143,48 @@ def run_sweep(
     Raises
     ------
     ProblemError
-        If there is an unfinished sweep in the way, or none of this kind to resume.
+        If there is an unfinished sweep in the way, or none to resume; if the one to resume is of other values or other
+        versions, has been changed by others, or is being written by another process.
     OSError
-        If the file cannot be written.
+        If a file cannot be written; the rows before stay in the unfinished sweep.
     """
     sweep.check()
     partial = path.with_name(path.name + ".partial")
-    head = json.dumps({"sweep": sweep._asdict()}, sort_keys=True) + "\n"
-    done = _rows_of(partial, head, resume)
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        file.write(head)
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows(done)
-        advance(len(done))
-        rest = itertools.islice(sweep.combinations(), len(done), None)
-        for row in _solved(rest, workers):
-            writer.writerow(row)
-            done.append(row)
-            if len(done) % CHUNK == 0:
-                file.flush()
-            advance(1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(done)
-    replace_file(path, text.getvalue().encode())
-    partial.unlink()
+    begun = partial.exists() and partial.stat().st_size > 0
+    if begun and not resume:
+        raise ProblemError("output", f"has an unfinished sweep beside it, {partial}; add --resume, or remove that file")
+    if resume and not partial.exists():
+        raise ProblemError("resume", f"needs an unfinished sweep, and there is no {partial}")
+    try:
+        with open_journal(partial, _fingerprint(sweep)) as journal:
+            done = [tuple(row) for row in journal.entries]
+            advance(len(done))
+            for row in _solved(itertools.islice(sweep.combinations(), len(done), None), workers):
+                journal.append(row)
+                done.append(row)
+                advance(1)
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(done)
+            replace_file(path, text.getvalue().encode())
+            partial.unlink()
+    except OtherResultsError:
+        raise ProblemError(
+            "resume",
+            f"needs the options, and the versions of {', '.join(PACKAGES)}, that {partial} was started with; "
+            "use them, or remove that file",
+        ) from None
+    except JournalError as error:
+        raise ProblemError("resume" if begun else "output", f"cannot be done: {error}") from None
     status = COLUMNS.index("status")
     return {name: sum(row[status] == name for row in done) for name in ("optimal", "uncertified", "infeasible")}
+
+
+def _fingerprint(sweep: Sweep) -> str:
+    """Checksum of all that the rows follow from."""
+    about = {"sweep": sweep._asdict(), "versions": {name: importlib.metadata.version(name) for name in PACKAGES}}
+    return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _solved(rows: Iterator[dict[str, Any]], workers: int) -> Iterator[tuple[str, ...]]:
@@ -193,23 +212,3 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _rows_of(partial: Path, head: str, resume: bool) -> list[tuple[str, ...]]:
-    """The complete rows of an unfinished sweep."""
-    if not partial.exists() or partial.stat().st_size == 0:  # stopped before its first line was written
-        if resume and not partial.exists():
-            raise ProblemError("resume", f"needs an unfinished sweep, and there is no {partial}")
-        return []
-    if not resume:
-        raise ProblemError("output", f"has an unfinished sweep beside it, {partial}; add --resume, or remove that file")
-    try:
-        text = partial.read_bytes().decode()
-    except UnicodeDecodeError:
-        text = ""
-    if not text.startswith(head):
-        raise ProblemError(
-            "resume", f"needs the options that {partial} was started with; use them, or remove that file"
-        )
-    lines = text[len(head) :].split("\n")[:-1]  # what follows the last line end was cut off
-    return [row for row in map(tuple, csv.reader(lines)) if len(row) == len(COLUMNS)]

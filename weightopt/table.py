@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from weightopt.files import replace_file
+from weightopt.files import read_file, replace_file
 
 SCHEMA = "weightopt.table/1"
 MAX_FILE_BYTES = 64 * 2**20
@@ -38,25 +38,25 @@ class WeightTable:
 
     Parameters
     ----------
-    name : str
+    name
         Name of the weighting, such as ``"sqrt-r"`` or ``"optimal"``.
-    label : str
+    label
         How people read it; says "reconstruction" where the formula is ours and not the paper's.
-    group_size : int or None
+    group_size
         M, responses per prompt, at least 2; None for a curve.
-    rho : tuple of float
+    rho
         Success probabilities in (0, 1), strictly increasing; in a group table these are K/M for K = 1..M-1.
-    weight : tuple of float
+    weight
         ω at each ``rho``, same length; finite, and positive in a curve, non-negative in a group table.
-    all_wrong_advantage, all_right_advantage : float
+    all_wrong_advantage, all_right_advantage
         Advantage of each response when none, respectively all, of the group are correct. These are rules of their own:
         at these ends ω may be infinite.
-    advantage_correct, advantage_wrong : tuple of float, length group_size + 1, or None
-        Advantage of a correct and of a wrong response, indexed by the number correct; None in a curve. The two entries
-        that no response can have (correct at K = 0, wrong at K = M) are 0.
-    problem, certificate : mapping or None
+    advantage_correct, advantage_wrong
+        Length group_size + 1, or None. Advantage of a correct and of a wrong response, indexed by the number correct;
+        None in a curve. The two entries that no response can have (correct at K = 0, wrong at K = M) are 0.
+    problem, certificate
         What was solved and the proof of it; None for a named weighting, which solves nothing.
-    provenance : mapping
+    provenance
         Method and versions. No date: building a table twice gives the same bytes.
 
     Raises
@@ -161,12 +161,13 @@ class WeightTable:
 
         Parameters
         ----------
-        rho : array_like, any shape, in (0, 1)
+        rho
+            Any shape, in (0, 1).
 
         Returns
         -------
-        ndarray, same shape
-            ω(ρ) > 0.
+        ndarray
+            Of the same shape. ω(ρ) > 0.
 
         Raises
         ------
@@ -189,7 +190,7 @@ class WeightTable:
 
         Parameters
         ----------
-        group_size : int
+        group_size
             M, from 2 to 65536.
 
         Returns
@@ -266,8 +267,7 @@ class WeightTable:
             message starts with the path.
         """
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+            data = read_file(path, MAX_FILE_BYTES)
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
             raise TableError(f"{path}: cannot be read ({reason}); give the path of a table file.") from None
@@ -324,9 +324,9 @@ def group_table(
 
     Parameters
     ----------
-    weighting : callable
+    weighting
         ω, from an array of success probabilities in (0, 1) to weights of the same shape.
-    group_size : int
+    group_size
         M, from 2 to 65536.
     name, label, all_wrong_advantage, all_right_advantage, problem, certificate, provenance
         As in `WeightTable`.

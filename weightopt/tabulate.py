@@ -41,15 +41,15 @@ def tabulate(
 
     Parameters
     ----------
-    weighting : callable
+    weighting
         ω on arrays of success probabilities.
-    grid : array_like
+    grid
         Success probabilities of a curve.
-    group_size : int or None
+    group_size
         M; None makes a curve.
-    limits, given : pair
+    limits, given
         Advantage in all-wrong and all-right groups: what the weighting implies, and what is stated instead.
-    rule : str
+    rule
         What the implied advantages are called in the file.
     **fields
         Whatever else the table holds; see `WeightTable`.
@@ -99,9 +99,10 @@ def tabulate_advantages(
 
     Parameters
     ----------
-    weight : sequence of float, length M-1
-    correct, wrong : sequence of float, length M+1
-        Advantage of a correct and of a wrong response by the number correct.
+    weight
+        Length M-1.
+    correct, wrong
+        Length M+1. Advantage of a correct and of a wrong response by the number correct.
     given, rule, **fields
         As in `tabulate`.
 

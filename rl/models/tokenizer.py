@@ -16,6 +16,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     UsageError
         If there is none, it cannot be read, or it has no end token.
     """
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"model {str(folder)!r} is not a folder with a config.json and model.safetensors")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to

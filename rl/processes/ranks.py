@@ -1,4 +1,4 @@
-"""Several processes that train one model, as `torchrun -m rl.train` starts them: what they share out and agree on.
+"""Several processes that train one model, started by `torchrun -m weightopt train`: what they share and agree on.
 
 Each process samples and judges its part of a step's groups, and then tells all the others: every process knows the
 whole batch. So whatever is weighed, counted and decided comes out the same everywhere, and none is in charge; only what

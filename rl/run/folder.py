@@ -16,6 +16,7 @@ from typing import Any
 
 from rl.config import Config
 from rl.errors import UsageError
+from rl.hub import is_hub_name
 from rl.models.start import WANTED, hub_revisions, start_folder, weights_checksum
 from rl.processes.ranks import ALONE, Ranks
 from rl.records.layout import ABOUT, BEST, CHECKPOINTS, LOCK, MODEL, START, TRACKING
@@ -40,6 +41,7 @@ CHANGEABLE = (
     "config.later_tables",
     "config.start_model",
     "config.kl.reference",
+    "revisions.",
     "config.task.train",
     "config.task.held_out",
     # What lets a run go on that had too little memory or time; numbers may then differ by rounding.
@@ -227,7 +229,7 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     for key, was, now in changed:
         if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue
-        hint = " (it can only be raised)" if key == STEPS else ""
+        hint = " (it can only be raised)" if key == STEPS else _pinned(key, before, run)
         raise UsageError(
             f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
         )
@@ -242,6 +244,17 @@ def _may_change(key: str, was: Any, now: Any, data: dict[str, Any]) -> bool:
     if key.startswith("config.task") and key.removeprefix("config.task.") not in data:  # the name of a hub data set
         return False
     return any(key == each or (each.endswith(".") and key.startswith(each)) for each in CHANGEABLE)
+
+
+def _pinned(key: str, before: dict[str, Any], run: dict[str, Any]) -> str:
+    """How to name the model that a run began with, where the hub has another one under its name by now."""
+    which = key.partition(".")[0]
+    names = {"start_model": run["config"]["start_model"], "kl_reference": run["config"]["kl"]["reference"]}
+    revisions = before.get("revisions")
+    revision = revisions.get(which) if isinstance(revisions, dict) else None
+    if not (revision and is_hub_name(names.get(which))):
+        return ""
+    return f"; the hub has changed it: name it {names[which].partition('@')[0]}@{revision}, as the run began"
 
 
 def _leftovers(output: Path) -> set[Path]:

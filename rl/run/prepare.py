@@ -183,9 +183,10 @@ class _Fitting:
     left_out: int = 0
 
     def propose(self, rng: Random) -> Prompt[Any]:
+        prompt = self.task.propose(rng)
         for _ in range(TOO_LONG_IN_A_ROW):
-            prompt = self.task.propose(rng)
             if self.fits(prompt):
                 return prompt
             self.left_out += 1
+            prompt = self.task.propose(rng)
         raise self.refuse(prompt)

@@ -46,9 +46,9 @@ class Records:
     def __init__(self, output: Path, *, every: int) -> None:
         self._output = output
         self._every = every
-        self._lines = dict.fromkeys((*RECORD_FILES, END), 0)
+        self._lines: dict[str, int] = dict.fromkeys((*RECORD_FILES, END), 0)
         self._sums = {name: sha256() for name in self._lines}
-        self._bytes = dict.fromkeys(RECORD_FILES, 0)
+        self._bytes: dict[str, int] = dict.fromkeys(RECORD_FILES, 0)
 
     def add(self, record: StepRecord | EvaluationRecord | TimingRecord) -> None:
         """Write a record down."""

@@ -152,8 +152,9 @@ class Run:
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
-            for folder in [checkpoint] * bool(checkpoint) + [start] * (config.start_model is None):
-                check_files(folder)
+            for folder in (checkpoint, None if config.start_model else start):
+                if folder is not None:
+                    check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
         policy = open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
         policy = shard(policy, ranks)
@@ -232,7 +233,7 @@ class Run:
                 save_model(self._output / BEST, loop.policy, step=state.step)  # the one before goes with `_tidy`
             state = replace(state, evaluated=state.step)
             self.state = replace(state, best_step=state.step, best_success=record.success) if best else state
-            if state.step:
+            if self._seconds:  # else they have been written: a failure came between the step and this measurement
                 self._record_seconds(evaluating=perf_counter() - began)
 
     def checkpoint(self, loop: Loop) -> None:

@@ -119,7 +119,7 @@ def parse(text: str, is_complex: bool) -> Any:
         return None
     text = normalize_latex(PERCENT.sub(r"\\frac{\1}{100}", text), NORMAL_FORM)
     try:
-        found = latex2sympy(text, is_real=not is_complex, normalization_config=None, conversion_config=CONVERSION)
+        found: Any = latex2sympy(text, is_real=not is_complex, normalization_config=None, conversion_config=CONVERSION)
     except Exception:  # its grammar and its converter raise whatever comes up
         return None
     # math-verify compares names of several letters without regard to case: their capitals are marked.
@@ -167,7 +167,7 @@ def _is_numeral(other: Any, value: Fraction, numeral: Numeral) -> bool:
     return numeral.rounded and not other.atoms(Float) and numerals.stands_for(numeral.value, value)
 
 
-def _precision(*things: Any) -> dict[str, int]:
+def _precision(*things: Any) -> dict[str, Any]:
     """Places of decimals, and digits, with which math-verify tells the smallest number in them from zero."""
     sizes = [abs(value) for thing in things for value in _numbers(thing) if value]
     zeros = max((len(str(size.denominator)) - len(str(size.numerator)) for size in sizes), default=0)

@@ -95,7 +95,10 @@ def sweep(
         fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
     except OSError as error:
         progress.stop()
-        refuse(f"--output: cannot write {output} ({error.strerror}); give a file in an existing, writable folder")
+        kept = output.with_name(output.name + ".partial")
+        if not kept.is_file():
+            refuse(f"--output: cannot write {output} ({error.strerror}); give a file in an existing, writable folder")
+        fail(f"cannot write {output} ({error.strerror}); the rows so far are in {kept}, and --resume goes on there", 1)
     progress.stop()
     seconds = time.perf_counter() - began
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -94,17 +95,23 @@ def show(
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="A table file.")],
+    file: Annotated[Path, typer.Argument(help="A table file, or the folder of a training run.")],
     as_json: AsJson = False,
 ) -> None:
-    """Verify a table file: checksum, shapes, every number, certificate. Exit status 1 if anything is off."""
-    from weightopt.table import TableError, WeightTable
-    from weightopt.verify import verify
+    """Verify a table file (checksum, shapes, every number, certificate) or the checksums of a run's folder.
 
-    try:
-        sentence, fine = verify(WeightTable.load(file)), True
-    except TableError as error:
-        sentence, fine = str(error).removeprefix(f"{file}: "), False
+    Exit status 1 if anything is off.
+    """
+    if file.is_dir():
+        sentence, fine = _check_folder(file)
+    else:
+        from weightopt.table import TableError, WeightTable
+        from weightopt.verify import verify
+
+        try:
+            sentence, fine = verify(WeightTable.load(file)), True
+        except TableError as error:
+            sentence, fine = str(error).removeprefix(f"{file}: "), False
     if as_json:
         print_json({"file": str(file), "ok": fine, "message": sentence})
     elif fine:
@@ -113,3 +120,15 @@ def check(
         print(f"weightopt: {file}: {sentence}", file=sys.stderr)
     if not fine:
         raise typer.Exit(1)
+
+
+def _check_folder(folder: Path) -> tuple[str, bool]:
+    """What the part that writes folders says of one: a sentence, and whether it is as it was left."""
+    found = list(entry_points(group="weightopt.checks", name="folder"))
+    if not found:
+        refuse(f"{folder} is a folder, and nothing that checks one is installed; install the project again")
+    try:
+        check_folder = found[0].load()
+    except (ImportError, AttributeError) as error:
+        refuse(f"{folder} is a folder, and what checks one cannot be loaded ({error}); install the project again")
+    return check_folder(folder)

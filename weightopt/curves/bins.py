@@ -14,11 +14,11 @@ def bin_program(problem: Problem, width: float = quadrature.PANEL_WIDTH, pieces:
 
     Parameters
     ----------
-    problem : Problem
+    problem
         With ``bins``. Its Lipschitz bound becomes one on neighbouring bins, over the distance of their middles.
-    width : float
+    width
         Of the widest panel, in log-odds.
-    pieces : int
+    pieces
         That every panel is cut into.
     """
     assert problem.bins is not None

@@ -39,15 +39,17 @@ class CellProgram:
 
     Parameters
     ----------
-    cost, mass : ndarray, shape (n,), positive
-        ∫ c/κ dρ over each cell, and the budget that weight 1 spends there.
-    budget : float, positive
-    lower, upper : float
+    cost, mass
+        Shape (n,), positive. ∫ c/κ dρ over each cell, and the budget that weight 1 spends there.
+    budget
+        Positive.
+    lower, upper
         Bounds on every weight, 0 ≤ lower ≤ mean weight ≤ upper ≤ ∞.
-    monotone : {None, "decreasing", "increasing"}
-    rise : ndarray of shape (n-1,), or float
-        Largest change between neighbouring cells, ≥ 0, ∞ for no bound.
-    max_ratio : float
+    monotone
+        None, "decreasing" or "increasing".
+    rise
+        Shape (n-1,), or float. Largest change between neighbouring cells, ≥ 0, ∞ for no bound.
+    max_ratio
         Largest weight over smallest weight, from 1 to ∞.
 
     Raises
@@ -143,7 +145,8 @@ def solve_cells(program: CellProgram) -> CellSolution:
 
     Parameters
     ----------
-    program : CellProgram
+    program
+        Cells with their costs, masses and constraints.
 
     Returns
     -------
@@ -187,8 +190,9 @@ def bound_cells(program: CellProgram, prices: Prices) -> tuple[float, float]:
 
     Parameters
     ----------
-    program : CellProgram
-    prices : Prices
+    program
+        Cells with their costs, masses and constraints.
+    prices
         λ, ζ, and the ratio's α and β, of which the larger sum is scaled down to fit; ``box`` is not needed.
     """
     priced = np.zeros_like(program.mass)
@@ -236,8 +240,9 @@ def water_level(root: Array, mass: Array, budget: float, lower: float, upper: fl
 
     Parameters
     ----------
-    root, mass : ndarray, shape (n,), positive
-    budget, lower, upper : float
+    root, mass
+        Shape (n,), positive.
+    budget, lower, upper
         With lower·Σmass < budget < upper·Σmass.
     """
 
@@ -254,11 +259,11 @@ def rising_root(function: Callable[[float], tuple[float, float]], start: float, 
 
     Parameters
     ----------
-    function : callable
+    function
         Value and slope; the slope may be 0 where the function is flat.
-    start : float
+    start
         First guess, > 0.
-    enough : float
+    enough
         The value, ≥ 0, that counts as 0.
     """
     low, high, x = 0.0, math.inf, start

@@ -58,10 +58,10 @@ class SlopePrices(NamedTuple):
 
     Attributes
     ----------
-    budget : float
+    budget
         λ.
-    runs : ndarray, shape (k, 2)
-        Intervals of success probability in order, at most touching, outside of which S = 0.
+    runs
+        Shape (k, 2). Intervals of success probability in order, at most touching, outside of which S = 0.
     """
 
     budget: float
@@ -75,12 +75,13 @@ def certify(
 
     Parameters
     ----------
-    problem : Problem
-    weighting : callable
+    problem
+        Its clock, budget and constraints count.
+    weighting
         ω on arrays of success probabilities; must be positive on [start, target].
-    breaks : iterable of float
+    breaks
         Kinks of ω. They sharpen the quadrature; leaving them out costs accuracy, which `quadrature_error` shows.
-    prices : Prices or SlopePrices, optional
+    prices
         Needed with bins and with a Lipschitz bound: what the bound is to be made from. Wrong ones make it weak, not
         wrong.
 

@@ -54,10 +54,10 @@ class CurveAnswer(Answer):
 
     Attributes
     ----------
-    weighting : SolvedWeighting, LinearWeighting or StepWeighting
-        ω, callable on success probabilities.
-    prices : Prices, SlopePrices or None
-        What the lower bound is made from, where the weighting alone does not tell.
+    weighting
+        LinearWeighting or StepWeighting. ω, callable on success probabilities.
+    prices
+        SlopePrices or None. What the lower bound is made from, where the weighting alone does not tell.
     """
 
     problem: Problem
@@ -140,8 +140,9 @@ def solve(problem: Problem, *, throw: bool = True) -> CurveAnswer:
 
     Parameters
     ----------
-    problem : Problem
-    throw : bool
+    problem
+        Any curve problem.
+    throw
         Raise when the certified gap exceeds `tolerance` or a constraint is violated by more than 1e-9; otherwise the
         status says so.
 

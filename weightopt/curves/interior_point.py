@@ -93,13 +93,15 @@ def interior_point(
 
     Parameters
     ----------
-    terms : callable
-    mass : ndarray, shape (n,), positive, sum 1
-    limits : Limits
+    terms
+        Objective and derivatives at the weights, shape (n,).
+    mass
+        Shape (n,), positive, sum 1.
+    limits
         The constant weight 1 must satisfy them, strictly so for the bounds and for ``ratio`` > 1.
-    judge : callable
-        Called with weights and prices of every iterate near the solution; keeps the best itself, and returns whether
-        to stop.
+    judge
+        Called with weights and prices of every iterate near the solution; keeps the best itself, and returns whether to
+        stop.
     """
     rows = _Rows(mass.size, limits)
     w, smallest = np.ones(mass.size), 0.5 * (1 + 1 / limits.ratio)

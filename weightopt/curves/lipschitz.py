@@ -40,7 +40,7 @@ def solve_slopes(problem: Problem) -> tuple[LinearWeighting, TimeCertificate, Sl
 
     Parameters
     ----------
-    problem : Problem
+    problem
         With a finite ``lipschitz`` and no bins.
     """
     if 0.0 in (problem.lipschitz, problem.max_ratio - 1) or problem.budget / problem.extent in problem.bounds:

@@ -17,6 +17,7 @@ from theory.log_linear import LogLinear
 from weightopt.columns import number, separated_by
 from weightopt.curves.problem import Problem
 from weightopt.errors import ProblemError
+from weightopt.files import read_file
 
 COARSE = 0.04  # change of the time without every second row from where a table is coarse: its own error is about 1 %
 MAX_CHARACTERS = 100_000
@@ -28,9 +29,9 @@ def read_clock(text: str, start: float, target: float) -> Clock | str:
 
     Parameters
     ----------
-    text : str
+    text
         A name that `theory.clocks.parse` knows, or one of the three with the path of a CSV file.
-    start, target : float
+    start, target
         Success probabilities that the file must cover.
 
     Raises
@@ -59,7 +60,8 @@ def coarseness(problem: Problem) -> float:
 
     Parameters
     ----------
-    problem : Problem
+    problem
+        With any clock.
     """
     clock = problem.clock
     if not isinstance(clock, Tabulated):
@@ -113,10 +115,7 @@ def _read(field: str, path: str, column: str, start: float, target: float) -> Lo
         raise ProblemError(field, f"file {path}: {sentence}")
 
     try:
-        if Path(path).exists() and not Path(path).is_file():
-            refuse(f"is not a file; give a CSV file with the columns rho,{column}")
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read(MAX_CHARACTERS + 1)
+        text = read_file(path, MAX_CHARACTERS).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text))
         rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:

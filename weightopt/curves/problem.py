@@ -44,30 +44,30 @@ class Problem:
 
     Parameters
     ----------
-    start, target : float
-        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12, taken as exactly the floats that they are. Close
-        to 1 floats are few: where there are too few between start and target, or between two places where the
-        answer bends, the problem ends uncertified, and says so.
-    clock : Clock or str
+    start, target
+        Success probabilities, 1e-12 ≤ start < target ≤ 1 - 1e-12, taken as exactly the floats that they are. Close to 1
+        floats are few: where there are too few between start and target, or between two places where the answer bends,
+        the problem ends uncertified, and says so.
+    clock
         c(ρ), or its name (see `theory.clocks.parse`).
-    mobility : Mobility or str
+    mobility
         κ(ρ), default the natural ρ(1-ρ) of a KL-proximal step; or its name.
-    budget : float
+    budget
         B, the update budget, from 1e-30 to 1e30.
-    min_weight, max_weight : float
+    min_weight, max_weight
         Bounds on ω: min_weight from 0 to 1e30, max_weight from 1e-30 to 1e30 or ∞. Some weighting between them must
         spend the budget.
-    monotone : {None, "decreasing", "increasing"}
-        Require ω to be non-increasing, or non-decreasing, in ρ.
-    budget_density : LogLinear, optional
+    monotone
+        Require ω to be non-increasing, or non-decreasing, in ρ. None, "decreasing" or "increasing".
+    budget_density
         p(ρ), how much of the budget a unit of weight costs at ρ; default 1 everywhere.
-    lipschitz : float
+    lipschitz
         Largest |dω/dx|, from 0 to 1e30 or ∞, in units of weight per unit of x.
-    lipschitz_in : {"log-odds", "rho"}
-        The coordinate x.
-    max_ratio : float
+    lipschitz_in
+        The coordinate x. "log-odds" or "rho".
+    max_ratio
         Largest over smallest weight between start and target, from 1 to 1e30 or ∞.
-    bins : tuple of float, optional
+    bins
         Edges inside (start, target), increasing, at most 10 000: ω is constant between neighbouring edges (right-open
         bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins:
         half-way between the edges in the coordinate x, start and target being the outer edges.

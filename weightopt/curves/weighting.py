@@ -25,13 +25,13 @@ class SolvedWeighting:
 
     Parameters
     ----------
-    envelope : Envelope
+    envelope
         f̂ of the problem.
-    multiplier : float
+    multiplier
         μ > 0.
-    low, high : float
+    low, high
         The problem's bounds, or tighter ones where the ratio of largest to smallest weight is bounded.
-    kinks : tuple of float
+    kinks
         Success probabilities where ω is not smooth.
     """
 
@@ -82,8 +82,10 @@ class LinearWeighting:
 
     Parameters
     ----------
-    rho, weight : tuple of float, same length ≥ 2
-    coordinate : {"log-odds", "rho"}
+    rho, weight
+        Of the same length ≥ 2.
+    coordinate
+        "log-odds" or "rho".
     """
 
     rho: tuple[float, ...]
@@ -118,9 +120,9 @@ class StepWeighting:
 
     Parameters
     ----------
-    edges : tuple of float
+    edges
         Between the bins, increasing.
-    weight : tuple of float
+    weight
         One more than edges.
     """
 

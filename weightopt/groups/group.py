@@ -59,18 +59,18 @@ class GroupProblem:
 
     Parameters
     ----------
-    curve : Problem
+    curve
         Start, target, clock, mobility and budget; without bounds or monotonicity, which shape a curve.
-    group_size : int
+    group_size
         M, from 2 to 256.
-    step_model : {"ratio", "outcome"}
-        How a group moves the policy, see `theory.finite_group`.
-    budget_kind : {"drift", "advantage-variance"}
-        What the budget counts, see this module.
-    shape : {"convex", "free", "nonincreasing"}
+    step_model
+        How a group moves the policy, see `theory.finite_group`. "ratio" or "outcome".
+    budget_kind
+        What the budget counts, see this module. "drift" or "advantage-variance".
+    shape
         What the weights must be as a function of K. The free optimum is sparse and jagged; convex is what one would
-        train with and cost at most 2.4 % in what was tried.
-    centred : bool
+        train with and cost at most 2.4 % in what was tried. "convex", "free" or "nonincreasing".
+    centred
         Whether advantages are a weight times the centred reward. If not, A⁺_K ≥ 0 ≥ A⁻_K are free, the push on
         all-wrong groups among them; needs the advantage-variance budget, since the drift does not tell the two apart,
         and the free shape.
@@ -146,10 +146,10 @@ class Advantages:
 
     Attributes
     ----------
-    weight : tuple of float, length M-1
-        A⁺_K - A⁻_K for K = 1..M-1; with centred advantages the prompt weight ω_K.
-    advantage_correct, advantage_wrong : tuple of float, length M+1
-        By the number correct.
+    weight
+        Length M-1. A⁺_K - A⁻_K for K = 1..M-1; with centred advantages the prompt weight ω_K.
+    advantage_correct, advantage_wrong
+        Length M+1. By the number correct.
     """
 
     weight: tuple[float, ...]
@@ -265,8 +265,9 @@ def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
 
     Parameters
     ----------
-    problem : GroupProblem
-    throw : bool
+    problem
+        Centred or uncentred, any shape.
+    throw
         Raise when the certified gap exceeds 1e-8; otherwise the status says so.
 
     Raises
@@ -362,8 +363,9 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Tim
 
     Parameters
     ----------
-    problem : GroupProblem
-    advantages : ndarray
+    problem
+        Its clock, budget and shape count.
+    advantages
         The unknowns y of this module: shape (M-1,) centred, (2M,) uncentred; non-negative, some positive.
 
     Returns
@@ -420,10 +422,10 @@ def time_and_budget(
 
     Parameters
     ----------
-    problem : GroupProblem
+    problem
         What to measure by; its shape does not matter.
-    correct, wrong : ndarray, shape (M+1,)
-        Advantage of a correct and of a wrong response by the number correct.
+    correct, wrong
+        Shape (M+1,). Advantage of a correct and of a wrong response by the number correct.
 
     Returns
     -------

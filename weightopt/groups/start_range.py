@@ -70,9 +70,9 @@ class RangeProblem:
 
     Parameters
     ----------
-    group : GroupProblem
+    group
         Its start is the first of the range, and the way from there spends its budget.
-    last_start : float
+    last_start
         Above the start and below the target.
 
     Raises
@@ -127,9 +127,9 @@ class RangeCertificate(Certificate):
 
     Attributes
     ----------
-    worst_ratio : float
+    worst_ratio
         Largest time over the 17 starts relative to the best table for that start, ≥ 1.
-    worst_between : float
+    worst_between
         The same ratio at three more starts in each interval: what the 17 do not see.
     """
 
@@ -148,10 +148,10 @@ class RangeAnswer(Answer, Advantages):
 
     Attributes
     ----------
-    ratios : tuple of float, length 17
-        Time relative to the best table for that start, by start.
-    prices : tuple of float, length 17
-        π ≥ 0, what the lower bound is made from.
+    ratios
+        Length 17. Time relative to the best table for that start, by start.
+    prices
+        Length 17. π ≥ 0, what the lower bound is made from.
     """
 
     ROUNDING = 1e-7  # measured by single starts, each of which is certified to 1e-8 only
@@ -212,8 +212,9 @@ def solve(problem: RangeProblem, *, throw: bool = True) -> RangeAnswer:
 
     Parameters
     ----------
-    problem : RangeProblem
-    throw : bool
+    problem
+        Any range of starts.
+    throw
         Raise when the certified gap exceeds 1e-7, each start bringing up to 1e-8; otherwise the status says so.
 
     Raises

@@ -54,11 +54,11 @@ class Bound:
 
     Attributes
     ----------
-    lower : float
+    lower
         Proven: no weights, whether shared or by prompt and step, are faster.
-    schedule : float
+    schedule
         Time of an actual schedule of weights by prompt and step, ≥ lower.
-    exact : bool
+    exact
         Whether `lower` is the optimum itself when prompts may be split (regular clock), or only a bound.
     """
 
@@ -94,13 +94,16 @@ def shortest_time(
 
     Parameters
     ----------
-    budget : StepBudget
-    theta, share : ndarray, shape (n,)
-        Log-odds at the start, rising, and the share of each in the population; the mean success is below the target.
-    target : float
+    budget
+        The norm in which a step is charged, and its coordinates.
+    theta, share
+        Shape (n,). Log-odds at the start, rising, and the share of each in the population; the mean success is below
+        the target.
+    target
         In (0, 1).
-    clock : {"regular", "effective"}
-    scheduled : bool
+    clock
+        "regular" or "effective".
+    scheduled
         Whether to look for a schedule; without one it is stated to take infinitely long.
     """
     # A schedule may treat prompts of equal success differently: none stands for more than 1/GRAIN of the population.
@@ -124,8 +127,8 @@ def nearest(crowd: Crowd, target: float) -> tuple[float, Array]:
     -------
     bound : float
         No point with mean ρ ≥ target is nearer.
-    end : ndarray, shape (n,)
-        Coordinates of a point with mean ρ ≥ target.
+    end : ndarray
+        Shape (n,). Coordinates of a point with mean ρ ≥ target.
     """
 
     def excess(log_price: float) -> float:

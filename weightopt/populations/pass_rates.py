@@ -8,6 +8,7 @@ longer list becomes its quantiles at (k+½)/prompts, as a Beta distribution does
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from scipy.optimize import minimize
 from theory.beta_rates import beta_binomial_log_likelihood, beta_midpoints
 from weightopt.columns import number, separated_by
 from weightopt.errors import ProblemError
+from weightopt.files import read_file
 from weightopt.populations.problem import HARDEST, MAX_PROMPTS
 
 Array = NDArray[np.float64]
@@ -40,13 +42,13 @@ class PassRates(NamedTuple):
 
     Attributes
     ----------
-    source : str
+    source
         Where it comes from and what was done with it, one line for people.
-    rates : tuple of float
+    rates
         Different success probabilities, rising.
-    counts : tuple of int
+    counts
         How many prompts have each.
-    clipped : int
+    clipped
         How many prompts were set to the floor or to 1 - floor.
     """
 
@@ -105,10 +107,11 @@ def read_rates(path: str, prompts: int = PROMPTS, floor: float = FLOOR) -> PassR
         raise ProblemError("rates", f"file {path}: {sentence}")
 
     try:
-        if Path(path).stat().st_size > MAX_BYTES:
+        data = read_file(path, MAX_BYTES)
+        if len(data) > MAX_BYTES:
             refuse(f"is larger than {MAX_BYTES >> 20} MiB; give at most {MAX_LINES} lines")
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row and line <= MAX_LINES + 2]
+        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        rows = [(line, row) for line, row in enumerate(lines, 1) if row and line <= MAX_LINES + 2]
     except OSError as error:
         refuse(f"cannot be read ({error.strerror}); give a CSV file with the column rho, or rho,count")
     except (ValueError, csv.Error):
@@ -145,9 +148,9 @@ def read_metrics(path: str, step: int | None = None, prompts: int = PROMPTS, flo
 
     Parameters
     ----------
-    path : str
+    path
         ``metrics.jsonl``, or the folder of a run.
-    step : int, optional
+    step
         Which step; default the first in the file.
     prompts, floor
         As in `from_beta`.
@@ -164,9 +167,10 @@ def read_metrics(path: str, step: int | None = None, prompts: int = PROMPTS, flo
 
     try:
         file = Path(path) / METRICS if Path(path).is_dir() else Path(path)
-        if file.stat().st_size > MAX_BYTES:
+        data = read_file(file, MAX_BYTES)
+        if len(data) > MAX_BYTES:
             refuse(f"is larger than {MAX_BYTES >> 20} MiB; give the metrics.jsonl of a run")
-        found = next((item for item in _steps(file) if step is None or item[1].get("step") == step), None)
+        found = next((item for item in _steps(data) if step is None or item[1].get("step") == step), None)
     except OSError as error:
         refuse(f"cannot be read ({error.strerror}); give the metrics.jsonl of a run")
     except (ValueError, RecursionError) as error:
@@ -208,20 +212,17 @@ def fit_beta(histogram: Array) -> tuple[float, float]:
     return a, b
 
 
-def _steps(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _steps(data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and content of every training step; a last line without its end is still being written."""
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                return
-            try:
-                record = json.loads(line)
-            except ValueError:
-                raise ValueError(f"line {number} is not JSON") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number} is not a JSON object")
-            if record.get("kind") == "step":
-                yield number, record
+    for at, line in enumerate(data.decode("utf-8").split("\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            raise ValueError(f"line {at} is not JSON") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"line {at} is not a JSON object")
+        if record.get("kind") == "step":
+            yield at, record
 
 
 def _check(prompts: int, floor: float) -> None:

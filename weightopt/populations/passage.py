@@ -43,11 +43,12 @@ class Passage:
 
     Parameters
     ----------
-    problem : PopulationProblem
-    knots : ndarray, shape (k,)
-        Log-odds, from the hardest prompt to where prompts are solved.
-    log_weight : ndarray, shape (k,)
-        ln ω there, linear between.
+    problem
+        Shares, starts and target.
+    knots
+        Shape (k,). Log-odds, from the hardest prompt to where prompts are solved.
+    log_weight
+        Shape (k,). ln ω there, linear between.
     """
 
     def __init__(self, problem: PopulationProblem, knots: Array, log_weight: Array) -> None:
@@ -125,8 +126,9 @@ def time_and_gradient(
 
     Parameters
     ----------
-    share : ndarray, shape (k,), optional
-        f_j, from 0 to 1; None needs the two ends only, which is enough where the length is that of any path.
+    share
+        Shape (k,). f_j, from 0 to 1; None needs the two ends only, which is enough where the length is that of any
+        path.
     """
     passage = Passage(problem, knots, log_weight)
     share = np.array([0.0, 1.0]) if share is None else share

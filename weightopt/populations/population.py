@@ -45,9 +45,9 @@ class PopulationCertificate(Certificate):
 
     Attributes
     ----------
-    time : float
+    time
         What it takes to the target.
-    steepness : float
+    steepness
         Largest |d ln ω / d log-odds|; `violation` is what exceeds the problem's.
     """
 
@@ -77,13 +77,13 @@ class PopulationAnswer(Answer):
 
     Attributes
     ----------
-    weighting : LogLinear
+    weighting
         Best shared ω found; at the start a step with it spends the budget.
-    rows : tuple of Row
+    rows
         The named ones; none where the answer is read from a file.
-    schedule : float
+    schedule
         Time of weights by prompt and step that are known, so that the optimum over all weights is at most this.
-    exact : bool
+    exact
         Whether the lower bound is the optimum over all weights if prompts may be split.
     """
 
@@ -175,10 +175,11 @@ def solve(problem: PopulationProblem, *, throw: bool = True, names: Sequence[str
 
     Parameters
     ----------
-    problem : PopulationProblem
-    throw : bool
+    problem
+        Any population.
+    throw
         Raise when the weighting found misses the budget or the steepness; a large gap is an answer.
-    names : sequence of str
+    names
         Keys of `theory.catalogue.WEIGHTINGS`, at least one.
 
     Raises

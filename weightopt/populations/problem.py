@@ -39,22 +39,23 @@ class PopulationProblem:
 
     Parameters
     ----------
-    source : str
+    source
         Where the rates come from, for people.
-    rates : tuple of float
+    rates
         Success probabilities at the start, strictly increasing, 1e-6 to 1 - 1e-9, at most 2000.
-    counts : tuple of int
+    counts
         How many prompts have each, at least 1.
-    target : float
+    target
         Mean success to reach: above the mean of the start, below what is reached when every prompt is solved.
-    budget_kind : {"weight", "kl", "square"}
-        Which norm of the weights a step may spend, see `theory.step_budgets`.
-    clock : {"regular", "effective"}
-    budget : float
+    budget_kind
+        Which norm of the weights a step may spend, see `theory.step_budgets`. "weight", "kl" or "square".
+    clock
+        "regular" or "effective".
+    budget
         b, what a step may spend, 1e-6 to 1e6; times are proportional to 1/b.
-    solved : float
+    solved
         From this success probability on a prompt has no weight and costs no budget, from 0.5 to 0.9999.
-    steepness : float
+    steepness
         Largest |d ln ω / d log-odds| of the shared weighting searched for, 1 to 2.5. No named one exceeds 1. Without a
         limit the best shared weighting under the mean weight is degenerate: nothing for the hard prompts, infinitely
         much for the others until they meet at one level, as the optimum over all weights does.
