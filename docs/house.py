@@ -68,8 +68,6 @@ ROOMS = {
     "rl.records": Room("lines of metrics", 2.6),
     "rl.errors": Room("errors, seeds, storage", 3.8, "errors hub seeds storage"),
 }
-# Imports that are made only when a module is run as a program.
-AS_A_PROGRAM = {("rl.train", "rl.command"), ("rl.supervised", "rl.command")}
 
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 180, 42, 18, 34, 12
 BEND = 46
@@ -97,7 +95,7 @@ def rooms_and_arrows() -> nx.DiGraph:
     for module in sorted(modules.modules - {"rl"}):
         for other in sorted(modules.find_modules_directly_imported_by(module)):
             one, two = room_of(module), room_of(other)
-            if one != two and (module, other) not in AS_A_PROGRAM:
+            if one != two:
                 house.add_edge(one, two)
     circles = [sorted(part) for part in nx.strongly_connected_components(house) if len(part) > 1]
     if circles:
@@ -146,10 +144,9 @@ def drawn_house() -> str:
         lines.append(f'<path d="M{x} {y}C{x} {y + bend} {u} {v - bend} {u} {v}" marker-end="url(#tip)"/>')
     lines.append("</g>")
     for room, (x, y) in place.items():
-        colour = COLOURS[room.partition(".")[0]]
+        left, colour = x - WIDTH // 2, COLOURS[room.partition(".")[0]]
         lines += [
-            f'<rect x="{x - WIDTH // 2}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" '
-            'stroke="#333"/>',
+            f'<rect x="{left}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="{colour}" stroke="#333"/>',
             f'<text x="{x}" y="{y + 18}" font-size="13.5" font-weight="bold">{escape(room)}</text>',
             f'<text x="{x}" y="{y + 34}" font-size="12">{escape(ROOMS[room].about)}</text>',
         ]
