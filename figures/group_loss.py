@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, lookup, part
-from weightopt import GroupProblem, Problem, compare
+from weightopt import GroupProblem, Problem
+from weightopt.comparison import compare_groups
 from weightopt.tabulate import even_grid
 
 TITLE = "Named weightings in finite groups"
@@ -31,7 +32,7 @@ def data() -> pd.DataFrame:
         for size in SIZES:
             for start in starts.tolist():
                 problem = GroupProblem(Problem(start, TARGET, clock), size)
-                _, compared = compare(problem, style.NAMES, ())
+                _, compared = compare_groups(problem, style.NAMES, ())
                 rows += [
                     (clock, size, start, row.weighting, row.ratio) for row in compared if row.weighting in style.NAMES
                 ]

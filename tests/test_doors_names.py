@@ -16,9 +16,10 @@ def test_the_name_comes_from_this_repository(name):
 
 
 @pytest.mark.parametrize("name", ["figures", "rl", "sim", "theory", "weightopt"])
-def test_a_package_says_it_is_typed_and_its_init_holds_a_docstring_only(name):
+def test_a_package_says_it_is_typed_and_its_init_is_documented(name):
     assert (ROOT / name / "py.typed").is_file()
     source = (ROOT / name / "__init__.py").read_text(encoding="utf-8").strip()
     assert source.startswith('"""')
-    assert source.endswith('"""')
-    assert source.count('"""') == 2
+    if name != "weightopt":  # the front door, which hands out eight names; see test_weightopt_front_door.py
+        assert source.endswith('"""')
+        assert source.count('"""') == 2
