@@ -122,7 +122,8 @@ def contents(run: Path) -> dict[str, bytes]:
 def assert_same_run(one: Path, other: Path, *, but: Sequence[str] = ()) -> None:
     first, second = contents(one), contents(other)
     for name in but:
-        first.pop(name), second.pop(name)
+        first.pop(name)
+        second.pop(name)
     assert first.keys() == second.keys()
     for name, data in first.items():
         assert data == second[name], name

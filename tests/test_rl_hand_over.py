@@ -273,7 +273,7 @@ def test_a_run_whose_engine_is_out_of_sync_stops(run: tuple[Path, Path], capsys:
     assert printed.count("\n") == 1
     checkpoint = latest_checkpoint(output / "checkpoints")
     assert checkpoint is not None
-    assert read_state(checkpoint).step == 2
+    assert read_state(checkpoint)[0].step == 2
 
 
 def test_a_backend_that_is_not_installed_is_refused_first(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

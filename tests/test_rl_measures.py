@@ -15,11 +15,12 @@ from rl.records.metrics import (
     Spent,
     StepRecord,
     TimingRecord,
-    append_record,
+    append_lines,
+    line_of,
     read_metrics,
     read_timing,
-    truncate_records,
 )
+from rl.run.records import Records
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.step.advantage import look_up_advantages
@@ -174,12 +175,15 @@ def evaluation_record(step: int) -> EvaluationRecord:
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     path, timing = tmp_path / "metrics.jsonl", tmp_path / "timing.jsonl"
-    append_record(path, evaluation_record(0))
+    records = Records(tmp_path, every=2)
+    records.add(evaluation_record(0))
+    known: list[Any] = []
     for step in (1, 2, 3):
-        append_record(path, step_record(step))
+        records.add(step_record(step))
         seconds = {"sampling": 1.0, "verifying": 0.5, "learning": 2.0, "evaluating": 0.25}
-        append_record(timing, TimingRecord.from_seconds(step, seconds))
-    append_record(path, evaluation_record(3))
+        records.add(TimingRecord.from_seconds(step, seconds))
+        known.append(records.checksums())
+    records.add(evaluation_record(3))
     metrics = read_metrics(path)
     assert metrics.steps == (step_record(1), step_record(2), step_record(3))
     assert metrics.evaluations == (evaluation_record(0), evaluation_record(3))
@@ -189,12 +193,16 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"kind": "step", "step": 4')
     assert read_metrics(path) == metrics
-    truncate_records(path, keep=lambda record: record["step"] <= 3)
+    ended = Records(tmp_path, every=2)
+    ended.check(records.checksums(), step=3, ended=True)
+    ended.cut()
     assert path.read_bytes() == whole
-    truncate_records(path, keep=lambda record: record["step"] <= 1)
+    earlier = Records(tmp_path, every=2)
+    earlier.check(known[0], step=1, ended=False)
+    earlier.cut()
     assert read_metrics(path).steps == (step_record(1),)
-    truncate_records(tmp_path / "absent.jsonl", keep=lambda _: True)
-    assert not (tmp_path / "absent.jsonl").exists()
+    assert len(read_timing(timing)) == 1
+    assert not (tmp_path / "rollouts.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -210,5 +218,5 @@ def test_a_strange_line_is_an_error(tmp_path: Path, line: str) -> None:
 def test_numbers_that_json_has_no_word_for_are_not_written(tmp_path: Path) -> None:
     bad = TimingRecord(step=1, sampling=float("nan"), verifying=0.0, learning=0.0, evaluating=0.0)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        append_record(tmp_path / "timing.jsonl", bad)
+        append_lines(tmp_path / "timing.jsonl", [line_of(bad)])
     assert not (tmp_path / "timing.jsonl").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, append_record
+from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, append_lines, line_of
 from rl.run.display.bars import columns, sparkline
 from rl.run.display.progress import Progress
 
@@ -128,8 +128,8 @@ def test_a_terminal_without_blocks_gets_the_numbers() -> None:
 
 
 def test_it_goes_on_where_the_files_are(tmp_path: Path) -> None:
-    for record in (evaluation(0, 0.1), step_record(1), step_record(2), evaluation(2, 0.3)):
-        append_record(tmp_path / "metrics.jsonl", record)
+    records = (evaluation(0, 0.1), step_record(1), step_record(2), evaluation(2, 0.3))
+    append_lines(tmp_path / "metrics.jsonl", map(line_of, records))
     console = terminal()
     progress = Progress(quiet=False, name="GRPO", steps=4, console=console)
     progress.catch_up(tmp_path)

@@ -30,6 +30,7 @@ from rl.records.layout import CHECKPOINTS, LOCK, latest_checkpoint
 from rl.records.metrics import read_metrics
 from rl.run.check import check
 from rl.run.checkpoint import kept_steps, prune
+from rl.run.config import TrackingConfig
 from rl.run.folder import run_folder
 from rl.run.lock import check_unlocked, locked
 from rl.run.prepare import prepare
@@ -239,7 +240,7 @@ def test_damage_is_exit_status_2(run: Path, toml: Path, invoke: Callable[..., An
 def test_what_is_whole_is_prolonged(run: Path, longer: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     told, open_trackers = [], rl.run.run.Trackers
 
-    def opened(config: Config, output: Path, **how: Any) -> Any:
+    def opened(config: TrackingConfig, output: Path, **how: Any) -> Any:
         told.append(json.loads((output / "run.json").read_text())["config"]["training"]["steps"])
         return open_trackers(config, output, **how)
 
@@ -263,7 +264,8 @@ def test_records_may_be_ahead_of_the_checkpoint(run: Path, finished: Path, toml:
     train(load_config(toml, []), run, resume=True, quiet=True)
     before, after = contents(finished), contents(run)
     for name in (TIMING, SAVED / "records.json"):  # with the checksum of the seconds
-        before.pop(str(name)), after.pop(str(name))
+        before.pop(str(name))
+        after.pop(str(name))
     assert before == after
 
 
@@ -441,11 +443,12 @@ def test_a_run_is_checked_from_outside(run: Path) -> None:
 def test_weightopt_check_takes_the_folder_of_a_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*arguments: object) -> tuple[int | str | None, str, str]:
+    def said(*arguments: object) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["weightopt", "check", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        return ended.value.code, *capsys.readouterr()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
 
     status, out, err = said(run)
     assert (status, err) == (0, "")

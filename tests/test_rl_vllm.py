@@ -344,7 +344,7 @@ def test_a_run_that_loses_its_engine_stops(
     assert capsys.readouterr().err.startswith("step 3: after hand-over 4 the log-probabilities of the probe batch")
     checkpoint = latest_checkpoint(output / "checkpoints")
     assert checkpoint is not None
-    assert read_state(checkpoint).step == 2
+    assert read_state(checkpoint)[0].step == 2
 
 
 # What a run leaves behind, opened by vLLM alone: nothing of ours is between the folder and the engine.
