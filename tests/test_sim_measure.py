@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim.measure import area, mean_interval, measures, ratio_interval, time_to
-from sim.trajectory import COLUMNS, Trajectory
+from sim.trajectory import Trajectory
 
 # step, responses, groups, success, quantile, never_lifted, all_wrong, all_right
 RECORD = Trajectory(
@@ -38,16 +38,6 @@ def test_area_and_the_rest():
     assert found["responses to 0.1-quantile 0.4"] == 800
     assert found["prompts never lifted"] == 0.25
     assert found["success at the end"] == 0.6
-
-
-def test_a_record_survives_its_file():
-    text = RECORD.to_csv()
-    assert text.splitlines()[0] == ",".join(COLUMNS)
-    assert text.splitlines()[2] == "10,160,10,0.3,0.1,0.8,0.2,0"
-    np.testing.assert_array_equal(Trajectory.from_csv(text).rows, RECORD.rows)
-    for damaged in ("", text.replace("step", "steps"), text.replace("0.3,", "x,"), text.rsplit(",", 1)[0]):
-        with pytest.raises((ValueError, IndexError)):
-            Trajectory.from_csv(damaged)
 
 
 DRAWS = 4000

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sim import population, weighting
+from sim import starts, weighting
 from sim.errors import UsageError
 from theory import catalogue
 from weightopt.catalogue_tables import catalogue_table
@@ -93,7 +93,7 @@ def test_bad_names_are_one_sentence(text, sentence, tmp_path):
     ],
 )
 def test_populations(text, low, high):
-    rho = population.parse(text).draw(5000, np.random.default_rng(0))
+    rho = starts.parse(text).draw(5000, np.random.default_rng(0))
     assert rho.shape == (5000,)
     assert rho.min() >= low
     assert rho.max() <= high
@@ -105,7 +105,7 @@ def test_populations(text, low, high):
 def test_a_measured_population(tmp_path):
     path = tmp_path / "rho.csv"
     path.write_text("prompt,rho\na,0.1\nb,0.5\n")
-    drawn = population.parse(f"csv:{path}")
+    drawn = starts.parse(f"csv:{path}")
     assert drawn.draw(2, np.random.default_rng(0)).tolist() == [0.1, 0.5]
     assert set(drawn.draw(50, np.random.default_rng(0)).tolist()) == {0.1, 0.5}
 
@@ -127,4 +127,4 @@ def test_bad_populations_are_one_sentence(text, sentence, tmp_path):
     path = tmp_path / "rho.csv"
     path.write_text("p\n0.1\n")
     with pytest.raises(UsageError, match=sentence):
-        population.parse(text.replace("FILE", str(path)))
+        starts.parse(text.replace("FILE", str(path)))

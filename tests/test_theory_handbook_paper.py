@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from theory import catalogue
 from theory.handbook import paper
+from theory.weighting import Weighting
 
 PAPER = {weighting.name: weighting for weighting in paper.PLAIN}
 NAMES = list(PAPER)
@@ -45,6 +46,7 @@ def test_plateau_is_a_plateau_up_to_its_threshold_and_continuous_there():
 def test_the_two_parameter_family_holds_the_named_weightings(name, exponents):
     rho = np.geomspace(1e-6, 0.999, 40)
     member = catalogue.parse(f"power:{exponents[0]},{exponents[1]}")
+    assert isinstance(member, Weighting)
     named = PAPER[name]
     assert member(rho) == pytest.approx(named(rho), rel=1e-13)  # powers of numbers near 1 round differently
     assert (member.all_wrong_advantage, member.all_right_advantage) == (
@@ -154,6 +156,7 @@ def test_an_unknown_weighting_is_refused_in_one_sentence(text):
 def test_a_family_member_is_found_again_by_its_name(a, b):
     member = paper.power(a, b)
     again = catalogue.parse(member.name)
+    assert isinstance(again, Weighting)
     rho = np.array([0.1, 0.5, 0.9])
     assert np.array_equal(again(rho), member(rho))
     assert again.name == member.name

@@ -17,6 +17,7 @@ import functools
 import itertools
 import math
 import os
+from typing import Any
 
 import mpmath as mp
 import numpy as np
@@ -315,7 +316,7 @@ def draw(rng):
     if rng.random() < 0.05:
         mobility = Mobility("csv:drawn", 0, table(3))
     budget = 10 ** rng.uniform(-3, 3)
-    values = {"budget_density": table(3)} if rng.random() < 0.1 else {}
+    values: dict[str, Any] = {"budget_density": table(3)} if rng.random() < 0.1 else {}
     mean = budget / Problem(start, target, clock, mobility, budget, **values).extent
     kind = str(
         rng.choice(["free", "bounds", "monotone", "ratio", "bins", "slopes"], p=[0.3, 0.25, 0.18, 0.08, 0.186, 0.004])

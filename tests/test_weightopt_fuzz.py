@@ -1069,7 +1069,7 @@ def assert_the_same(name: str, stated: dict, true: dict) -> None:
     for key in {*problem, *claimed}:  # absent and null mean the same
         value = problem.get(key)
         assert claimed.get(key) == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), key
-    said, known = (dict(document["provenance"], versions=0, curve=0) for document in (stated, true))
+    said, known = ({**document["provenance"], "versions": 0, "curve": 0} for document in (stated, true))
     parameters, own = said.pop("parameters", None), known.pop("parameters", None)
     assert said == known
     if parameters is not None:

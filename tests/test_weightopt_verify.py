@@ -13,6 +13,7 @@ import pytest
 
 from theory import catalogue, clocks
 from theory.handbook import paper
+from theory.weighting import Weighting
 from weightopt import GroupProblem, Problem, RangeProblem, solve
 from weightopt.catalogue_tables import budget_scale, named_table
 from weightopt.curves import curve
@@ -29,12 +30,20 @@ BOUNDED = solve(Problem(0.01, 0.9, "mixed:8", min_weight=0.95, max_weight=1.3, b
 MONOTONE = solve(Problem(0.05, 0.95, "regular", monotone="decreasing"))
 BOTH = solve(Problem(0.05, 0.95, "affine:1,0.5", "softmax-gradient", monotone="increasing", max_weight=2.0))
 
+
+def parsed(name: str) -> Weighting:
+    """A weighting of the catalogue that is a curve."""
+    member = catalogue.parse(name)
+    assert isinstance(member, Weighting)
+    return member
+
+
 KINDS = {
     **{weighting.name: named_table(weighting) for weighting in paper.PLAIN},
     **{f"{weighting.name} in groups": named_table(weighting, 8) for weighting in paper.PLAIN},
-    "power": named_table(catalogue.parse("power:0.3,0.7")),
-    "power in pairs": named_table(catalogue.parse("power:1,0"), 2),
-    "power with stated ends": named_table(catalogue.parse("power:2,2"), 8, -3.0, 2.0),
+    "power": named_table(parsed("power:0.3,0.7")),
+    "power in pairs": named_table(parsed("power:1,0"), 2),
+    "power with stated ends": named_table(parsed("power:2,2"), 8, -3.0, 2.0),
     "scaled": named_table(GRPO, 8, scale=0.37),
     "scaled curve": named_table(catalogue.WEIGHTINGS["plateau-r"], scale=12.5),
     "stated ends": named_table(GRPO, 8, all_wrong=-0.5),
@@ -188,7 +197,7 @@ def test_a_curve_claimed_for_a_group_table_is_not_believed():
 
 @pytest.mark.parametrize("name", ["grpo", "plateau-r", "power:0.3,0.7"])
 def test_budget_scale_makes_the_weighting_spend_the_budget(name):
-    weighting = catalogue.parse(name)
+    weighting = parsed(name)
     scale = budget_scale(weighting, 0.01, 0.9, 2.5)
     curve = named_table(weighting, scale=scale)
     # By the trapezoidal rule on the curve's own points: 680 panels, error of second order.
@@ -210,11 +219,11 @@ def test_budget_scale_refuses_what_a_problem_refuses():
 
 
 def test_an_infinite_limit_needs_a_stated_rule():
-    steep = catalogue.parse("power:2,0")
+    steep = parsed("power:2,0")
     with pytest.raises(TableError, match="--all-wrong"):
         named_table(steep, 8)
     with pytest.raises(TableError, match="--all-right"):
-        named_table(catalogue.parse("power:0,2"), 8)
+        named_table(parsed("power:0,2"), 8)
     assert named_table(steep, 8, all_wrong=-2.0).all_wrong_advantage == -2.0
 
 

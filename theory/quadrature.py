@@ -135,7 +135,8 @@ def _rules(place: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
         wanted[0] = np.sqrt(2)
         missing = wanted - np.einsum("pjk,j->pk", basis, NODE_WEIGHTS)
         gram = np.einsum("pjk,j,pjl->pkl", basis, NODE_WEIGHTS, basis)  # the identity but for what the nodes moved
-        change = np.einsum("pjk,pkl,pl->pj", basis, np.linalg.pinv(gram, hermitian=True), missing)
+        inverse = np.asarray(np.linalg.pinv(gram, hermitian=True), dtype=np.float64)  # pyright: ignore[reportUnknownMemberType]
+        change = np.einsum("pjk,pkl,pl->pj", basis, inverse, missing)
         found = NODE_WEIGHTS * (1 + change)
         error = np.max(np.abs(np.einsum("pjk,pj->pk", basis, found) - wanted), axis=1)
         good = (error <= EXACT) & np.all(found > 0, axis=1)

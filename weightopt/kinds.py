@@ -82,7 +82,7 @@ def solve(problem: Any, method: str = "direct", *, throw: bool = True) -> Answer
     >>> f"{answer.status.name}: time {answer.time:.4f}, gap below 1e-10: {answer.gap < 1e-10}"
     'OPTIMAL: time 42.9756, gap below 1e-10: True'
     """
-    kind = getattr(problem, "kind", None)
+    kind = str(getattr(problem, "kind", None))
     if kind not in KINDS:
         raise ProblemError("problem", f"must be of kind {', '.join(KINDS)}, got {type(problem).__name__}")
     able = [name for name, (module, kinds) in METHODS.items() if module is None or kind in kinds]

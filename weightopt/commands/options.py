@@ -170,10 +170,10 @@ def takes_records(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        filled = {
-            name: record(**{field.name: given.pop(field.name) for field in dataclasses.fields(record)})
-            for name, record in records.items()
-        }
+        filled: dict[str, Any] = {}
+        for name, record in records.items():
+            make: Any = record
+            filled[name] = make(**{field.name: given.pop(field.name) for field in dataclasses.fields(record)})
         return function(**filled, **given)
 
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]

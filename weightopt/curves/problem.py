@@ -297,7 +297,7 @@ class Problem:
         if not self.measured:
             return steepest, ()
         ends = np.array([self.start, *self.kinks, self.target])
-        change = sum(np.abs(np.diff(np.log(table(ends)))) for table in self.measured)
+        change = np.sum([np.abs(np.diff(np.log(table(ends)))) for table in self.measured], axis=0)
         distance = np.log1p(np.diff(ends) / (ends[:-1] * (1 - ends[1:])))
         steepest = float(np.max(change / distance))
         for k in np.flatnonzero(change > LARGEST_CHANGE):
