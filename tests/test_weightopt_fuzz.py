@@ -103,7 +103,7 @@ def outcome(kind: str, ended: Run) -> bool:
     COUNTS[kind] += 1
     COUNTS[f"{kind}: status {ended.status}"] += 1
     if ended.status == 0:
-        assert ended.err == ""
+        assert ended.err == "" or ended.err.startswith("weightopt: warning: the table of clock "), ended
         return True
     assert ended.status in (1, 2), ended
     assert ended.out == ""

@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.quadrature import log_odds
 from theory.special import exprel
 
 Array = NDArray[np.float64]
@@ -67,8 +68,11 @@ class LogLinear:
 
 
 def _distance(low: Array, high: Array) -> Array:
-    """Difference of log-odds, with all its digits."""
-    return np.log1p((high - low) / (low * (1 - high)))
+    """Difference of log-odds, with all its digits also where the two are close."""
+    apart = log_odds(high) - log_odds(low)
+    close = apart < 1  # beyond, the quotient below may exceed the largest float and the difference loses nothing
+    quotient = np.where(close, high - low, 0.0) / (low * np.where(close, 1 - high, 1.0))
+    return np.where(close, np.log1p(quotient), apart)
 
 
 class LogLinearFlow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import cvxpy as cp
 import numpy as np
@@ -125,7 +125,7 @@ def _best_curve(problem: Problem, program: Program) -> Found:
     unit = problem.budget / float(np.sum(program.mass))  # the constant weight
     level = np.sqrt(program.cost / program.mass) * (problem.budget / total) / unit  # the optimum over it
     share = program.mass / np.sum(program.mass)
-    w: Any = cp.Variable(program.between.shape[1])
+    w = cp.Variable(cast(tuple[int, int], program.between.shape)[1])
     constraints: list[cp.Constraint] = [(share @ program.between) @ w == 1]
     if problem.min_weight > 0:
         constraints.append(w >= problem.min_weight / unit)
