@@ -125,7 +125,7 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "rollout.temperature=nan"), "it must be at least 0.01 and at most 10"),
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
-        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: it is not a regular file"),
+        (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
         (("--set", "table=3"), "config key 'table' is 3: "),
         (("--set", 'table="\\u0000"'), "embedded null byte"),
         (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
@@ -327,7 +327,7 @@ def test_a_missing_extra_is_named_with_the_install_line(missing: str, arguments:
 
 def test_another_missing_package_is_a_defect_and_shows_itself() -> None:
     result = python(
-        "-c", "import sys; sys.modules['weightopt.table'] = None; from rl import command; command.train('c', 'o')"
+        "-c", "import sys; sys.modules['weightopt.settings'] = None; from rl import command; command.train('c', 'o')"
     )
     assert result.returncode == 1
     assert "ModuleNotFoundError" in result.stderr

@@ -373,8 +373,7 @@ max_new_tokens = 4
 dynamic_sampling = true
 over_generation_limit = 4
 [weighting]
-estimate = "beta"
-prior_failures = 3.0
+estimate = "leave-one-out"
 [optimizer]
 max_grad_norm = 0.5
 tokens_per_micro_batch = 40

@@ -277,7 +277,7 @@ def test_a_start_model_for_another_task_is_refused(table: Path, tmp_path: Path) 
     }
     with pytest.raises(UsageError, match="cannot write all of"):
         train(parse_config(settings), tmp_path / "run", quiet=True)
-    with pytest.raises(UsageError, match=r"is not a folder with a config\.json"):
+    with pytest.raises(UsageError, match="is no folder here"):
         train(parse_config({**settings, "start_model": str(tmp_path / "absent")}), tmp_path / "other", quiet=True)
 
 
@@ -428,7 +428,7 @@ def test_a_model_without_layers_and_one_that_changes_are_refused(
     about = json.loads((start / "config.json").read_text())
     for change, output, sentence in (
         ({"rope_theta": 7.0}, "run", r"'start_model\.config\.json' was 'sha256:"),
-        ({"num_hidden_layers": 0}, "other", r"has no layers \(num_hidden_layers\)"),
+        ({"num_hidden_layers": 0}, "other", r"num_hidden_layers is 0 in its config\.json; it must be between 1 and"),
     ):
         (start / "config.json").write_text(json.dumps(about | change))
         with pytest.raises(UsageError, match=sentence):
