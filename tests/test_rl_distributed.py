@@ -411,7 +411,7 @@ def contents(run: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name != "timing.jsonl" and not path.name.startswith("diverged")
+        if path.is_file() and path.name not in ("timing.jsonl", "records.json") and not path.name.startswith("diverged")
     }
 
 
