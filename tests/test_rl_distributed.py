@@ -476,7 +476,7 @@ def test_a_run_of_two_processes_leaves_what_a_run_leaves(whole: Path) -> None:
     [
         ("disk", [1, 1], 0, "could not be written ([Errno 27] File too large"),
         ("sampler", [1, 1], 1, "step 2: the engine of process 1 is stale; the last checkpoint is intact"),
-        ("diverge", [1, 1], 0, "step 2: the gradient is not finite (norm nan); its batch is in "),
+        ("diverge", [1, 1], 0, "step 2: the gradient is not finite (norm nan); its responses are in "),
         ("crash", [1, -9], 0, "another process of the run has ended and not said why"),
         ("terminate", [130, 130], 0, "interrupted after step 2, which is saved; go on with --resume"),
     ],
