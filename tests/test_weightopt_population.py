@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -298,10 +297,8 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 def test_the_command_prints_the_table_and_the_advice(run):
-    began = time.perf_counter()
     status, out, err = run("--prompts", 12, "--target", 0.5, "--target", 0.9)
     assert (status, err) == (0, "")
-    assert time.perf_counter() - began < 30  # a few seconds on an idle machine
     assert out.count("(reconstruction)") >= 4
     for words in ("Best shared found", "certified within", "Lower bound", "local optimum", "only bounded", "to 0.9"):
         assert words in out
