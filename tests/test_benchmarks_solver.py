@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import solver, solver_peers
+from tests.amounts import some_of
 
 
 @pytest.fixture(autouse=True)
@@ -12,7 +13,7 @@ def _short_turns(monkeypatch):
     monkeypatch.setattr(solver, "TURN", 0.0)
 
 
-@pytest.mark.parametrize("problem", list(solver.AIMS))
+@some_of("problem", list(solver.AIMS), 1)
 def test_ours_and_cvxpy_meet_the_exact_answer(problem):
     (ours, peer), exact = solver.measure(problem, 40, [solver.OURS, "cvxpy"], repeats=1, limit=10)
     assert exact.uncertainty <= 5e-10  # what the dual bound leaves open: 1e-15 for cells, 1e-10 for the group
@@ -23,6 +24,7 @@ def test_ours_and_cvxpy_meet_the_exact_answer(problem):
     assert peer.counts, peer.note
 
 
+@pytest.mark.slow
 def test_a_table_comes_out_and_a_missing_peer_is_named(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(solver_peers, "ca", None)
     file = tmp_path / "out.json"
@@ -53,6 +55,7 @@ def test_a_table_comes_out_and_a_missing_peer_is_named(capsys, monkeypatch, tmp_
     )
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_runs_out_of_time_or_is_inaccurate_cannot_be_the_fastest(monkeypatch):
     def fail(*_):
         raise RuntimeError("no luck\nat all")

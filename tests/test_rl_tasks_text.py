@@ -409,6 +409,7 @@ def test_reasoning_gym_scores_are_made_binary() -> None:
         assert judged(settings, prompt, [answer, f"{answer} ok", "none"]).correct.tolist() == [expected]
 
 
+@pytest.mark.slow
 def test_scorers_that_reward_nonsense_are_refused() -> None:
     halting = gym("game_of_life_halting")
     with (
@@ -426,6 +427,7 @@ def test_scorers_that_reward_nonsense_are_refused() -> None:
     assert judged(settings, prompt, answers).correct.tolist() == [[True, False, False, False, False]]
 
 
+@pytest.mark.slow
 def test_slow_generators_may_make_a_list() -> None:
     settings = gym("countdown", problems=24, parameters={"min_numbers": 3, "max_numbers": 3}, answer="whole")
     task = build_task(settings.task)

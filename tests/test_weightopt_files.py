@@ -50,6 +50,7 @@ def weightopt(*arguments, closed=()):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -69,6 +70,7 @@ def test_a_pipe_for_an_input_is_one_sentence(pipe, arguments):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_closed_streams_end_in_no_traceback_and_in_no_file(closed, tmp_path):
     table = tmp_path / "table.json"

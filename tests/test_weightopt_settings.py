@@ -120,6 +120,7 @@ def test_what_is_printed_reads_back(tmp_path: Path) -> None:
     assert "# Its shape. One of 'round', 'square'.\n# shape =\n" in as_toml(Whole())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "simulate"])
 def test_the_commands_print_every_key(command: str) -> None:
     line = [sys.executable, "-m", "weightopt", command, "--print-config", "--set", "seeds=7"]
