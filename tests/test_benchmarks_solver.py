@@ -15,7 +15,7 @@ def _short_turns(monkeypatch):
 
 @some_of("problem", list(solver.AIMS), 1)
 def test_ours_and_cvxpy_meet_the_exact_answer(problem):
-    (ours, peer), exact = solver.measure(problem, 40, [solver.OURS, "cvxpy"], repeats=1, limit=10)
+    (ours, peer), exact = solver.measure(problem, 40, [solver.OURS, "cvxpy"], repeats=1, limit=600)
     assert exact.uncertainty <= 5e-10  # what the dual bound leaves open: 1e-15 for cells, 1e-10 for the group
     assert ours.counts
     assert ours.error <= solver.CERTIFIED + exact.uncertainty
@@ -71,11 +71,11 @@ def test_a_peer_that_fails_runs_out_of_time_or_is_inaccurate_cannot_be_the_faste
     monkeypatch.setitem(
         solver.OF_CELLS, "slsqp", lambda cells, _: solver.Answer(cells.mean + 0 * cells.mass, None, True)
     )
-    rows, _ = solver.measure("basic", 40, [solver.OURS, "cvxpy", "lbfgsb", "slsqp"], repeats=2, limit=1)
+    rows, _ = solver.measure("basic", 40, [solver.OURS, "cvxpy", "lbfgsb", "slsqp"], repeats=2, limit=600)
     assert [row.counts for row in rows] == [True, False, False, False]
     text = solver.table(rows)
     assert "failed: no luck" in text
-    assert "stopped after 1 s" in text
+    assert "stopped after 600 s" in text
     assert "does not count, error above 1e-06" in text
     assert rows[2].error == pytest.approx(1e-5, rel=1e-3)
     (found,) = solver.judge("basic", solver.AIM_SIZE, rows)

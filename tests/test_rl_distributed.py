@@ -441,6 +441,7 @@ def test_a_run_of_two_processes_leaves_what_a_run_leaves(whole: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "codes", "speaker", "sentence"),
     [
