@@ -409,7 +409,6 @@ def test_reasoning_gym_scores_are_made_binary() -> None:
         assert judged(settings, prompt, [answer, f"{answer} ok", "none"]).correct.tolist() == [expected]
 
 
-@pytest.mark.slow
 def test_scorers_that_reward_nonsense_are_refused() -> None:
     halting = gym("game_of_life_halting")
     with (
