@@ -216,15 +216,17 @@ def fit(pilot: Pilot, correct: Real, wrong: Real) -> Fit:
     early = np.clip(np.nansum(pilot.success()[:5] * responses[:5], axis=0) / responses[:5].sum(axis=0), 1e-3, 0.95)
     begin[:kinds] = np.log(early / 0.7 / max(1e-2, 1 - early.sum() / 0.7))
     found = []
+    search: Any = least_squares  # its types know of no function that computes the derivative
     for step_size, rate in STARTS:
         begin[kinds + 2 : kinds + 4] = np.log([step_size, rate])
-        found.append(least_squares(residuals, begin, jacobian, method="trf", x_scale=spread, max_nfev=200))
+        found.append(search(residuals, begin, jacobian, method="trf", x_scale=spread, max_nfev=200))
     best: Any = min(found, key=lambda result: result.cost)
     told = int(np.count_nonzero(responses))
     dispersion = float((residuals(best.x)[: -centre.size] ** 2).sum() / max(1, told - centre.size))
     data = jacobian(best.x)[: -centre.size]
     information = data.T @ data / max(1.0, dispersion) + np.diag(1 / spread**2)
-    return Fit(pilot, best.x, np.linalg.inv(information), dispersion)
+    covariance: Any = np.linalg.inv(information)
+    return Fit(pilot, best.x, covariance, dispersion)
 
 
 @dataclasses.dataclass(frozen=True)

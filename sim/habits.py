@@ -35,6 +35,7 @@ TINY = 1e-12  # added to the mean squared advantage, so that a batch without any
 LOST = 0.05  # success below which a kind counts as lost
 
 Real = NDArray[np.float64]
+Values = float | Real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,10 @@ class Habits:
     shares: Real
     acts: Real
     execution: Real
-    skill: ArrayLike = 0.0
-    step_size: ArrayLike = 4.0
-    skill_rate: ArrayLike = 0.02
-    execution_rate: ArrayLike = 0.0
+    skill: Values = 0.0
+    step_size: Values = 4.0
+    skill_rate: Values = 0.02
+    execution_rate: Values = 0.0
     normalised: bool = True
 
 
@@ -83,7 +84,7 @@ class State:
         logits = np.repeat(self.habit[..., None, :], kinds, axis=-2)
         at = np.arange(kinds)
         logits[..., at, at] += self.skill
-        weight = np.exp(logits - logits.real.max(axis=-1, keepdims=True))
+        weight = np.exp(logits - np.real(logits).max(axis=-1, keepdims=True))
         return weight / weight.sum(axis=-1, keepdims=True)
 
     def executed(self) -> Any:

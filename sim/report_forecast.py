@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim import weighting
 from sim.errors import UsageError
-from sim.forecast import Fit, best_table, fit, forecast, read_pilot
+from sim.forecast import Fit, Forecast, best_table, fit, forecast, read_pilot
 from sim.weighting import PromptWeights
 
 STARTS = ("grpo", "sqrt-r")  # where the search for the best table begins
@@ -52,21 +52,26 @@ def run(
         begin = [(each.correct, each.wrong) for each in (weighting.read(name, recorded.group_size) for name in STARTS)]
         best_table(fitted, steps, begin, seed=seed)[0].save(best)
         tables[str(best)] = weighting.read(str(best), recorded.group_size)
-    rows = [_row(name, fitted, table, steps, levels, replicas, seed) for name, table in tables.items()]
+    runs = {
+        name: forecast(fitted, table.correct, table.wrong, steps, seed=seed, replicas=replicas)
+        for name, table in tables.items()
+    }
+    rows = [_row(name, result, runs[trained_with], levels) for name, result in runs.items()]
     if as_json:
         print(json.dumps({"fit": _fit(fitted), "steps": steps, "forecasts": rows}, allow_nan=False))
     else:
         _print(fitted, steps, levels, rows)
 
 
-def _row(
-    name: str, fitted: Fit, table: PromptWeights, steps: int, levels: Sequence[float], replicas: int, seed: int
-) -> dict[str, Any]:
-    """One weighting: means over simulated runs, and the range that 95 % of them fall into."""
-    result = forecast(fitted, table.correct, table.wrong, steps, seed=seed, replicas=replicas)
+def _row(name: str, result: Forecast, pilot: Forecast, levels: Sequence[float]) -> dict[str, Any]:
+    """One weighting: means over simulated runs, and the range that 95 % of them fall into.
+
+    The gain is over the pilot's weighting in the same world with the same random numbers.
+    """
     row: dict[str, Any] = {
         "weighting": name,
         "success_at_the_end": _range(result.at_the_end()),
+        "gain_at_the_end": _range(result.at_the_end() - pilot.at_the_end()),
         "success_over_the_run": _range(result.over_the_run()),
         "kinds_lost": float(result.lost().mean()),
         "runs_that_lose_a_kind": float((result.lost() > 0).mean()),
@@ -114,22 +119,27 @@ def _print(fitted: Fit, steps: int, levels: Sequence[float], rows: Sequence[dict
     )
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("weighting", overflow="fold")
-    heads = [f"success after {steps}", "over the run", "kinds lost", *(f"steps to {level:g}" for level in levels)]
+    gain = f"over {rows[0]['weighting']}, points"
+    heads = [f"success after {steps}", gain, "over the run", "kinds lost", *(f"steps to {each:g}" for each in levels)]
     for head in heads:
         table.add_column(head, justify="right")
     for row in rows:
-        cells = [_percent(row["success_at_the_end"]), _percent(row["success_over_the_run"]), f"{row['kinds_lost']:.2f}"]
+        cells = [_percent(row["success_at_the_end"], " %"), "", _percent(row["success_over_the_run"], " %")]
+        if row is not rows[0]:
+            cells[1] = _percent(row["gain_at_the_end"], "", "+")
+        cells.append(f"{row['kinds_lost']:.2f}")
         for arrival in row["steps_to"].values():
-            median = "" if arrival["median"] is None else f"{arrival['median']:.0f}"
-            cells.append(median if arrival["arrive"] == 1 else f"{median} ({arrival['arrive']:.0%} arrive)".strip())
+            whole = arrival["arrive"] == 1
+            cells.append(f"{arrival['median']:.0f}" if whole else f"{arrival['arrive']:.0%} of runs arrive")
         table.add_row(row["weighting"], *cells)
-    Console().print(table)
+    console = Console()
+    Console(width=max(console.width, 120)).print(table)
     print(
         "The model: prompts of a kind are alike, and kinds share one habit. It is ours and not the paper's. What "
         "the pilot leaves undecided widens the intervals."
     )
 
 
-def _percent(values: Sequence[float]) -> str:
-    mean, low, high = (100 * value for value in values)
-    return f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
+def _percent(values: Sequence[float], unit: str, sign: str = "") -> str:
+    mean, low, high = (f"{100 * value:{sign}.0f}" for value in values)
+    return f"{mean}{unit} [{low}, {high}]"

@@ -2,10 +2,14 @@
 
 import itertools
 import json
+from random import Random
 
 import numpy as np
 import pytest
+
+from rl.tasks.countdown import Countdown
 from sim import forecast as forecasts
+from sim import report_forecast
 from sim.errors import UsageError
 from sim.habits import Habits, State, lost, mean_field, sample, start
 from sim.weighting import read
@@ -167,3 +171,41 @@ def test_a_pilot_is_read(tmp_path):
     assert (pilot.kinds, pilot.group_size, pilot.prompts) == (("+", "-"), 2, 4)
     np.testing.assert_allclose(pilot.shares, [0.75, 0.25])
     np.testing.assert_allclose(pilot.success(), [[1 / 3, 0.25], [1, np.nan]])
+
+
+@pytest.mark.slow
+def test_forecast_command_tells_fit_and_gains(tmp_path, capsys):
+    table = _table("grpo", 16)
+    pilot = _pilot(THREE, table, 20, 7)
+    lines = [
+        _step({kind: row.astype(int).tolist() for kind, row in zip(pilot.kinds, step, strict=True)}, number)
+        for number, step in enumerate(pilot.groups, 1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    report_forecast.run(
+        tmp_path,
+        "grpo",
+        ["grpo", "linear-r"],
+        steps=30,
+        pilot_steps=20,
+        levels=[0.1],
+        replicas=8,
+        seed=0,
+        best=None,
+        as_json=True,
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert document["fit"]["kinds"] == ["*", "+", "-"]
+    first, second = document["forecasts"]
+    assert (first["weighting"], second["weighting"]) == ("grpo", "linear-r")
+    assert first["gain_at_the_end"] == [0, 0, 0]
+    difference = second["success_at_the_end"][0] - first["success_at_the_end"][0]
+    assert second["gain_at_the_end"][0] == pytest.approx(difference, abs=1e-12)
+
+
+@pytest.mark.parametrize("operators", ["+-*/", "+"])
+def test_countdown_reports_operators_as_kinds(operators):
+    task = Countdown(numbers={2: 1.0, 3: 1.0}, operators=dict.fromkeys(operators, 1.0), strata="operators")
+    prompts = [task.propose(Random(seed)) for seed in range(40)]
+    for prompt in prompts:
+        assert set(prompt.difficulty) == set(prompt.problem.solution) & set("+-*/")
