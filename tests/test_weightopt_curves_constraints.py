@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import examples, some_of
 from weightopt import Problem, solve
 from weightopt.convex import solve_curve
 from weightopt.curves.certificate import SlopePrices, certify
@@ -33,7 +33,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize("constraints", COMBINATIONS, ids=str)
-@pytest.mark.parametrize("clock", ["effective", "regular", "mixed:8"])
+@some_of("clock", ["effective", "regular", "mixed:8"], 1)
 def test_certified_and_equal_to_the_convex_road(constraints, clock):
     problem = Problem(0.01, 0.9, clock, **constraints)
     found = solve(problem)
@@ -82,8 +82,7 @@ def constrained(draw):
     return Problem(start, target, draw(st.sampled_from(["regular", "effective", "mixed:4"])), **values)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(constrained())
+@examples(20, 150, constrained())
 def test_any_combination_has_a_certified_answer(problem):
     # The constant weight meets every constraint, so none of these contradict each other.
     found = solve(problem)
@@ -99,8 +98,7 @@ def _mean_cost(problem):
     return float(np.sum(points.weight * problem.cost_density(points.rho))) / problem.extent
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.sampled_from([0.1, 1.0, 4.0]), st.floats(0.05, 0.45), st.floats(0.5, 0.85), st.floats(0.1, 60.0))
+@examples(8, 60, st.sampled_from([0.1, 1.0, 4.0]), st.floats(0.05, 0.45), st.floats(0.5, 0.85), st.floats(0.1, 60.0))
 def test_the_lipschitz_bound_holds_whatever_prices_it_is_made_from(lipschitz, left, right, price):
     problem = Problem(0.01, 0.9, "effective", lipschitz=lipschitz)
     best = solve(problem).time

@@ -14,12 +14,13 @@ import torch
 from scipy import stats
 
 from rl.errors import DivergenceError, UsageError
-from rl.models.config import ModelConfig, PolicyConfig
-from rl.models.policy import Policy, load_policy, new_policy, save_policy
+from rl.models.config import PolicyConfig
+from rl.models.policy import Policy, load_policy, save_policy
 from rl.samplers import draw, torch_sampler
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
+from tests.worlds import tiny_policy
 
 PROMPTS = tuple(Prompt(id=text, text=text, difficulty="", problem=None) for text in ("a", "abba", "ba", "bbbbbbb"))
 
@@ -27,8 +28,7 @@ PROMPTS = tuple(Prompt(id=text, text=text, difficulty="", problem=None) for text
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     # Large initial weights: the next-token distributions are far from uniform.
-    config = ModelConfig(layers=2, hidden_size=16, intermediate_size=24, heads=2, context=32, initializer_range=0.5)
-    return new_policy(config, "ab", seed=3)
+    return tiny_policy(layers=2, context=32, initializer_range=0.5)
 
 
 def sample(policy: Policy, *, group_size: int = 8, temperature: float = 1.0, tokens: int = 12, seed: int = 0) -> Batch:
@@ -232,11 +232,7 @@ def test_the_seed_decides(policy: Policy) -> None:
 
 
 def test_the_sampler_keeps_its_weights_until_it_is_told(policy: Policy) -> None:
-    trained = new_policy(
-        ModelConfig(layers=2, hidden_size=16, intermediate_size=24, heads=2, context=32, initializer_range=0.5),
-        "ab",
-        seed=4,
-    )
+    trained = tiny_policy(seed=4, layers=2, context=32, initializer_range=0.5)
     sampler = TorchSampler(trained)
     settings = {"group_size": 4, "temperature": 1.0, "max_new_tokens": 6, "seed": 0}
     before = sampler.sample(PROMPTS, **settings)
@@ -274,7 +270,7 @@ def test_a_context_that_is_too_short_is_refused(policy: Policy) -> None:
 
 
 def test_logits_that_are_not_finite_stop_the_sampling() -> None:
-    broken = new_policy(ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2), "ab", seed=0)
+    broken = tiny_policy(seed=0, context=32)
     with torch.no_grad():
         next(broken.model.parameters()).fill_(math.nan)
     with pytest.raises(DivergenceError, match="not finite"):
@@ -285,5 +281,5 @@ def test_a_new_policy_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    new_policy(ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2), "ab", seed=7)
+    tiny_policy(seed=7)
     assert torch.equal(torch.rand(3), expected)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.amounts import examples
 from weightopt.curves.cell_program import CellProgram, bound_cells, solve_cells
 from weightopt.curves.interior_point import Prices
 
@@ -88,8 +89,7 @@ def programs(draw):
     return CellProgram(cost, mass, budget=mean * float(mass.sum()), **kind)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(programs(), st.data())
+@examples(40, 300, programs(), st.data())
 def test_no_feasible_weights_beat_the_bound_and_the_answer_attains_it(program, data):
     found = solve_cells(program)
     assert found.violation <= 1e-9

@@ -35,6 +35,7 @@ from rl.models.policy import Policy, choose_device, load_policy, new_policy, sav
 from rl.models.start import hub_revisions, parameters_in, start_folder, weights_checksum
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
+from tests.amounts import some_of
 
 VOCABULARY = 40
 SIZES: dict[str, Any] = {
@@ -121,7 +122,7 @@ def plain(policy: Policy, temperature: float = 0.7) -> tuple[Tensor, dict[str, T
     return result, {name: each.grad.clone() for name, each in policy.trained().items() if each.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@some_of("family", FAMILIES, 2)
 @pytest.mark.parametrize("at_once", [1, 2 * VOCABULARY + 3, 2**24], ids=["token by token", "two tokens", "whole"])
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "computed again"])
 def test_every_road_gives_the_values_and_gradients_of_transformers(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from tests.amounts import examples
 from theory import catalogue, dynamics
 from theory.quadrature import panels
 from weightopt import Problem, solve
@@ -85,7 +86,9 @@ def test_a_weighting_that_is_not_positive_and_finite_cannot_be_certified(bad):
 SHAPES = st.lists(st.tuples(st.floats(0.05, 3), st.floats(-3, 3)), min_size=1, max_size=3)
 
 
-@given(
+@examples(
+    30,
+    120,
     low=st.floats(-20, 2),
     width=st.floats(1e-3, 7),
     clock=st.sampled_from(CLOCKS),
@@ -93,7 +96,6 @@ SHAPES = st.lists(st.tuples(st.floats(0.05, 3), st.floats(-3, 3)), min_size=1, m
     monotone=st.sampled_from(MONOTONE),
     shape=SHAPES,
 )
-@settings(derandomize=True, max_examples=120, deadline=None)
 def test_lower_bound_is_below_the_time_of_every_feasible_weighting(low, width, clock, mobility, monotone, shape):
     start, target = 1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-(low + width)))
     sign = {"decreasing": -1.0, "increasing": 1.0}.get(monotone or "")

@@ -37,6 +37,7 @@ from rl.run.prepare import prepare
 from rl.run.records import Records
 from rl.storage import write_checksums
 from rl.train import train
+from tests.worlds import document, toml_of
 from weightopt.cli import main
 from weightopt.commands.tables import check as check_file
 
@@ -52,15 +53,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def toml(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, int], Path]) -> Path:
     path = tmp_path_factory.mktemp("resume") / "run.toml"
-    path.write_text(f"""
-        table = {json.dumps(str(table_file("linear-r", 2)))}
-        task = {{ name = "addition", digits = {{ 1 = 1 }} }}
-        model = {{ layers = 1, hidden_size = 16, intermediate_size = 24, heads = 2, context = 16 }}
-        supervised = {{ steps = 1, batch_size = 2 }}
-        rollout = {{ prompts_per_step = 2, group_size = 2, max_new_tokens = 4 }}
-        training = {{ steps = 4, evaluate_every = 2, checkpoint_every = 2, rollout_share = 1.0 }}
-        evaluation = {{ prompts = 2, samples = 1 }}
-    """)
+    path.write_text(
+        toml_of(
+            document(
+                table_file("linear-r", 2),
+                task={"name": "addition", "digits": {"1": 1}},
+                supervised={"steps": 1, "batch_size": 2},
+                rollout={"prompts_per_step": 2, "group_size": 2},
+                training={"steps": 4, "rollout_share": 1.0},
+                evaluation={"prompts": 2, "samples": 1},
+            )
+        )
+    )
     return path
 
 

@@ -5,7 +5,7 @@ through the loop. In the small world all is float64: tolerances of 1e-12 are rou
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,14 @@ from rl.samplers.torch_sampler import TorchSampler
 from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
 from rl.train import train
+from tests import worlds
 from tests.chain import Chain
 from weightopt.table import WeightTable, group_table
 
 GROUP_SIZE = 3
 PROMPT = Prompt(id="0", text="0", difficulty="", problem=None)
 TABLE = group_table(
-    lambda rho: 1 / rho,
-    GROUP_SIZE,
-    name="linear-r",
-    label="Linear-R",
-    all_wrong_advantage=-1.0,
-    all_right_advantage=0.0,
+    lambda rho: 1 / rho, GROUP_SIZE, name="r", label="R", all_wrong_advantage=-1.0, all_right_advantage=0.0
 )
 
 
@@ -261,23 +257,19 @@ def test_every_group_is_dealt_once(groups: int, parts: int) -> None:
 
 
 def document(table: Path, **optimizer: Any) -> dict[str, Any]:
-    return {
-        "table": str(table),
-        "task": {"name": "addition", "digits": {"1": 1}},
-        "model": {"layers": 1, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16},
-        "supervised": {"steps": 3, "batch_size": 8, "check_every": 3},
-        "rollout": {"prompts_per_step": 4, "group_size": GROUP_SIZE, "max_new_tokens": 4},
-        "optimizer": {"learning_rate": 3e-2, "tokens_per_micro_batch": 40, **optimizer},
-        "training": {"steps": 4, "evaluate_every": 4, "checkpoint_every": 2},
-        "evaluation": {"prompts": 4, "samples": 2},
-    }
+    return worlds.document(
+        table,
+        task={"name": "addition", "digits": {"1": 1}},
+        supervised={"check_every": 3},
+        rollout={"group_size": GROUP_SIZE},
+        optimizer={"learning_rate": 3e-2, "max_grad_norm": None, **optimizer},
+        training={"steps": 4, "evaluate_every": 4},
+    )
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("table") / "table.json"
-    TABLE.save(path)
-    return path
+def table(table_file: Callable[[str, int], Path]) -> Path:
+    return table_file("linear-r", GROUP_SIZE)
 
 
 class Watching(torch.optim.AdamW):

@@ -7,7 +7,7 @@ the cells of bins, the bound must not exceed that either.
 
 The number of problems is that of the environment variable EXACT_PROBLEMS, and EXACT_SEED draws others:
 
-    EXACT_PROBLEMS=20000 python -m pytest tests/test_weightopt_exact.py -k certificate -s
+    EXACT_PROBLEMS=20000 python -m pytest tests/test_weightopt_curves_exact.py -k certificate -s
 """
 
 from __future__ import annotations

@@ -24,12 +24,13 @@ from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import training_prompts
 from rl.train import train
+from tests.worlds import MODEL
 from weightopt.table import TableError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 GROUP_SIZE = 4
-SHAPE = {"layers": 2, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16}
+SHAPE = {**MODEL, "layers": 2}
 ALPHABET = "0123456789+="
 TASK = {"name": "addition", "digits": {"1": 1}}
 

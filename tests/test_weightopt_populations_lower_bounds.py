@@ -9,6 +9,7 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from tests.amounts import examples
 from theory.quadrature import log_odds
 from theory.step_budgets import BUDGETS
 from weightopt.populations.lower_bounds import Crowd, _frontier, nearest, shortest_time
@@ -115,14 +116,15 @@ def test_the_least_cost_on_the_angle_against_a_local_search():
         assert frontier.cost[rank] == pytest.approx(30 * found.fun, rel=1e-5)
 
 
-@given(
+@examples(
+    3,
+    12,
     budget=BUDGET,
     theta=st.lists(st.floats(-9, 2), min_size=1, max_size=6),
     gain=st.floats(0.05, 0.95),
     clock=st.sampled_from(["regular", "effective"]),
     seed=st.integers(0, 1000),
 )
-@settings(derandomize=True, max_examples=12, deadline=None)
 def test_no_path_beats_the_bound_and_the_schedule_is_a_path(budget, theta, gain, clock, seed):
     theta = np.sort(theta)
     share = np.full(theta.size, 1 / theta.size)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rl.learning.loss import Accumulated, accumulate_gradient, rows_of
 from rl.learning.mismatch import Mismatch, importance_weights
-from rl.models.config import ModelConfig
-from rl.models.policy import new_policy
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
+from tests.worlds import tiny_policy
 from weightopt.table import group_table
 
 GROUP_SIZE = 3
@@ -49,10 +49,7 @@ class Bandit:
         assert max(owner) < len(prompts)
         self.calls.append(len(responses))
         log_probs = torch.log_softmax(self.logits / temperature, dim=0)
-        longest = max(len(response) for response in responses)
-        padding = torch.zeros(longest, dtype=torch.float64)
-        rows = [torch.cat([log_probs[list(response)], padding[len(response) :]]) for response in responses]
-        return torch.stack(rows)
+        return pad_sequence([log_probs[list(response)] for response in responses], batch_first=True)
 
 
 def gradient(
@@ -212,8 +209,7 @@ def test_no_gradient_flows_through_the_weights() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_with_the_torch_sampler_every_weight_is_one(temperature: float) -> None:
-    config = ModelConfig(layers=2, hidden_size=16, intermediate_size=24, heads=2, context=32, initializer_range=0.3)
-    policy = new_policy(config, "ab", seed=3)
+    policy = tiny_policy(layers=2, context=32, initializer_range=0.3)
     prompts = [Prompt(id=text, text=text, difficulty="", problem=None) for text in ("a", "abba", "bbb")]
     batch = TorchSampler(policy).sample(prompts, group_size=8, temperature=temperature, max_new_tokens=6, seed=0)
     advantages = np.random.default_rng(0).standard_normal((3, 8))

@@ -21,6 +21,7 @@ from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.verification.pool import VerifierPool, open_verifier
 from rl.verification.verdict import Judged, Verdict
+from tests.amounts import some_of
 
 OWN = '''
 """A user's task whose verifier does what the response says."""
@@ -182,6 +183,7 @@ def test_what_is_no_verdict_is_not_right_however_true_it_looks(own: Path) -> Non
     assert own
 
 
+@pytest.mark.slow
 def test_a_verifier_that_waits_is_stopped_by_the_clock(own: Path) -> None:
     with open_verifier(config(seconds_per_answer=0.5, workers=1)) as pool:
         assert isinstance(pool, VerifierPool)
@@ -192,6 +194,7 @@ def test_a_verifier_that_waits_is_stopped_by_the_clock(own: Path) -> None:
     assert own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["deaf", "stop", "stopall"])
 def test_a_verifier_that_no_timer_ends_is_killed(own: Path, way: str) -> None:
     """By the process that waits for it; and where that one has been stopped too, by the pool."""
@@ -211,7 +214,7 @@ def test_a_verifier_has_no_descriptor_but_that_of_its_reply(own: Path) -> None:
     assert own
 
 
-@pytest.mark.parametrize("count", [1, 2, 12, 13, 5000])
+@some_of("count", [1, 2, 12, 13, 5000], 1)
 def test_what_a_verifier_writes_elsewhere_moves_no_verdict_to_another_answer(own: Path, count: int) -> None:
     """Seven answers around one that writes on every descriptor: an attack that shifted all verdicts after it by one."""
     honest = {"x": "R", "y": "W", "nothing": "U", "raise": "F", "eval 1": "R", "eval 0": "W", "z": "W"}
@@ -227,7 +230,7 @@ def test_what_a_verifier_writes_elsewhere_moves_no_verdict_to_another_answer(own
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no way to the descriptors of another process")
-@pytest.mark.parametrize("stray", [b"R", b"W" * 3000, Judged(verdict=Verdict.RIGHT).reply(0)])
+@some_of("stray", [Judged(verdict=Verdict.RIGHT).reply(0), b"R", b"W" * 3000], 1)
 def test_a_forged_reply_is_a_failure_of_one_answer_and_no_more(own: Path, stray: bytes) -> None:
     """Not closed to a program that may open files for writing and has the same user: the number of the request is."""
     with open_verifier(config(workers=1)) as pool:
@@ -238,6 +241,7 @@ def test_a_forged_reply_is_a_failure_of_one_answer_and_no_more(own: Path, stray:
     assert own
 
 
+@pytest.mark.slow
 def test_what_is_written_between_two_requests_costs_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_verifier(config(workers=1)) as pool:
         assert isinstance(pool, VerifierPool)
@@ -325,7 +329,7 @@ def test_a_process_that_dies_or_hangs_is_replaced(own: Path, monkeypatch: pytest
     assert own
 
 
-@pytest.mark.parametrize("way", ["loop", "sleep", "deaf", "stop", "stopall", "beget", ""])
+@some_of("way", ["loop", "sleep", "deaf", "stop", "stopall", "beget", ""], 1)
 def test_nothing_outlives_the_run(own: Path, way: str) -> None:
     """Killed without warning, whatever a verifier is doing then: the processes go, long before any limit of theirs."""
     script = """

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.tasks.arithmetic import DEEPEST_BRACKETS, LONGEST_EXPRESSION, ExpressionError, evaluate
+from tests.amounts import examples
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -135,8 +136,11 @@ def test_a_megabyte_is_refused_before_it_is_read(text: str) -> None:
     assert most < len(text) / 4  # reading it would copy it, or make a token of each character
 
 
-@given(st.text(max_size=2 * LONGEST_EXPRESSION) | st.text(string.digits + "+-*/×÷() ", max_size=LONGEST_EXPRESSION))
-@settings(max_examples=3000, deadline=200)
+@examples(
+    300,
+    3000,
+    st.text(max_size=2 * LONGEST_EXPRESSION) | st.text(string.digits + "+-*/×÷() ", max_size=LONGEST_EXPRESSION),
+)
 def test_anything_else_is_an_expression_error(text: str) -> None:
     try:
         evaluation = evaluate(text)

@@ -9,21 +9,20 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from rl.config import parse_config
 from rl.errors import UsageError
-from rl.models.config import ModelConfig
-from rl.models.policy import Policy, new_policy
+from rl.models.policy import Policy
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 from rl.samplers.stop_strings import StopStrings
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
+from tests.worlds import tiny_policy
 
 PROMPTS = tuple(Prompt(id=text, text=text, difficulty="", problem=None) for text in ("a", "abba", "ba b"))
 
 
 @pytest.fixture(scope="module")
 def characters() -> Policy:
-    shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=64, initializer_range=0.5)
-    return new_policy(shape, "ab \n", seed=3)
+    return tiny_policy("ab \n", context=64, initializer_range=0.5)
 
 
 def byte_level(blank: bool) -> Policy:

@@ -1,7 +1,6 @@
 """The hand-over of weights to an engine, with engines that are at fault in the ways engines have been seen to be."""
 
 import copy
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ import rl.train
 from rl import command
 from rl.config import Config, load_config, parse_config
 from rl.errors import SyncError, UsageError
-from rl.models.config import ModelConfig
-from rl.models.policy import Policy, new_policy
+from rl.models.policy import Policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import read_state
 from rl.samplers.hand_over import HandOver, LogProbs, compare, make_probe
@@ -28,6 +26,7 @@ from rl.samplers.rollout import Batch
 from rl.samplers.torch_sampler import TorchSampler
 from rl.samplers.vllm_sampler import preserved_globals
 from rl.tasks.protocol import Prompt
+from tests.worlds import GROUP_SIZE, document, tiny_policy, toml_of
 
 # float32 logits of order 1, the same operations on both sides but for the padding.
 TOLERANCE = 1e-4
@@ -89,8 +88,7 @@ def shifted(policy: Policy, seed: int) -> None:
 
 @pytest.fixture
 def policy() -> Policy:
-    config = ModelConfig(layers=2, hidden_size=16, intermediate_size=24, heads=2, context=32, initializer_range=0.3)
-    return new_policy(config, "ab", seed=3)
+    return tiny_policy(layers=2, context=32, initializer_range=0.3)
 
 
 def handing_over(policy: Policy, engine: CopyEngine) -> HandOver:
@@ -239,18 +237,9 @@ class EngineSampler:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table_file: Callable[[str, int], Path]) -> tuple[Path, Path]:
     """Configuration and output of a run whose engine loses its weights at step 3, after hand-overs 1 to 3."""
-    text = f"""
-        table = {json.dumps(str(table_file("linear-r", 4)))}
-        task = {{ name = "addition", digits = {{ 1 = 1 }} }}
-        model = {{ layers = 1, hidden_size = 16, intermediate_size = 24, heads = 2, context = 32 }}
-        supervised = {{ steps = 3, batch_size = 8 }}
-        rollout = {{ prompts_per_step = 4, group_size = 4, max_new_tokens = 4 }}
-        optimizer = {{ learning_rate = 1e-2 }}
-        training = {{ steps = 5, evaluate_every = 2, checkpoint_every = 2 }}
-        evaluation = {{ prompts = 4, samples = 2 }}
-    """
+    settings = document(table_file("linear-r", GROUP_SIZE), model={"context": 32})
     config = tmp_path / "config.toml"
-    config.write_text(text, encoding="utf-8")
+    config.write_text(toml_of(settings))
 
     @contextmanager
     def open_sampler(_: Config, policy: Policy, weights: Mapping[str, Tensor], **__: Any) -> Iterator[EngineSampler]:

@@ -18,6 +18,7 @@ from rl.run.records import Records
 from rl.run.trackers import check_trackers, values_of
 from rl.supervised import make_start_model
 from rl.train import train
+from tests import worlds
 
 NAMES = ("tensorboard", "trackio", "wandb")
 EVALUATION_TAGS = ("held_out/success", "held_out/success_low", "held_out/greedy_high", "held_out/pass_at/2_low")
@@ -29,15 +30,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, int], Path]) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("tracked")
-    settings = {
-        "table": str(table_file("rloo", 2)),
-        "task": {"name": "addition", "digits": {"1": 1, "2": 1}},
-        "model": {"layers": 1, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16},
-        "supervised": {"steps": 1, "batch_size": 4},
-        "rollout": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 4},
-        "training": {"steps": 5, "evaluate_every": 2, "checkpoint_every": 2},
-        "evaluation": {"prompts": 2, "samples": 2, "pass_at": [2], "greedy": True},
-    }
+    settings = worlds.document(
+        table_file("rloo", 2),
+        supervised={"steps": 1, "batch_size": 4},
+        rollout={"prompts_per_step": 2, "group_size": 2},
+        evaluation={"prompts": 2, "pass_at": [2], "greedy": True},
+    )
     make_start_model(parse_config(settings), folder / "start")
     return {**settings, "start_model": str(folder / "start")}
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.special import expit
 
+from tests.amounts import some_of
 from theory import catalogue
 from theory.quadrature import log_odds
 from weightopt import PopulationProblem, cli
@@ -106,7 +107,7 @@ REFERENCE = {
 }
 
 
-@pytest.mark.parametrize("case", REFERENCE, ids=str)
+@some_of("case", REFERENCE, 1, ids=str)
 def test_the_reference_table_comes_out_when_prompts_are_solved_from_099(case):
     kind, target = case
     solution = solve(problem_of(SCRATCH, target, kind), names=("rloo", "grpo", "linear-r", "sqrt-r"))
@@ -152,7 +153,7 @@ def test_no_named_weighting_beats_the_bound_and_the_budget_scales_time(theta, ga
     assert doubled.time == pytest.approx(certificate.time, rel=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "clock"), [*((kind, "regular") for kind in KINDS), ("kl", "effective")])
+@some_of(("kind", "clock"), [("kl", "regular"), ("kl", "effective"), ("weight", "regular"), ("square", "regular")], 1)
 def test_the_best_found_beats_the_named_and_keeps_its_word(kind, clock):
     problem = dataclasses.replace(SMALL, budget_kind=kind, clock=clock, steepness=1.5)
     solution = solve(problem)
@@ -283,19 +284,11 @@ def test_a_bad_metrics_file_is_refused(tmp_path, text, says):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["weightopt", "population", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return call
+def run(run):
+    return lambda *arguments: run("population", *arguments)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_the_advice(run):
     status, out, err = run("--prompts", 12, "--target", 0.5, "--target", 0.9)
     assert (status, err) == (0, "")

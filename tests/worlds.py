@@ -1,65 +1,74 @@
-"""Runs of a world so small that many fit into a test: an addition task, a model of a thousand weights."""
+"""Worlds so small that many runs fit into a test: an addition task, a model of a few thousand weights.
 
+The fixtures that train in them are in `conftest.py`.
+"""
+
+import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-import rl.run.checkpoint
-import rl.run.run
 import rl.train
-from rl.config import Config, parse_config
-from rl.models.policy import new_policy, save_policy
+from rl.config import Config
+from rl.models.config import ModelConfig
+from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.metrics import read_metrics, read_timing
 from rl.storage import whole_folder, write_checksums
-from rl.supervised import make_start_model
 from rl.tasks.registry import build_teaching_task
 from rl.train import train
-from weightopt.table import group_table
 
 GROUP_SIZE = 4
-
-
 STEPS = 5
+MODEL = {"layers": 1, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16}
 
 
-@pytest.fixture(name="table", scope="module")
-def fixture_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("table")
-    group_table(
-        lambda rho: 1 + 0 * rho, GROUP_SIZE, name="rloo", label="RLOO", all_wrong_advantage=0, all_right_advantage=0
-    ).save(folder / "rloo.json")
-    path = folder / "linear-r.json"
-    group_table(
-        lambda rho: 1 / rho,
-        GROUP_SIZE,
-        name="linear-r",
-        label="Linear-R",
-        all_wrong_advantage=-1.0,
-        all_right_advantage=0.0,
-    ).save(path)
-    return path
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some keys of their sections changed; a task is replaced, since its keys depend on its name."""
+    whole = dict(settings)
+    for name, value in changes.items():
+        part_of = isinstance(value, Mapping) and name in settings and name != "task"
+        whole[name] = {**settings[name], **value} if part_of else value
+    return whole
 
 
-def document(table: Path) -> dict[str, Any]:
-    return {
+def document(table: Path, **changes: Any) -> dict[str, Any]:
+    """The configuration of a run of a second or less, with some keys of its sections changed."""
+    world = {
         "table": str(table),
         "task": {"name": "addition", "digits": {"1": 1, "2": 1}},
-        "model": {"layers": 1, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16},
+        "model": MODEL,
         "supervised": {"steps": 3, "batch_size": 8, "check_every": 2},
         "rollout": {"prompts_per_step": 4, "group_size": GROUP_SIZE, "max_new_tokens": 4},
         "optimizer": {"learning_rate": 1e-2, "max_grad_norm": 0.5, "tokens_per_micro_batch": 40},
         "training": {"steps": STEPS, "evaluate_every": 2, "checkpoint_every": 2},
         "evaluation": {"prompts": 4, "samples": 2},
     }
+    return merged(world, changes)
+
+
+def toml_of(settings: Mapping[str, Any]) -> str:
+    """A configuration as TOML, in which JSON's numbers, strings and lists mean the same."""
+
+    def written(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{ " + ", ".join(f"{key} = {written(inner)}" for key, inner in value.items()) + " }"
+        return json.dumps(value)
+
+    return "".join(f"{key} = {written(value)}\n" for key, value in settings.items())
+
+
+def tiny_policy(alphabet: str = "ab", *, seed: int = 3, **shape: Any) -> Policy:
+    """Untrained; with an ``initializer_range`` of 0.3 and more its next-token distributions are far from uniform."""
+    return new_policy(ModelConfig.model_validate({**MODEL, **shape}), alphabet, seed=seed)
 
 
 def everything(table: Path, start: Path | None) -> dict[str, Any]:
     """Every option that changes with the step; prompts come back, and the batch must be filled."""
-    settings = document(table)
     changes: dict[str, Any] = {
         "start_model": None if start is None else str(start),
         "task": {"name": "addition", "digits": {"1": 1}},
@@ -77,37 +86,9 @@ def everything(table: Path, start: Path | None) -> dict[str, Any]:
         },
         "training": {"keep_checkpoints": 2, "rollout_share": 0.5},
         "evaluation": {"samples": 3, "pass_at": [1, 2, 3], "greedy": True},
-        "later_tables": [{"from_step": 3, "table": str(table.with_name("rloo.json"))}],
+        "later_tables": [{"from_step": 3, "table": str(table.with_name(f"rloo-{GROUP_SIZE}.json"))}],
     }
-    for section, values in changes.items():
-        both = isinstance(values, dict) and section in settings and section != "task"
-        settings[section] = {**settings[section], **values} if both else values
-    return settings
-
-
-@pytest.fixture(name="config", scope="module")
-def fixture_config(table: Path) -> Config:
-    return parse_config(document(table))
-
-
-@pytest.fixture(name="everything_on", scope="module")
-def fixture_everything_on(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
-    """A configuration with every option in use, and its run that nothing has interrupted."""
-    folder = tmp_path_factory.mktemp("everything")
-    make_start_model(parse_config(everything(table, None)), folder / "start")
-    config, output = parse_config(everything(table, folder / "start")), folder / "run"
-    train(config, output, quiet=True)
-    return config, output
-
-
-@pytest.fixture(name="whole", scope="module")
-def fixture_whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing has interrupted."""
-    output = tmp_path_factory.mktemp("whole") / "run"
-    outcome = train(config, output, quiet=True)
-    assert outcome.finished
-    assert outcome.step == STEPS
-    return output
+    return document(table, **changes)
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -136,25 +117,38 @@ class KilledError(BaseException):
     """Stands for the end of the process: nothing in the loop may catch it."""
 
 
+def at_call(
+    work: Callable[..., Any], number: int, happens: Callable[[], object], *, after: bool = False
+) -> Callable[..., Any]:
+    """A function that does what ``work`` does; in its call of that number something happens before, or after it."""
+    calls = count(1)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        now = next(calls) == number
+        if now and not after:
+            happens()
+        answer = work(*arguments, **options)
+        if now and after:
+            happens()
+        return answer
+
+    return called
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[[], NoReturn]:
+    def happens() -> NoReturn:
+        raise error
+
+    return happens
+
+
 def train_until(config: Config, output: Path, step: int) -> None:
     """Stop after ``step`` as an interrupt does: the step is finished and a checkpoint is saved."""
-
-    def interrupting(work: Callable[..., Any]) -> Callable[..., Any]:
-        def learn(*arguments: Any, **options: Any) -> Any:
-            nonlocal step
-            step -= 1
-            if step == 0:
-                os.kill(os.getpid(), signal.SIGINT)
-            return work(*arguments, **options)
-
-        return learn
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rl.train, "learn", interrupting(rl.train.learn))
-        wanted = step
+        patch.setattr(rl.train, "learn", at_call(rl.train.learn, step, lambda: os.kill(os.getpid(), signal.SIGINT)))
         outcome = train(config, output, quiet=True)
     assert not outcome.finished
-    assert outcome.step == wanted
+    assert outcome.step == step
 
 
 def fresh_start(config: Config, folder: Path, **_: object) -> None:

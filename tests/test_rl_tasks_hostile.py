@@ -4,7 +4,6 @@ All of them go through the verifiers that run in this process, the first of them
 where each costs milliseconds and a bomb its limit of computing time.
 """
 
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -162,10 +161,8 @@ def test_our_verifiers(task: dict[str, Any], tmp_path: Path) -> None:
     source = build_task(settings.task)
     assert isinstance(source, GeneratedTask)
     prompt = source.propose(Random(0))
-    started = time.process_time()
-    with open_verifier(settings) as verifier:
+    with open_verifier(settings) as verifier:  # what backtracks would never come back
         judgement = judged(verifier, prompt, answers(canary, COUNT))
-    assert time.process_time() - started < 600  # half a second, on any machine; what backtracks takes for ever
     assert judgement.correct.shape == (1, COUNT)
     assert not judgement.correct.any()
     assert (judgement.timed_out, judgement.failed) == (0, 0)
@@ -175,6 +172,7 @@ def test_our_verifiers(task: dict[str, Any], tmp_path: Path) -> None:
 NUMBER = Prompt(id="", text="", difficulty="", problem=Reference(answer="1234567"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "count"),
     [

@@ -23,15 +23,17 @@ from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Estimator, Penalty, baselines, to_come
 from rl.learning.loss import Accumulated, accumulate_gradient, log_probs_of, penalties_of, rows_of
 from rl.learning.reference import open_reference
-from rl.models.config import LoraConfig, ModelConfig
-from rl.models.policy import Policy, load_policy, new_policy, save_policy
+from rl.models.config import LoraConfig
+from rl.models.policy import Policy, load_policy, save_policy
 from rl.records.metrics import StepRecord, read_metrics
 from rl.run.checkpoint import open_policy
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from rl.train import train
+from tests.amounts import some_of
 from tests.chain import Chain
+from tests.worlds import at_call, document, raising, tiny_policy
 
 GROUP_SIZE = 3
 PROMPT = Prompt(id="0", text="0", difficulty="", problem=None)
@@ -111,7 +113,7 @@ def divergence(policy: Chain, reference: Chain) -> Tensor:
     return (own.exp() * (own - reference.response_log_probs().detach())).sum()
 
 
-@pytest.mark.parametrize("tokens", [99, 5])
+@some_of("tokens", [5, 99], 1)
 def test_the_expected_gradient_is_that_of_the_divergence_of_whole_responses(tokens: int) -> None:
     policy, reference = Chain(0), Chain(1)
     (expected,) = torch.autograd.grad(COEFFICIENT * divergence(policy, reference), policy.logits)
@@ -122,6 +124,7 @@ def test_the_expected_gradient_is_that_of_the_divergence_of_whole_responses(toke
     assert float(expected.abs().max()) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("distance", "share"), [(0.2, 1.2), (1.5, 0.8)])
 def test_the_baseline_pays_where_the_two_are_apart(distance: float, share: float) -> None:
     """Groups of 16 with 30 tokens each: variance with it over variance without, estimated from 60 of them.
@@ -255,27 +258,22 @@ def table(table_file: Callable[[str, int], Path]) -> Path:
 
 
 def settings(table: Path, **changes: Any) -> Config:
-    return parse_config(
-        {
-            "table": str(table),
-            "task": {"name": "addition", "digits": {"1": 1}},
-            "model": {"layers": 1, "hidden_size": 16, "intermediate_size": 24, "heads": 2, "context": 16},
-            "supervised": {"steps": 3, "batch_size": 8, "check_every": 3},
-            "rollout": {"prompts_per_step": 4, "group_size": GROUP_SIZE, "max_new_tokens": 4},
-            "optimizer": {"learning_rate": 1e-2, "tokens_per_micro_batch": 40},
-            "kl": {"coefficient": 0.1},
-            "training": {"steps": 4, "evaluate_every": 4, "checkpoint_every": 3},
-            "evaluation": {"prompts": 4, "samples": 2},
-            **changes,
-        }
-    )
+    world = {
+        "task": {"name": "addition", "digits": {"1": 1}},
+        "supervised": {"check_every": 3},
+        "rollout": {"group_size": GROUP_SIZE},
+        "optimizer": {"max_grad_norm": None},
+        "kl": {"coefficient": 0.1},
+        "training": {"steps": 4, "evaluate_every": 4, "checkpoint_every": 3},
+    }
+    return parse_config({**document(table, **world), **changes})
 
 
 @pytest.fixture(scope="module")
 def start(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start") / "start"
-    shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=16, initializer_range=0.3)
-    save_policy(new_policy(shape, build_teaching_task(settings(table).task).alphabet, seed=1), folder)
+    alphabet = build_teaching_task(settings(table).task).alphabet
+    save_policy(tiny_policy(alphabet, seed=1, initializer_range=0.3), folder)
     return folder
 
 
@@ -333,8 +331,7 @@ def test_a_second_model_is_frozen_and_equal_to_its_folder(table: Path, start: Pa
 
 def test_a_reference_that_does_not_fit_is_refused(table: Path, start: Path, tmp_path: Path) -> None:
     policy = load_policy(start)
-    shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=16)
-    save_policy(new_policy(shape, "abc", seed=0), tmp_path / "other")
+    save_policy(tiny_policy("abc", seed=0), tmp_path / "other")
     config = settings(table, kl={"coefficient": 1.0, "reference": str(tmp_path / "other")})
     with pytest.raises(UsageError, match=r"kl\.reference '.*other' has another tokenizer than the start model"):
         open_reference(config.kl, config.lora, policy, start)
@@ -364,6 +361,7 @@ def steps_of(run: Path) -> tuple[StepRecord, ...]:
     return read_metrics(run / "metrics.jsonl").steps
 
 
+@pytest.mark.slow
 def test_a_run_with_a_penalty_stays_nearer_and_resumes_bit_for_bit(
     table: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,17 +392,8 @@ def test_a_run_with_a_penalty_stays_nearer_and_resumes_bit_for_bit(
     assert runs["near"] < 0.7 * runs["far"]
 
     config = settings(table, **options, kl={"coefficient": 3.0, "reference": str(other)})
-    work, calls = rl.train.learn, 0
-
-    def killed(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return work(*arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(rl.train, "learn", killed)
+        patch.setattr(rl.train, "learn", at_call(rl.train.learn, 4, raising(KeyboardInterrupt)))
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "again", quiet=True)
     train(config, tmp_path / "again", resume=True, quiet=True)

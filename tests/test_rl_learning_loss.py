@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, micro_batches, rows_of
 from rl.samplers.config import RolloutConfig
@@ -24,6 +25,7 @@ from rl.step.advantage import look_up_advantages, weigh, weight_function
 from rl.step.config import WeightingConfig
 from rl.step.success import count_successes, judge
 from rl.tasks.protocol import Prompt
+from tests.amounts import some_of
 from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, solve
 from weightopt.catalogue_tables import named_table
@@ -58,15 +60,11 @@ class TabularPolicy:
         temperature: float,
     ) -> Tensor:
         self.calls.append(len(responses))
-        longest = max(len(response) for response in responses)
         rows = [
-            torch.stack(
-                [self.log_prob(prompts[index][0], response, t, temperature) for t in range(len(response))]
-                + [torch.zeros((), dtype=torch.float64)] * (longest - len(response))
-            )
+            torch.stack([self.log_prob(prompts[index][0], response, t, temperature) for t in range(len(response))])
             for index, response in zip(owner, responses, strict=True)
         ]
-        return torch.stack(rows)
+        return pad_sequence(rows, batch_first=True)
 
     def log_prob(self, prompt: int, response: Sequence[int], t: int, temperature: float) -> Tensor:
         state = tuple(response[:t])
@@ -147,7 +145,7 @@ def effective_weight(table: WeightTable, rho: float) -> float:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("tokens_per_micro_batch", [10_000, 9, 1])
+@some_of("tokens_per_micro_batch", [9, 1, 10_000], 1)
 def test_the_expected_gradient_is_the_effective_weight_times_the_gradient_of_success(
     name: str, tokens_per_micro_batch: int
 ) -> None:
@@ -338,7 +336,7 @@ def rules(weights: WeightTable, rho: float, factor: float = 1.0) -> float:
 
 
 @pytest.mark.parametrize("name", ["linear-r", "every rule on"])
-@pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
+@some_of("factor", [0.25, 0.0, 1.0], 1)
 def test_the_all_wrong_factor_scales_one_term_of_the_effective_weight(name: str, factor: float) -> None:
     policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
     rho = success_of(policy)

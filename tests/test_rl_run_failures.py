@@ -32,19 +32,16 @@ from rl.supervised import make_start_model
 from rl.tasks.addition import Addition
 from rl.tasks.problem_list import ProblemList
 from rl.train import train
-from tests.rl_runs import (  # noqa: F401
+from tests.amounts import some_of
+from tests.worlds import (
     GROUP_SIZE,
     STEPS,
-    KilledError,
     assert_same_run,
+    at_call,
     contents,
     document,
-    everything,
-    fixture_config,
-    fixture_everything_on,
-    fixture_table,
-    fixture_whole,
     fresh_start,
+    raising,
     train_until,
 )
 from weightopt.table import TableError, group_table
@@ -190,6 +187,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_a_sentence_and_an_intact_checkpoint(
     table: Path, config: Config, whole: Path, tmp_path: Path
 ) -> None:
@@ -288,7 +286,7 @@ def test_an_output_that_cannot_be_written_is_refused(config: Config, tmp_path: P
 
 
 @pytest.mark.parametrize("error", [UsageError("a bad row"), RuntimeError("a defect")])
-@pytest.mark.parametrize("stage", ["draw_groups", "weigh"])
+@some_of("stage", ["draw_groups", "weigh"], 1)
 def test_a_step_that_fails_leaves_those_before_it_and_the_run_goes_on(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, stage: str
 ) -> None:
@@ -296,17 +294,9 @@ def test_a_step_that_fails_leaves_those_before_it_and_the_run_goes_on(
     settings = document(table)
     settings["training"] = {"steps": STEPS, "evaluate_every": 2, "checkpoint_every": 100}
     config, output = parse_config(settings), tmp_path / "run"
-    work, calls = getattr(rl.train, stage), 0
-
-    def failing(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise error
-        return work(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl.train, stage, failing)
+        patch.setattr(rl.train, stage, at_call(getattr(rl.train, stage), 4, raising(error)))
         sentence = "step 4: a bad row; step 3 is saved: mend that and go on with --resume"
         with pytest.raises(type(error), match=sentence if isinstance(error, UsageError) else "a defect"):
             train(config, output, quiet=True)
@@ -318,20 +308,14 @@ def test_a_step_that_fails_leaves_those_before_it_and_the_run_goes_on(
     assert_same_run(tmp_path / "whole", output)
 
 
+@pytest.mark.slow
 def test_a_measurement_that_fails_is_made_when_the_run_goes_on(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, output, calls = parse_config(document(table)), tmp_path / "run", 0
-
-    def failing(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise RuntimeError("no memory")
-        return evaluate(*arguments, **options)
+    config, output = parse_config(document(table)), tmp_path / "run"
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl.run.run, "evaluate", failing)
+        patch.setattr(rl.run.run, "evaluate", at_call(evaluate, 2, raising(RuntimeError("no memory"))))
         with pytest.raises(RuntimeError, match="no memory"):
             train(config, output, quiet=True)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-000002"]
@@ -344,18 +328,10 @@ def test_after_an_update_nothing_is_saved_for_a_step_that_fails(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights are those of a step that is not written down: the last checkpoint is the place to go on from."""
-    config, output, calls = parse_config(document(table)), tmp_path / "run", 0
-    work = TorchSampler.publish
-
-    def failing(self: TorchSampler, weights: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise RuntimeError("no memory")
-        work(self, weights)
+    config, output = parse_config(document(table)), tmp_path / "run"
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchSampler, "publish", failing)
+        patch.setattr(TorchSampler, "publish", at_call(TorchSampler.publish, 4, raising(RuntimeError("no memory"))))
         patch.setattr(rl.run.run, "make_start_model", fresh_start)
         with pytest.raises(RuntimeError, match="no memory"):
             train(config, output, quiet=True)
@@ -385,7 +361,7 @@ def chatting(start: Path, table: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@some_of("template", TEMPLATES, lambda template: "99999" not in template)
 def test_a_chat_template_that_fails_is_one_sentence_and_leaves_no_folder(
     table: Path, tmp_path: Path, start_model: Callable[..., Path], template: str
 ) -> None:

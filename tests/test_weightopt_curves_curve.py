@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
+from tests.amounts import some_of
 from theory import catalogue, clocks, closed_forms, dynamics
 from theory.quadrature import panels
 from weightopt import Problem, solve
@@ -53,7 +54,7 @@ def feasible(problem, shape):
 
 
 @pytest.mark.parametrize("mobility", list(dynamics.MOBILITIES))
-@pytest.mark.parametrize("span", SPANS, ids=str)
+@some_of("span", SPANS, lambda span: span in ((0.01, 0.9), (0.3, 0.3 + 1e-9)), ids=str)
 def test_every_problem_is_certified(span, mobility):
     start, target = span
     for clock, bounds, monotone in itertools.product(CLOCKS, BOUNDS, MONOTONE):
