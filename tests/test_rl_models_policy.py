@@ -18,10 +18,14 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GraniteConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
     NanoChatConfig,
+    OPTConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3NextConfig,
 )
 
 from rl.errors import UsageError
@@ -60,6 +64,21 @@ FAMILIES: dict[str, PretrainedConfig] = {
         vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=1
     ),
 }
+# Not among them: the biases of its keys have no gradient.
+DROPS_OUT: dict[str, PretrainedConfig] = {
+    "opt drops out": OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        word_embed_proj_dim=16,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    ),
+}
 PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11]]
 OWNER = [0, 0, 1, 2, 2]
 RESPONSES = [[12, 13, 1], [14], [15, 16, 17, 18, 1], [19, 20], [1]]
@@ -72,7 +91,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def make(family: str, *, dtype: torch.dtype = torch.float64, **settings: Any) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        config = copy.deepcopy(FAMILIES[family])
+        config = copy.deepcopy((FAMILIES | DROPS_OUT)[family])
         # "eager" computes its softmax in float32, whatever it is given.
         attention = "sdpa" if dtype == torch.float64 else "eager"
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -308,18 +327,86 @@ def test_a_tokenizer_without_padding_token_will_do(tmp_path: Path) -> None:
 
 
 def test_gradient_checkpointing_is_refused_where_it_would_be_wrong(tmp_path: Path) -> None:
-    folder = save(make("gpt2 has learned positions", dtype=torch.float32), tmp_path)
+    # OPT's layers apply their dropout themselves; GPT-2's leave it to modules that are never told to train.
+    folder = save(make("opt drops out", dtype=torch.float32), tmp_path / "opt")
     load_policy(folder)
-    with pytest.raises(UsageError, match="has dropout"):
+    with pytest.raises(UsageError, match="apply dropout"):
         load_policy(folder, PolicyConfig(gradient_checkpointing=True))
     document = json.loads((folder / "config.json").read_text())
-    document |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "summary_first_dropout": 0.0}
-    (folder / "config.json").write_text(json.dumps(document))
-    policy = load_policy(folder, PolicyConfig(gradient_checkpointing=True))
-    torch.testing.assert_close(
-        policy.token_log_probs(PROMPTS, OWNER, RESPONSES),
-        load_policy(folder).token_log_probs(PROMPTS, OWNER, RESPONSES),
-    )
+    (folder / "config.json").write_text(json.dumps(document | {"dropout": 0.0}))
+    gpt2 = save(make("gpt2 has learned positions", dtype=torch.float32), tmp_path / "gpt2")
+    assert json.loads((gpt2 / "config.json").read_text())["resid_pdrop"] > 0
+    for each in (folder, gpt2):
+        policy = load_policy(each, PolicyConfig(gradient_checkpointing=True))
+        torch.testing.assert_close(
+            policy.token_log_probs(PROMPTS, OWNER, RESPONSES),
+            load_policy(each).token_log_probs(PROMPTS, OWNER, RESPONSES),
+        )
+
+
+def gemma2_with_capped_attention(folder: Path) -> Path:
+    config = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=None, attn_logit_softcapping=0.5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for parameter in model.parameters():
+        parameter.data.mul_(3 if parameter.dim() > 1 else 1)  # so that the cap acts
+    return save(Policy(model=model.eval(), tokenizer=make("tied llama").tokenizer), folder)
+
+
+def test_attention_that_leaves_out_a_cap_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = gemma2_with_capped_attention(tmp_path)
+    right = load_policy(folder, PolicyConfig(attention="eager"))
+    assert right.notes == ()
+    with pytest.raises(UsageError, match=r"attention 'sdpa' is off by .* set policy.attention = \"eager\""):
+        load_policy(folder, PolicyConfig(attention="sdpa"))
+    monkeypatch.setattr("rl.models.policy.ATTENTION_ON_CPU", "sdpa")  # what "auto" is on a GPU
+    chosen = load_policy(folder)
+    assert "which is used instead" in chosen.notes[0]
+    values = [policy.token_log_probs(PROMPTS, OWNER, RESPONSES) for policy in (right, chosen)]
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "lfm2", "qwen3 next"])
+def test_a_model_that_remembers_more_than_keys_and_values_is_refused(kind: str, tmp_path: Path) -> None:
+    linear = {f"linear_{name}": 2 for name in ("num_value_heads", "num_key_heads")}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+    config: PretrainedConfig = {
+        "mamba2": lambda: Mamba2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=2,
+            state_size=8,
+            num_heads=4,
+            head_dim=8,
+            n_groups=1,
+        ),
+        "lfm2": lambda: Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_ff_dim=16),
+        "qwen3 next": lambda: Qwen3NextConfig(
+            **SIZES,
+            **linear,
+            **experts,
+            head_dim=8,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            shared_expert_intermediate_size=8,
+            layer_types=["linear_attention", "full_attention"],
+        ),
+    }[kind]()
+    model = AutoModelForCausalLM.from_config(config)
+    folder = save(Policy(model=model.eval(), tokenizer=make("tied llama").tokenizer), tmp_path)
+    with pytest.raises(UsageError, match="keeps more than keys and values"):
+        load_policy(folder)
+
+
+def test_precision_is_chosen_by_what_the_device_is_fast_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(make("tied llama", dtype=torch.float32), tmp_path)
+    for capability, chosen in (("AVX2", "fp32"), ("AVX512", "bf16"), ("DEFAULT", "fp32")):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert load_policy(folder, PolicyConfig(precision="auto")).settings.precision == chosen
+        warned = load_policy(folder, PolicyConfig(precision="bf16")).notes
+        assert bool(warned) == (chosen == "fp32")
+        assert load_policy(folder, PolicyConfig(precision="fp32")).notes == ()
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

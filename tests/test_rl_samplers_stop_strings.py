@@ -129,3 +129,25 @@ def test_the_configuration_takes_stop_strings() -> None:
     assert parse_config({"task": task, "rollout": {"stop": ["\n", "Q:"]}}).rollout.stop == ("\n", "Q:")
     with pytest.raises(UsageError, match=r"'rollout\.stop\.0' is '': "):
         parse_config({"task": task, "rollout": {"stop": [""]}})
+
+
+@pytest.mark.parametrize("stop", [("ab",), ("bab", "\n\n"), ("b a", " ")], ids=repr)
+def test_a_stop_string_can_belong_to_the_response(characters: Policy, stop: tuple[str, ...]) -> None:
+    options = {"group_size": 40, "temperature": 1.0, "max_new_tokens": 20, "seed": 0}
+    without, included = (
+        TorchSampler(characters, stop=stop, include_stop=include).sample(PROMPTS, **options)
+        for include in (False, True)
+    )
+    ended = 0
+    for first, second in zip(without.groups, included.groups, strict=True):
+        for cut, whole in zip(first.completions, second.completions, strict=True):
+            assert (cut.tokens, cut.log_probs, cut.finished) == (whole.tokens, whole.log_probs, whole.finished)
+            if whole.text != cut.text:
+                ended += 1
+                assert whole.text[len(cut.text) :] in stop
+    assert ended
+
+
+def test_the_stop_string_that_was_complete_first_ends_the_text(characters: Policy) -> None:
+    assert StopStrings(characters, ("abb", "ab"), include=True).ended("b abba") == "b ab"
+    assert StopStrings(characters, ("abb", "ab")).ended("b abba") == "b "
