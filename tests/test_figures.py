@@ -493,6 +493,7 @@ def test_a_figure_drawn_alone_repeats_byte_for_byte(tmp_path):
     assert b"Software" not in (tmp_path / "one" / "surrogates.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_files_are_listed_as_json(tmp_path):
     done = called("relative-cost", "--output", str(tmp_path), "--json")
     files = json.loads(done.stdout)["relative-cost"]

@@ -425,6 +425,7 @@ def test_without_a_checkpoint_none_is_called_intact(
     )
 
 
+@pytest.mark.slow
 def test_lines_beyond_the_checkpoint_are_written_again(run: Path, longer: Config, tmp_path: Path) -> None:
     for name in (METRICS, TIMING, ROLLOUTS):
         with (run / name).open("ab") as file:
@@ -490,6 +491,7 @@ def test_a_folder_that_nothing_can_check(
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_has_changed_is_named_as_the_run_began(
     run: Path, toml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.amounts import some_of
 from theory import catalogue, closed_forms
 from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
@@ -212,7 +213,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@some_of("name", REFUSED, 15)
 def test_bad_input_is_one_sentence_and_leaves_no_file(name, run, tmp_path):
     arguments, words = REFUSED[name]
     if "--output" not in arguments and arguments[0] in ("solve", "table"):

@@ -55,6 +55,7 @@ def test_optimal_time_is_the_closed_form_and_the_best_weighting_attains_it(clock
     assert {row.weighting: row.ratio for row in rows}[best] == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(low=st.floats(-16, 4), width=st.floats(1e-3, 8))
 @settings(derandomize=True, max_examples=30, deadline=None)
 def test_exact_ties_hold_for_every_start_and_target(low, width):

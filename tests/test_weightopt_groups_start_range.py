@@ -100,6 +100,7 @@ def test_large_groups_have_one_table_for_every_start():
     assert worst[0] > worst[1] > worst[2]
 
 
+@pytest.mark.slow
 def test_its_table_can_be_checked(tmp_path):
     table = solve(RangeProblem(GroupProblem(CURVE, 5), 0.2)).table()
     table.save(tmp_path / "range.json")
