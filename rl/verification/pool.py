@@ -210,6 +210,12 @@ class _Worker:
 
     def kill(self) -> None:
         """End the process and all that it has started; no more than its number stays behind."""
+        self._process.send_signal(signal.SIGTERM)  # it alone can reach what has left its session
+        self._process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + GRACE
+        while select.select([self.replies], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not os.read(self.replies, 4096):
+                break
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
