@@ -101,6 +101,8 @@ class MathVerifier:
             return math_answer.equal_ratios(ratios[0], ratios[1])
         if ratios[0] or ratios[1]:
             return False if ratios[1] or read_numeral(given) else None
+        if (said := _same_members(wanted, given)) is not None:
+            return said
         parts = split_outside_brackets(given, math_answer.ALTERNATIVE)
         for part in parts:
             if len(links := split_outside_brackets(part, EQUALS)) > 1 and not self._is_true(links):
@@ -113,8 +115,6 @@ class MathVerifier:
             numbers = read_numeral(wanted), read_numeral(given)
             if numbers[0] and numbers[1]:
                 return numerals.agree(numbers[0], numbers[1])
-            if (said := _same_members(wanted, given)) is not None:
-                return said
         return self._expressions.equal(wanted, given)
 
     def _is_true(self, links: list[str]) -> bool:
