@@ -21,7 +21,8 @@ class RolloutConfig(Section):
     stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
     """Strings that end a response."""
     dynamic_sampling: bool = False
-    """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on."""
+    """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on.
+    Experimental: no run has measured it."""
     over_generation_limit: Annotated[Integer, Field(ge=1, le=10_000)] = 8
     """Times prompts_per_step that dynamic sampling draws at most."""
 
