@@ -30,10 +30,11 @@ from rl.tasks.protocol import Prompt
 seen = 0
 
 class Obedient:
-    def __init__(self, secret="x", broken=False):
+    def __init__(self, secret="x", broken=False, helped=False):
         if broken:
             raise ValueError("no such thing")
         self.secret = secret
+        self.helper = subprocess.Popen(["sleep", "1000"]) if helped else None
 
     def propose(self, rng):
         return Prompt(id="p", text="?", difficulty="all", problem=self.secret)
@@ -84,6 +85,9 @@ class Obedient:
             os.kill(0, signal.SIGSTOP)
         if verb == "beget":
             subprocess.run([sys.executable, "-c", "while True: pass"])
+        if verb == "helper":
+            open(rest, "w").write(str(self.helper.pid))
+            return True
         if verb == "flee":  # out of session, group and family
             code = "import os, time; open(os.sys.argv[1], 'w').write(str(os.getpid())); time.sleep(1000)"
             start = "import subprocess as s, sys; s.Popen([sys.executable, '-c'] + sys.argv[1:], start_new_session=1)"
@@ -394,6 +398,16 @@ with VerifierPool(c.task, c.verifier) as pool:
         elif end == "pool":
             run.stdin.close()
         _wait_until(lambda: not Path(f"/proc/{fled.read_text()}").exists())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no way to see whether a process is there")
+def test_what_a_verifier_needs_from_answer_to_answer_stays_until_the_pool_ends(own: Path) -> None:
+    with VerifierPool(config(parameters={"helped": True}).task, config(workers=1).verifier) as pool:
+        for answer in (f"helper {own / 'number'}", f"flee {own / 'gone'}", "x"):
+            assert verdicts(pool, answer)[0].verdict is Verdict.RIGHT
+        stat = Path(f"/proc/{(own / 'number').read_text()}/stat")
+        assert stat.read_text().rpartition(") ")[2][0] == "S"
+    _wait_until(lambda: not stat.exists())
 
 
 def _wait_until(holds: Callable[[], bool]) -> None:
