@@ -338,3 +338,42 @@ def test_a_mixin_alone_is_no_trainer() -> None:
 
     with pytest.raises(AdapterError, match="must also be a GRPOTrainer or RLOOTrainer"):
         WeightTableMixin(table=table("sqrt-r"))
+
+
+def test_a_class_of_a_user_with_any_signature(tmp_path: Path) -> None:
+    from weightopt.adapters.trl import WeightTableMixin
+
+    base, config = trl_runs.TRAINERS["grpo"]
+
+    class Mine(base):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    class Table(WeightTableMixin, Mine):
+        pass
+
+    settings = config(output_dir=str(tmp_path), use_cpu=True, num_generations=8)
+    for args, kwargs in (((settings,), {}), ((), {"args": settings})):
+        with pytest.raises(AdapterError, match="TRL: num_generations=8 draws groups of another size"):
+            Table("no/such/model", trl_runs.early_letter, *args, table=table("sqrt-r"), **kwargs)
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    """Shortened: two steps from a model that has seen hardly anything."""
+    options = ["--output", str(tmp_path / "out"), "--steps", "2", "--supervised-steps", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "examples/trl_countdown.py", *options],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "TRL:" not in done.stderr, "the settings of the example change nothing"
+    success, groups, seconds = done.stdout.splitlines()[-3:]
+    assert success.startswith("held-out success 0.")
+    assert success.endswith("after 2 steps")
+    assert groups.startswith("groups without a correct response")
+    assert seconds.endswith(" s")
+    assert WeightTable.load(tmp_path / "out" / "table.json").group_size == 16
