@@ -25,6 +25,7 @@ from figures import (
     group_tables,
     histograms,
     output,
+    overview,
     population,
     regimes,
     relative_cost,
@@ -40,6 +41,7 @@ from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, compare, solve
 
 MODULES = {
+    "overview": overview,
     "weights": weights,
     "surrogates": surrogates,
     "trajectories": trajectories,

@@ -14,8 +14,9 @@ import pytest
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
+from rl.run.prepare import check_trackers
 from rl.run.records import Records
-from rl.run.trackers import check_trackers, values_of
+from rl.run.trackers import values_of
 from rl.supervised import make_start_model
 from rl.train import train
 from tests import worlds
@@ -333,7 +334,7 @@ def test_trackio_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Pat
 def test_a_missing_package_is_one_sentence(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("rl.run.trackers.find_spec", lambda package: None if package == name else object())
+    monkeypatch.setattr("rl.run.prepare.find_spec", lambda package: None if package == name else object())
     with pytest.raises(UsageError, match=rf"^tracker '{name}' is not installed: pip install 'weightopt\[{name}\]'$"):
         train(tracked(document, name), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

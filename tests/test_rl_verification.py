@@ -31,10 +31,11 @@ from rl.tasks.protocol import Prompt
 seen = 0
 
 class Obedient:
-    def __init__(self, secret="x", broken=False):
+    def __init__(self, secret="x", broken=False, helped=False):
         if broken:
             raise ValueError("no such thing")
         self.secret = secret
+        self.helper = subprocess.Popen(["sleep", "1000"]) if helped else None
 
     def propose(self, rng):
         return Prompt(id="p", text="?", difficulty="all", problem=self.secret)
@@ -85,6 +86,18 @@ class Obedient:
             os.kill(0, signal.SIGSTOP)
         if verb == "beget":
             subprocess.run([sys.executable, "-c", "while True: pass"])
+        if verb == "helper":
+            open(rest, "w").write(str(self.helper.pid))
+            return True
+        if verb == "flee":  # out of session, group and family
+            code = "import os, time; open(os.sys.argv[1], 'w').write(str(os.getpid())); time.sleep(1000)"
+            start = "import subprocess as s, sys; s.Popen([sys.executable, '-c'] + sys.argv[1:], start_new_session=1)"
+            subprocess.run([sys.executable, "-c", start, code, rest + ".new"], start_new_session=True)
+            while not os.path.exists(rest + ".new") or not os.path.getsize(rest + ".new"):
+                time.sleep(0.01)
+            os.rename(rest + ".new", rest)
+            while "stay" in rest: time.sleep(1)
+            return True
         if verb == "crash":
             os.kill(os.getpid(), 11)
         if verb == "leave":
@@ -364,6 +377,47 @@ pool.judge([(prompt, sys.argv[1]) for prompt in prompts]) if sys.argv[1] else sy
             _wait_until(lambda: all("T" in _members(session).values() for session in sessions))
         run.kill()
     _wait_until(lambda: not any(map(_members, sessions)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are handed to an ancestor on Linux only")
+@pytest.mark.parametrize("end", ["answer", "pool", "run"])
+def test_what_has_left_session_and_parent_ends_too(own: Path, end: str) -> None:
+    """With its answer; with the pool, which gives it up; and with a run that is killed."""
+    script = """
+import sys
+from rl.config import parse_config
+from rl.tasks.protocol import Prompt
+from rl.verification.pool import VerifierPool
+task = {"name": "import", "path": "own_task:Obedient"}
+c = parse_config({"task": task, "verifier": {"workers": 1, "seconds_per_answer": 3600, "sealed": False}})
+with VerifierPool(c.task, c.verifier) as pool:
+    prompt = Prompt(id="p", text="?", difficulty="", problem="x")
+    pool._workers[0].send(prompt, sys.argv[1], limit=3600)
+    sys.stdin.read()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(own), str(Path(__file__).parent.parent)])}
+    environment |= {"WEIGHTOPT_ALLOW_IMPORT": "own_task"}
+    fled = own / ("gone" if end == "answer" else "stay")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, f"flee {fled}"], stdin=subprocess.PIPE, env=environment, text=True
+    ) as run:
+        assert run.stdin is not None
+        _wait_until(fled.exists)
+        if end == "run":
+            run.kill()
+        elif end == "pool":
+            run.stdin.close()
+        _wait_until(lambda: not Path(f"/proc/{fled.read_text()}").exists())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no way to see whether a process is there")
+def test_what_a_verifier_needs_from_answer_to_answer_stays_until_the_pool_ends(own: Path) -> None:
+    with VerifierPool(config(parameters={"helped": True}).task, config(workers=1).verifier) as pool:
+        for answer in (f"helper {own / 'number'}", f"flee {own / 'gone'}", "x"):
+            assert verdicts(pool, answer)[0].verdict is Verdict.RIGHT
+        stat = Path(f"/proc/{(own / 'number').read_text()}/stat")
+        assert stat.read_text().rpartition(") ")[2][0] == "S"
+    _wait_until(lambda: not stat.exists())
 
 
 def _wait_until(holds: Callable[[], bool]) -> None:
