@@ -20,6 +20,7 @@ from rl.run.trackers import values_of
 from rl.supervised import make_start_model
 from rl.train import train
 from tests import worlds
+from tests.amounts import some_of
 
 NAMES = ("tensorboard", "trackio", "wandb")
 EVALUATION_TAGS = ("held_out/success", "held_out/success_low", "held_out/greedy_high", "held_out/pass_at/2_low")
@@ -110,6 +111,7 @@ def events(run: Path) -> Any:
     return reader
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_records(
     document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +252,7 @@ def assert_rows(rows: list[tuple[int, dict[str, Any]]], run: Path) -> None:
             assert [(step, data[tag]) for step, data in rows if tag in data] == values
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@some_of("mode", ["offline", "online"], 1)
 def test_wandb_gets_each_step_once(
     document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: Double, mode: str
 ) -> None:

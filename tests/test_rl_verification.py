@@ -153,6 +153,7 @@ def verdicts(pool: VerifierPool, *responses: str) -> list[Judged]:
     return pool.judge([(PROMPT, response) for response in responses])
 
 
+@pytest.mark.slow
 def test_every_end_of_a_verifier_is_a_verdict(own: Path) -> None:
     """Time, memory, stack, signals and exceptions; and the answers beside them are judged as if alone."""
     bad = {
@@ -185,6 +186,7 @@ def test_every_end_of_a_verifier_is_a_verdict(own: Path) -> None:
     assert own
 
 
+@pytest.mark.slow
 def test_what_is_no_verdict_is_not_right_however_true_it_looks(own: Path) -> None:
     said = ["word", "score", "nan", "one", "array", "yes", "no"]
     with open_verifier(config(memory_mib=2000, seconds_per_answer=10)) as pool:
@@ -220,6 +222,7 @@ def test_a_verifier_that_no_timer_ends_is_killed(own: Path, way: str) -> None:
     assert own
 
 
+@pytest.mark.slow
 def test_a_verifier_has_no_descriptor_but_that_of_its_reply(own: Path) -> None:
     with open_verifier(config(workers=1)) as pool:
         assert isinstance(pool, VerifierPool)
@@ -243,7 +246,7 @@ def test_what_a_verifier_writes_elsewhere_moves_no_verdict_to_another_answer(own
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no way to the descriptors of another process")
-@some_of("stray", [Judged(verdict=Verdict.RIGHT).reply(0), b"R", b"W" * 3000], 1)
+@some_of("stray", [Judged(verdict=Verdict.RIGHT).reply(0), b"R", b"W" * 3000], 0)
 def test_a_forged_reply_is_a_failure_of_one_answer_and_no_more(own: Path, stray: bytes) -> None:
     """Not closed to a program that may open files for writing and has the same user: the number of the request is."""
     with open_verifier(config(workers=1)) as pool:
@@ -287,6 +290,7 @@ def test_a_reply_is_read_whole_or_not_at_all() -> None:
     assert len(Judged(verdict=Verdict.FAILED, reason="x" * 10**6).reply(7)) < 4096
 
 
+@pytest.mark.slow
 def test_verdicts_depend_on_the_answer_alone(own: Path) -> None:
     """Not on what came before, on the order, or on the number of processes; generators start the same each time."""
     random.seed(0)
@@ -303,6 +307,7 @@ def test_verdicts_depend_on_the_answer_alone(own: Path) -> None:
     assert own
 
 
+@pytest.mark.slow
 def test_a_sealed_verifier_cannot_touch_anything(own: Path) -> None:
     canary = own / "canary"
     responses = [
@@ -327,6 +332,7 @@ def test_a_sealed_verifier_cannot_touch_anything(own: Path) -> None:
         assert canary.exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_or_hangs_is_replaced(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with VerifierPool(config().task, config(workers=1).verifier) as pool:
         (worker,) = pool._workers
@@ -435,7 +441,7 @@ def _members(session: int) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize(
+@some_of(
     ("path", "parameters", "sentence"),
     [
         ("own_task:Obedient", {"broken": True}, r"cannot be started: task.path 'own_task:Obedient' .* no such thing$"),
@@ -444,6 +450,7 @@ def _members(session: int) -> dict[int, str]:
         ("own_task:nothing", {}, r"gives no task: it needs verify"),
         ("own_task:ready", {"secret": "z"}, r"cannot be called, so task.parameters have no use"),
     ],
+    1,
 )
 def test_a_verifier_that_cannot_be_built_is_one_sentence(
     own: Path, path: str, parameters: dict[str, Any], sentence: str

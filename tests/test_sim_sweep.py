@@ -78,6 +78,7 @@ def test_a_sweep_and_its_tables(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_at_equal_budget_a_common_factor_changes_nothing(tmp_path):
     # Twice the weights, half the time: the budget takes the factor out.
     for factor in (1, 2):

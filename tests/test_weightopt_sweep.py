@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.amounts import some_of
 from weightopt import Problem, solve
 from weightopt.errors import ProblemError
 from weightopt.sweep import COLUMNS, Sweep, run_sweep, solve_row
@@ -103,7 +104,7 @@ def partial(path):
     return path.with_name(path.name + ".partial")
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 23])
+@some_of("after", [0, 1, 7, 23], 1)
 def test_an_interrupted_sweep_goes_on_to_the_same_bytes(tmp_path, whole, after):
     path = tmp_path / "cut.csv"
     kept = stopped(path, after)
