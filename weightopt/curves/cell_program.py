@@ -314,7 +314,8 @@ def _interior(program: CellProgram) -> CellSolution:
 
     def terms(w: Array) -> Terms:
         share = cost / w
-        return Terms(float(np.sum(share)), -share / w, 2 * share / w**2, beside)
+        once = share / w
+        return Terms(float(share.sum()), -once, 2 * once / w, beside)
 
     def judge(w: Array, prices: Prices) -> bool:
         # Back to the program's units: times are `unit`, weights `mean`, so prices of weights are unit/mean.
