@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -61,11 +62,10 @@ def cpu_seconds(command: Sequence[str]) -> tuple[float, float]:
         If it fails.
     """
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
-    begin, before = time.perf_counter(), os.times()
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    after = os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - begin, spent
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - begin, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def duration(seconds: float) -> str:

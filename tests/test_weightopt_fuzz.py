@@ -74,7 +74,7 @@ def folder():
     """An empty folder to be in, and the command line without the commands of other packages."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_add_commands", lambda: None)
+        patch.setattr(cli, "_add_commands", lambda _: None)
         patch.setattr(cli, "app", command())
         os.chdir(path)
         Path("file.csv").write_text("rho,tokens\n0.01,900\n0.2,1400\n0.9,600\n")
