@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from weightopt.commands.compare import compare
+from weightopt.commands.doctor import doctor
 from weightopt.commands.output import fail, refuse
 from weightopt.commands.population import population
 from weightopt.commands.solve import solve
@@ -39,6 +40,7 @@ for name, command in (
     ("list", list_weightings),
     ("show", show),
     ("check", check),
+    ("doctor", doctor),
 ):
     app.command(name)(command)
 
