@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -124,7 +123,9 @@ def check(
 
 def _check_folder(folder: Path) -> tuple[str, bool]:
     """What the part that writes folders says of one: a sentence, and whether it is as it was left."""
-    found = list(entry_points(group="weightopt.checks", name="folder"))
+    import importlib.metadata  # takes as long as all commands together, and help does without
+
+    found = list(importlib.metadata.entry_points(group="weightopt.checks", name="folder"))
     if not found:
         refuse(f"{folder} is a folder, and nothing that checks one is installed; install the project again")
     try:

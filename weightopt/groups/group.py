@@ -15,11 +15,13 @@ convexity give, for every table y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
 from theory.quadrature import EPS
@@ -36,6 +38,8 @@ Shape = Literal["free", "convex", "nonincreasing"]
 BUDGET_KINDS: tuple[BudgetKind, ...] = ("drift", "advantage-variance")
 SHAPES: tuple[Shape, ...] = ("free", "convex", "nonincreasing")
 LARGEST_GROUP = 256
+# Solution of a symmetric positive definite system; scipy's stubs do not know it.
+_solve = lapack.dposv  # pyright: ignore[reportAttributeAccessIssue]
 METHOD = "interior point (Newton) on the table"
 CONVEX_METHOD = "convex program on the table (Clarabel)"
 SHAPE_ROUNDING = 1e-12  # of sums of rays, relative to the largest weight
@@ -109,7 +113,7 @@ class GroupProblem:
             raise ProblemError("centred", "must be true or false")
         if not self.centred and (self.budget_kind != "advantage-variance" or self.shape != "free"):
             raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
-        if self.curve != self.curve.unconstrained:
+        if not self.curve.only_budget:
             raise ProblemError("curve", "must have no constraint but the budget: others shape a curve, not a table")
 
     def starting_at(self, start: float) -> GroupProblem:
@@ -248,16 +252,24 @@ class Design(NamedTuple):
     speeds: NDArray[np.float64]  # (r, n): u = speeds @ y
     squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
     rays: NDArray[np.float64]  # (n, k): y = rays @ v
+    along: NDArray[np.float64]  # (r, k) speeds @ rays
+    drift: NDArray[np.float64]  # (k,) measure @ along
+
+    def scaled(self, unit: NDArray[np.float64]) -> Design:
+        """The same with rays in other units, shape (k,)."""
+        return self._replace(rays=self.rays * unit, along=self.along * unit, drift=self.drift * unit)
 
 
 class State(NamedTuple):
-    """Time and budget of a table with their derivatives along the rays."""
+    """Speed, time and budget of a table, and the derivatives of the two along the rays."""
 
+    u: NDArray[np.float64]  # (r,)
+    saved: NDArray[np.float64]  # (r,) f dm/u², what time falls by
     time: float
     spent: float
     saving: NDArray[np.float64]  # (k,) -∂T/∂v
     price: NDArray[np.float64]  # (k,) ∂V/∂v
-    charged: NDArray[np.float64]  # (k,) what is subtracted in ∂V/∂v
+    charged: NDArray[np.float64] | float  # (k,) what is subtracted in ∂V/∂v
 
 
 def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
@@ -280,7 +292,7 @@ def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
     v = least_time_rays(design)
     # An interior point leaves a trace of every ray, and on groups that all but never occur the trace can be a huge
     # number. Where a ray adds nothing to the drift the table is as good without it, and safer.
-    share = v * ((design.measure @ design.speeds) @ design.rays)
+    share = v * design.drift
     candidates = []
     for rays in (np.where(share < TRACE * share.sum(), 0.0, v), v):
         if candidates and candidates[0][1].gap <= TOLERANCE / 10:
@@ -442,7 +454,7 @@ def time_and_budget(
     time = float(np.sum(cost / u))
     if problem.budget_kind == "drift":
         return time, float(measure @ u)
-    return time, float(np.sum(_budget_per_time(curve, rho, measure) * second_moment(rho, correct, wrong) / u))
+    return time, float(np.sum(_budget_per_time(curve, rho, cost) * second_moment(rho, correct, wrong) / u))
 
 
 def panel_width(problem: GroupProblem) -> float:
@@ -467,68 +479,81 @@ def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int
         correct, wrong = (of_others, of_others) if problem.step_model == "ratio" else (groups[:, 1:], groups[:, :-1])
         speeds = np.hstack([correct, wrong])
         squares = np.hstack([(groups * k)[:, 1:], (groups * (1 - k))[:, :-1]])
-    rays = _rays(problem, speeds.shape[1])
-    drift = (measure @ speeds) @ rays
+    rays = _rays(problem.shape, speeds.shape[1])
+    along = (rays.T @ speeds.T).T  # columns are read more often than rows
+    drift = measure @ along
+    seen = drift > UNSEEN * drift.max()
+    if not seen.all():
+        rays, along, drift = rays[:, seen], along[:, seen], drift[seen]
+    cost = measure * curve.cost_density(rho)
     return Design(
         rho=rho,
         measure=measure,
-        cost=measure * curve.cost_density(rho),
-        per_time=_budget_per_time(curve, rho, measure),
+        cost=cost,
+        per_time=_budget_per_time(curve, rho, cost),
         speeds=speeds,
         squares=squares,
-        rays=rays[:, drift > UNSEEN * np.max(drift)],
+        rays=rays,
+        along=along,
+        drift=drift,
     )
 
 
-def _budget_per_time(curve: Problem, rho: NDArray[np.float64], measure: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p dρ/κ: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
-    density = 1.0 if curve.budget_density is None else curve.budget_density(rho)
-    return measure * curve.cost_density(rho) * density / curve.clock(rho)
+def _budget_per_time(curve: Problem, rho: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p dm/κ from the cost c/κ dm: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
+    spent = cost if curve.budget_density is None else cost * curve.budget_density(rho)
+    return spent / curve.clock(rho)
 
 
-def _rays(problem: GroupProblem, count: int) -> NDArray[np.float64]:
-    """Extreme rays of the cone of admissible tables, as columns."""
-    if problem.shape == "free" or count == 1:
-        return np.eye(count)
-    if problem.shape == "nonincreasing":
-        return np.triu(np.ones((count, count)))
-    # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
-    k = np.arange(count)
-    falling = np.maximum(k[1:] - k[:, None], 0)
-    rising = np.maximum(k[:, None] - k[:-1], 0)
-    return np.hstack([falling, rising]).astype(np.float64)
+@functools.lru_cache(maxsize=8)
+def _rays(shape: Shape, count: int) -> NDArray[np.float64]:
+    """Extreme rays of the cone of admissible tables, as columns; read-only."""
+    if shape == "free" or count == 1:
+        rays = np.eye(count)
+    elif shape == "nonincreasing":
+        rays = np.triu(np.ones((count, count)))
+    else:
+        # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
+        k = np.arange(float(count))
+        falling = np.maximum(k[1:] - k[:, None], 0)
+        rising = np.maximum(k[:, None] - k[:-1], 0)
+        rays = np.hstack([falling, rising])
+    rays.flags.writeable = False
+    return rays
 
 
 def evaluate(design: Design, y: NDArray[np.float64]) -> State:
     """Time and budget of the advantages y, shape (n,), non-negative."""
-    u = design.speeds @ y
-    saving = (design.cost / u**2) @ design.speeds
+    return _state(design, design.speeds @ y, y)
+
+
+def _state(design: Design, u: NDArray[np.float64], y: NDArray[np.float64]) -> State:
+    """`evaluate` where the speed is known; the drift budget does without y."""
+    slowness = design.cost / u
+    saved = slowness / u
+    time, saving = float(slowness.sum()), saved @ design.along
     if design.squares is None:
-        price = design.measure @ design.speeds
-        spent, charged = float(price @ y), np.zeros(design.rays.shape[1])
-    else:
-        moment = design.squares @ y**2
-        spent = float(np.sum(design.per_time * moment / u))
-        price = 2 * y * ((design.per_time / u) @ design.squares)
-        less = (design.per_time * moment / u**2) @ design.speeds
-        price, charged = price - less, less @ design.rays
-    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays, charged)
+        return State(u, saved, time, float(design.measure @ u), saving, design.drift, 0.0)
+    per_time = design.per_time / u
+    moment = design.squares @ y**2
+    charged = (per_time * moment / u) @ design.along
+    price = (2 * y * (per_time @ design.squares)) @ design.rays - charged
+    return State(u, saved, time, float(per_time @ moment), saving, price, charged)
 
 
-def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Second derivatives of T and of V along the rays, each of shape (k, k)."""
-    u = design.speeds @ y
-    # First along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
-    along = design.speeds @ design.rays
-    of_time = 2 * (along.T * (design.cost / u**3)) @ along
-    of_budget = np.zeros_like(of_time)
-    if design.squares is not None:
-        moment = design.squares @ y**2
-        of_budget += 2 * (along.T * (design.per_time * moment / u**3)) @ along
-        cross = 2 * (((design.squares * y) @ design.rays).T * (design.per_time / u**2)) @ along
-        of_budget -= cross + cross.T
-        of_budget += 2 * (design.rays.T * ((design.per_time / u) @ design.squares)) @ design.rays
-    return of_time, of_budget
+def curvature(
+    design: Design, y: NDArray[np.float64], u: NDArray[np.float64], saved: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Second derivative of T + V along the rays, shape (k, k), at advantages y whose `State` has u and saved."""
+    # Along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
+    along = design.along
+    if design.squares is None:
+        return (along.T * (2 * saved / u)) @ along
+    per_time = design.per_time / u
+    bend = 2 * (saved + per_time * (design.squares @ y**2) / u) / u
+    cross = 2 * (((design.squares * y) @ design.rays).T * (per_time / u)) @ along
+    own = (design.rays.T * (2 * per_time @ design.squares)) @ design.rays
+    return (along.T * bend) @ along - cross - cross.T + own
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
@@ -537,12 +562,12 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
 
     Where rounding stops the method it is the best v so far.
     """
-    drift = (design.measure @ design.speeds) @ design.rays
+    drift = design.drift
     # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
     # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
     unit = 1 / drift if design.squares is None else 1 / (drift.sum() * np.max(design.rays, axis=0))
-    design = design._replace(rays=design.rays * unit)
+    design = design.scaled(unit)
     share = drift * unit
     x = np.full(unit.size, 1 / unit.size)
     z = share.copy()
@@ -553,27 +578,29 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     for step in range(ITERATIONS + 8 * unit.size):
         if step >= ITERATIONS and best_gap <= TOLERANCE / 10:
             break
-        state = evaluate(design, design.rays @ x)
-        if np.isinf(best_gap):
+        y = x if design.squares is None else design.rays @ x
+        state = _state(design, design.along @ x, y)
+        if math.isinf(best_gap):
             # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.
-            x = x * np.sqrt(state.time / state.spent)
-            state = evaluate(design, design.rays @ x)
-        if np.all(state.price > 0):
-            gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
+            factor = math.sqrt(state.time / state.spent)
+            x, y = x * factor, y * factor
+            state = _state(design, design.along @ x, y)
+        if state.price.min() > 0:
+            gap = float((state.saving / state.price).max()) * state.spent / state.time - 1
             if gap < best_gap:
                 best, best_gap = x, gap
             if gap < AIM:
                 break
         gradient = state.price - state.saving
-        barrier = centring * float(np.mean(x * z / share)) * share
-        curvature = np.add(*curvatures(design, design.rays @ x))
-        curvature[np.diag_indices_from(curvature)] += z / x
-        scale = 1 / np.sqrt(np.diag(curvature))
-        try:
-            dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
-        except np.linalg.LinAlgError:
+        barrier = (centring * float((x * z / share).sum()) / x.size) * share / x
+        stiffness = z / x
+        matrix = curvature(design, y, state.u, state.saved)
+        diagonal = matrix.reshape(-1)[:: x.size + 1]
+        diagonal += stiffness
+        _, dx, info = _solve(matrix.T, barrier - gradient, lower=True, overwrite_a=True, overwrite_b=True)
+        if info:  # rounding has made the matrix indefinite
             break
-        dz = barrier / x - z - z * dx / x
+        dz = barrier - z - stiffness * dx
         primal, dual = reach(x, dx, STEP_BACK), reach(z, dz, STEP_BACK)
         x, z = x + primal * dx, z + dual * dz
         # The longer the last step was, the less of the barrier the next one needs to leave.
