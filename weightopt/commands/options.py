@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from weightopt.groups.group import GroupProblem
 
 CLOCKS = (
-    "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b (a + b/ρ); or measured, "
+    "regular (a fixed batch; or refilling, in groups drawn), refill:M,a,b (refilling: a for a group drawn, b for one "
+    "trained on), effective, failures, affine:a,b (a + b/ρ), both (these draw until a success), variance, success:M, "
+    "mixed:M (thought experiments); or measured, "
     "two columns in a CSV file: "
     "csv:FILE (rho,cost), tokens:FILE (rho,tokens: response length, paid per update), tokens-effective:FILE "
     "(the same, paid per draw until a success)"
@@ -129,11 +131,10 @@ class TableOptions:
         str,
         typer.Option(
             help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
-            "advantage-variance, the mean squared advantage, which pays for sampling noise too. Drift is the default "
-            "because it is the budget of the curve, with which a table can then be compared; "
-            "the other one trained better in the one test that was made."
+            "advantage-variance, the default: the mean squared advantage, which pays for sampling noise too, tends to "
+            "the curve's budget as M grows and trained better."
         ),
-    ] = "drift"
+    ] = "advantage-variance"
     shape: Annotated[
         str,
         typer.Option(

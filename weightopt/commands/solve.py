@@ -200,7 +200,9 @@ def _solve_curve(
     time = None
     if group_size <= LARGEST_GROUP:
         correct, wrong = np.array(table.advantage_correct), np.array(table.advantage_wrong)
-        time, spent = time_and_budget(GroupProblem(problem.unconstrained, group_size), correct, wrong)
+        time, spent = time_and_budget(
+            GroupProblem(problem.unconstrained, group_size, budget_kind="drift"), correct, wrong
+        )
         time = time * spent / problem.budget if math.isfinite(time) else None
         took = "never arrives" if time is None else f"takes {time:.6g}"
         remarks.append(

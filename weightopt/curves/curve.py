@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.clocks import made_for
 from theory.closed_forms import optimal_antiderivative
 from theory.dynamics import NATURAL
 from theory.quadrature import log_odds_distance
@@ -36,7 +37,7 @@ from weightopt.curves.weighting import (
     read_weighting,
 )
 from weightopt.table import TableError, WeightTable
-from weightopt.tabulate import GRID_EDGE, GRID_POINTS, even_grid, tabulate
+from weightopt.tabulate import GRID_EDGE, GRID_POINTS, even_grid, loop_stated, tabulate
 
 CONVEX_METHOD = "convex program on knots (Clarabel)"
 CELL_METHODS = ("constant", "formula", "water-filling", "isotonic regression", "isotonic regression and water-filling")
@@ -91,7 +92,12 @@ class CurveAnswer(Answer):
             problem=problem.to_dict(),
             certificate={**self.stated, **prices},
             # A curve is its parameters; what a table reads off it is checked from them.
-            provenance={"method": self.method, "weighting": "optimal", "parameters": weighting.parameters()},
+            provenance={
+                "method": self.method,
+                "weighting": "optimal",
+                "parameters": weighting.parameters(),
+                **loop_stated(problem.clock),
+            },
         )
 
     def _table_grid(self) -> NDArray[np.float64]:
@@ -120,8 +126,8 @@ class CurveAnswer(Answer):
         return f"Time-optimal weighting, success {problem.start:g} → {problem.target:g}, {', '.join(shape)}"
 
     def about(self) -> dict[str, str]:
-        """The clock and the mobility."""
-        return {"clock": self.problem.movement}
+        """The clock, the loop that pays it, and the mobility."""
+        return {"clock": self.problem.movement, "made for": made_for(self.problem.clock)[1]}
 
     def numbers(self) -> dict[str, Any]:
         """ω on an even grid from start to target."""

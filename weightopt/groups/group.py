@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.clocks import made_for
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
 from theory.quadrature import EPS
 from weightopt.answer import CONVEX, Answer, Promise, TimeCertificate, promised
@@ -29,7 +30,7 @@ from weightopt.curves.problem import Problem
 from weightopt.errors import ProblemError
 from weightopt.fields import read_fields
 from weightopt.table import TableError, WeightTable
-from weightopt.tabulate import tabulate_advantages
+from weightopt.tabulate import loop_stated, tabulate_advantages
 
 BudgetKind = Literal["drift", "advantage-variance"]
 Shape = Literal["free", "convex", "nonincreasing"]
@@ -83,7 +84,8 @@ class GroupProblem:
     Examples
     --------
     >>> from weightopt import GroupProblem, Problem, solve
-    >>> answer = solve(GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=8))
+    >>> problem = Problem(start=0.01, target=0.9, clock="effective")
+    >>> answer = solve(GroupProblem(problem, group_size=8, budget_kind="drift"))
     >>> f"{answer.time:.4f}, all right in a group: advantage {answer.advantage_correct[8]:g}"
     '34.4177, all right in a group: advantage 0'
     """
@@ -92,7 +94,7 @@ class GroupProblem:
     curve: Problem
     group_size: int
     step_model: StepModel = "ratio"
-    budget_kind: BudgetKind = "drift"
+    budget_kind: BudgetKind = "advantage-variance"
     shape: Shape = "convex"
     centred: bool = True
 
@@ -120,6 +122,12 @@ class GroupProblem:
     def budget_in_words(self) -> str:
         """The budget and what it counts."""
         return f"budget {self.curve.budget:g} ({self.budget_kind})"
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The clock, the loop that pays it, the mobility, and what the table has to be."""
+        line = made_for(self.curve.clock, self.group_size)[1]
+        return {"clock": self.curve.movement, "made for": line, "table": self.design_in_words}
 
     @property
     def design_in_words(self) -> str:
@@ -180,7 +188,11 @@ class Advantages:
             label=f"{label}, groups of {group.group_size}",
             problem=answer.problem.to_dict(),
             certificate={**answer.stated, **more},
-            provenance={"method": answer.method, "weighting": "optimal"},
+            provenance={
+                "method": answer.method,
+                "weighting": "optimal",
+                **loop_stated(group.curve.clock, group.group_size),
+            },
         )
 
     def advantage_numbers(self) -> dict[str, Any]:
@@ -221,7 +233,7 @@ class GroupAnswer(Answer, Advantages):
 
     def about(self) -> dict[str, str]:
         """The clock, the mobility, and what the table had to be."""
-        return {"clock": self.problem.curve.movement, "table": self.problem.design_in_words}
+        return self.problem.about
 
     def facts(self) -> dict[str, str]:
         """As every answer's, and a warning where the model exploits groups that all but never occur."""

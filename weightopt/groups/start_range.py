@@ -184,7 +184,7 @@ class RangeAnswer(Answer, Advantages):
 
     def about(self) -> dict[str, str]:
         """The clock, the mobility, and what the table had to be."""
-        return {"clock": self.problem.group.curve.movement, "table": self.problem.group.design_in_words}
+        return self.problem.group.about
 
     def measures(self) -> dict[str, str]:
         """The worst ratio, its bound, and the ratios of some starts."""
