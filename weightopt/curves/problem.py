@@ -120,18 +120,18 @@ class Problem:
         bins: Iterable[float] | None = None,
     ) -> None:
         values = {
-            "start": _number("start", start),
-            "target": _number("target", target),
+            "start": number("start", start),
+            "target": number("target", target),
             "clock": _clock(clock),
             "mobility": _mobility(mobility),
-            "budget": _number("budget", budget),
-            "min_weight": _number("min_weight", min_weight),
-            "max_weight": _number("max_weight", max_weight),
+            "budget": number("budget", budget),
+            "min_weight": number("min_weight", min_weight),
+            "max_weight": number("max_weight", max_weight),
             "monotone": monotone,
             "budget_density": budget_density,
-            "lipschitz": _number("lipschitz", lipschitz),
+            "lipschitz": number("lipschitz", lipschitz),
             "lipschitz_in": lipschitz_in,
-            "max_ratio": _number("max_ratio", max_ratio),
+            "max_ratio": number("max_ratio", max_ratio),
             "bins": None if bins is None else _edges(bins),
         }
         for field, value in values.items():
@@ -371,7 +371,8 @@ class Problem:
         return cls(**{**values, **changed})
 
 
-def _number(field: str, value: Any) -> float:
+def number(field: str, value: Any) -> float:
+    """The value as a float; raises `ProblemError` in the name of the field if it is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer) or value != value:
         raise ProblemError(field, f"must be a number, got {str(value)[:40]!r}")
     try:
@@ -380,10 +381,25 @@ def _number(field: str, value: Any) -> float:
         raise ProblemError(field, "must be a number of ordinary size") from None
 
 
+def read_range(value: Any, least: float, largest: float) -> tuple[float, float]:
+    """A range of success probabilities; raises `ProblemError` in the name of the crowding limit's range."""
+    ends = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if len(ends) != 2:
+        raise ProblemError("crowding_range", f"must be two success probabilities, got {str(value)[:40]!r}")
+    low, high = (number("crowding_range", end) for end in ends)
+    if not max(least, EDGE) <= low < high <= min(largest, 1 - EDGE):
+        raise ProblemError(
+            "crowding_range",
+            f"must be two success probabilities from {max(least, EDGE):g} to {min(largest, 1 - EDGE):g}, the second "
+            f"above the first, got {low:g} {high:g}",
+        )
+    return low, high
+
+
 def _edges(bins: Any) -> tuple[float, ...]:
     if isinstance(bins, str) or not isinstance(bins, Iterable):
         raise ProblemError("bins", f"must be a list of numbers, got {str(bins)[:40]!r}")
-    return tuple(_number("bins", edge) for edge in bins)
+    return tuple(number("bins", edge) for edge in bins)
 
 
 def _clock(clock: clocks.Clock | str) -> clocks.Clock:
@@ -444,7 +460,7 @@ def _lists(measured: LogLinear) -> dict[str, list[float]]:
 def _measured(field: str, value: Any) -> LogLinear:
     try:
         rho, numbers = value["rho"], value["value"]
-        return LogLinear(tuple(_number(field, x) for x in rho), tuple(_number(field, x) for x in numbers))
+        return LogLinear(tuple(number(field, x) for x in rho), tuple(number(field, x) for x in numbers))
     except (KeyError, TypeError):
         raise ProblemError(field, "must hold lists 'rho' and 'value'") from None
     except ProblemError:
