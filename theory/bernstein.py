@@ -44,9 +44,10 @@ def split(coefficients: Array, at: float = 0.5) -> tuple[Array, Array]:
 def least_ratio(above: Array, below: Array, low: float, high: float, within: float = 1e-13) -> tuple[float, float]:
     """The smallest ratio of two polynomials on a range, as a proven bound from below and the place where it is near.
 
-    With positive coefficients of the denominator on a part of the range, Σ a_k Bin/Σ b_k Bin is a mean of a_k/b_k and so
-    at least the smallest of them; at the part's ends it is the ratio of the first and of the last. Parts are halved, the
-    worst first, until the bound is within `within` of a value that is attained, or rounding leaves nothing to halve.
+    With positive coefficients of the denominator on a part of the range, Σ a_k Bin/Σ b_k Bin is a mean of a_k/b_k and
+    so at least the smallest of them; at the part's ends it is the ratio of the first and of the last. Parts are
+    halved, the worst first, until the bound is within `within` of a value that is attained, or rounding leaves
+    nothing to halve.
 
     Parameters
     ----------

@@ -1,44 +1,45 @@
 """Crowding: kinds of prompts that compete for a habit they share, and the elasticity that decides which of them stay.
 
 The model. A prompt is of kind j with share q_j. The policy first picks an act from its habit π = softmax(b), which all
-prompts share, and then executes it right with probability r_j. Only act j solves a prompt of kind j, so ρ_j = π_j r_j. An
-act that solves nothing is a kind of share 0.
+prompts share, and then executes it right with probability r_j. Only act j solves a prompt of kind j, so ρ_j = π_j r_j.
+An act that solves nothing is a kind of share 0.
 
-**Replicator form.** The mean gradient of a prompt is u(ρ)∇ρ: u is the speed of `theory.finite_group` under the ratio step,
-and ω for large groups. With ∂ρ_j/∂b_a = ρ_j (1[a = j] - π_a) and φ(ρ) = ρ u(ρ),
+**Replicator form.** The mean gradient of a prompt is u(ρ)∇ρ: u is the speed of `theory.finite_group` under the ratio
+step, and ω for large groups. With ∂ρ_j/∂b_a = ρ_j (1[a = j] - π_a) and φ(ρ) = ρ u(ρ),
 
     db_a/dt = f_a = q_a φ(ρ_a) - π_a Φ,   Φ = Σ_j q_j φ(ρ_j),   d ln π_a/dt = f_a - Σ_c π_c f_c:
 
 a weighting is a fitness that depends on how frequent an act is.
 
-**Equilibrium.** At rest f_a is the same for all acts in use, and it is 0: Σ_a f_a = Φ - Φ = 0. So q_a r_a u(ρ_a) = Φ for
-all kinds alike. For ω = ρ^-m this is π_a ∝ (q_a r_a^(1-m))^(1/m): in proportion to share alone for m = 1, nearly all to the
-best executed kind as m → 0.
+**Equilibrium.** At rest f_a is the same for all acts in use, and it is 0: Σ_a f_a = Φ - Φ = 0. So q_a r_a u(ρ_a) = Φ
+for all kinds alike. For ω = ρ^-m this is π_a ∝ (q_a r_a^(1-m))^(1/m): in proportion to share alone for m = 1, nearly
+all to the best executed kind as m → 0.
 
-**Stability.** Let J kinds of equal share and execution share the habit evenly, π_a = 1/J + ε_a. To first order Φ does not
-change, f_a = (φ(ρ)/J)(1/J)(Jε_a)(E - 1) with the elasticity E = d ln φ/d ln ρ, and the logarithm of a ratio of two
-propensities, J(ε_a - ε_c), changes at the rate
+**Stability.** Let J kinds of equal share and execution share the habit evenly, π_a = 1/J + ε_a. To first order Φ does
+not change, f_a = -ε_a φ(ρ)(1 - E) with the elasticity E = d ln φ/d ln ρ, and the logarithm of a ratio of two
+propensities, J(ε_a - ε_c), shrinks at the rate
 
-    -(φ(ρ)/J)(1 - E):
+    (φ(ρ)/J)(1 - E):
 
 sharing is stable if and only if E < 1, that is, if the speed u falls with success where the kinds meet.
 
-**Invasion.** For two kinds g and h, d ln(π_g/π_h)/dt = q_g φ(ρ_g) - q_h φ(ρ_h) - (π_g - π_h) Φ. With g rare and h at π_h,
+**Invasion.** For two kinds g and h, d ln(π_g/π_h)/dt = q_g φ(ρ_g) - q_h φ(ρ_h) - (π_g - π_h) Φ. With g rare and h at
+π_h,
 
-    g gains on h   if and only if   q_g φ(ρ_g) > (1 - π_h) q_h φ(ρ_h)   (to first order in π_g).
+    g gains on h   if and only if   (1 + π_h) q_g φ(ρ_g) > (1 - π_h) q_h φ(ρ_h)   (but for terms in π_g).
 
-Early, when most of the habit is on acts that solve nothing, 1 - π_h is 1, and the kind with the larger φ gains: with
-E = κ a kind that is x times as successful grows x^κ times as fast. So a *crowding limit*, E ≤ κ, bounds how fast the
-successful get ahead, and below 1 it also brings shares back.
+Early, when most of the habit is on acts that solve nothing, π_h is small, and the kind with the larger φ gains: with
+E = κ a kind that is x times as successful is pressed x^κ times as hard. So a *crowding limit*, E ≤ κ, bounds how fast
+the successful get ahead, and below 1 it also brings shares back.
 
-**Groups.** For M responses φ(ρ) = ρ Σ_k Bin(k; M-1, ρ)(A⁺_(k+1) - A⁻_k). Its elasticity is at least 1 - (M-1)ρ/(1-ρ) for
-every table with A⁺ ≥ 0 ≥ A⁻, attained by one that pushes all-wrong groups alone: the elasticity of Bin(k; M-1, ρ) is
-(k - (M-1)ρ)/(1-ρ), that of u a mean of these. Below ρ = 1/M no table holds a limit κ near 0.
+**Groups.** For M responses φ(ρ) = ρ Σ_k Bin(k; M-1, ρ)(A⁺_(k+1) - A⁻_k). Its elasticity is at least 1 - (M-1)ρ/(1-ρ)
+for every table with A⁺ ≥ 0 ≥ A⁻, attained by one that pushes all-wrong groups alone: the elasticity of Bin(k; M-1, ρ)
+is (k - (M-1)ρ)/(1-ρ), that of u a mean of these. Below ρ = 1/M no table holds a limit κ near 0.
 
 For centred advantages φ(ρ) = E[-A⁻_K] with K ~ Bin(M-1, ρ): the mean *push* on a wrong response. With a push a on
 all-wrong groups the two differ by the mean advantage, φ = E[-A⁻_K] - a(1-ρ)^M: pushing every response of a group down
-alike is a baseline, and the gradient keeps only what correlates with success, a ρ(1-ρ)^(M-1). So an all-wrong rule makes
-the push on wrong responses of a rare kind large and leaves its mean gradient as small as it was.
+alike is a baseline, and the gradient keeps only what correlates with success, a ρ(1-ρ)^(M-1). So an all-wrong rule
+makes the push on wrong responses of a rare kind large and leaves its mean gradient as small as it was.
 
 Derived; checked against a softmax network whose groups are enumerated.
 """
@@ -89,7 +90,7 @@ def growth(share: ArrayLike, propensity: ArrayLike, execution: ArrayLike, phi: C
 
 
 def invasion(share: tuple[float, float], resident: float, success: tuple[float, float], phi: Callable[[Array], Array]):
-    """d ln(π_g/π_h)/dt of a rare kind g over a resident kind h, to first order in π_g.
+    """d ln(π_g/π_h)/dt of a rare kind g over a resident kind h, but for terms in π_g.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def invasion(share: tuple[float, float], resident: float, success: tuple[float, 
         Positive if g gains.
     """
     rare, common = (q * float(phi(np.asarray(rho))) for q, rho in zip(share, success, strict=True))
-    return rare - (1 - resident) * common
+    return (1 + resident) * rare - (1 - resident) * common
 
 
 def return_rate(rho: float, kinds: int, phi: Callable[[Array], Array], elasticity: float) -> float:

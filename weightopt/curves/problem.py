@@ -33,7 +33,15 @@ LARGEST, SMALLEST = 1e30, 1e-30
 NARROWEST = 1e-9  # from start to target in log-odds, below which the digits of their difference run out
 LARGEST_CHANGE = 6.0  # of the logarithm of a measured quantity over a panel, which 16 nodes integrate to rounding
 # Parameters that came after the first table files, with the value that such a file means.
-LATER = {"lipschitz": None, "lipschitz_in": "log-odds", "max_ratio": None, "bins": None}
+LATER = {
+    "lipschitz": None,
+    "lipschitz_in": "log-odds",
+    "max_ratio": None,
+    "bins": None,
+    "crowding": None,
+    "crowding_range": None,
+}
+LARGEST_CROWDING = 10.0  # of either sign: ω ρ^(1-κ) still has digits
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -71,6 +79,11 @@ class Problem:
         Edges inside (start, target), increasing, at most 10 000: ω is constant between neighbouring edges (right-open
         bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins:
         half-way between the edges in the coordinate x, start and target being the outer edges.
+    crowding
+        κ, from -10 to 10: the elasticity of φ(ρ) = ρω(ρ) must not exceed it on a range (`theory.crowding`), that is,
+        ωρ^(1-κ) must not increase there. Stands for itself: with no other constraint but the budget. None: no limit.
+    crowding_range
+        The range, two success probabilities from start to target; None: all the way.
 
     Raises
     ------
@@ -102,6 +115,8 @@ class Problem:
     lipschitz_in: Coordinate
     max_ratio: float
     bins: tuple[float, ...] | None
+    crowding: float | None
+    crowding_range: tuple[float, float] | None
 
     def __init__(
         self,
@@ -118,6 +133,8 @@ class Problem:
         lipschitz_in: Coordinate = "log-odds",
         max_ratio: float = math.inf,
         bins: Iterable[float] | None = None,
+        crowding: float | None = None,
+        crowding_range: Iterable[float] | None = None,
     ) -> None:
         values = {
             "start": number("start", start),
@@ -133,6 +150,8 @@ class Problem:
             "lipschitz_in": lipschitz_in,
             "max_ratio": number("max_ratio", max_ratio),
             "bins": None if bins is None else _edges(bins),
+            "crowding": None if crowding is None else number("crowding", crowding),
+            "crowding_range": crowding_range,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -166,6 +185,7 @@ class Problem:
         if not (1 <= self.max_ratio <= LARGEST or self.max_ratio == math.inf):
             raise ProblemError("max_ratio", f"must be a number from 1 to 1e30, got {self.max_ratio:g}")
         self._check_bins()
+        self._check_crowding()
         if self.min_weight > self.max_weight:
             raise ProblemError(
                 "min_weight", f"must be at most max_weight, which is {self.max_weight:g}; got {self.min_weight:g}"
@@ -200,6 +220,31 @@ class Problem:
                     f"{right!r} follows {left!r}",
                 )
 
+    def _check_crowding(self) -> None:
+        if self.crowding_range is not None:
+            if self.crowding is None:
+                raise ProblemError("crowding_range", "needs crowding, the limit that it is about")
+            object.__setattr__(self, "crowding_range", read_range(self.crowding_range, self.start, self.target))
+        if self.crowding is None:
+            return
+        if not abs(self.crowding) <= LARGEST_CROWDING:
+            raise ProblemError("crowding", f"of a curve must be a number from -10 to 10, got {self.crowding:g}")
+        others = self._replace(crowding=None, crowding_range=None)
+        if others != self.unconstrained:
+            raise ProblemError("crowding", "of a curve must be its only constraint besides the budget")
+
+    @property
+    def pooled_on(self) -> tuple[float, float] | None:
+        """Where ω times ρ^`tilt` must be monotone: all the way, on the range of a crowding limit, or nowhere."""
+        if self.crowding is not None:
+            return self.crowding_range or (self.start, self.target)
+        return None if self.monotone is None else (self.start, self.target)
+
+    @property
+    def tilt(self) -> float:
+        """1-κ under a crowding limit, else 0."""
+        return 0.0 if self.crowding is None else 1 - self.crowding
+
     @property
     def bounded(self) -> bool:
         """Whether a bound on the weight could bind."""
@@ -209,7 +254,13 @@ class Problem:
     def unconstrained(self) -> Problem:
         """The same problem without any constraint on the weight but the budget."""
         return self._replace(
-            min_weight=0.0, max_weight=math.inf, monotone=None, max_ratio=math.inf, bins=None
+            min_weight=0.0,
+            max_weight=math.inf,
+            monotone=None,
+            max_ratio=math.inf,
+            bins=None,
+            crowding=None,
+            crowding_range=None,
         ).without_slopes
 
     @property
@@ -263,6 +314,9 @@ class Problem:
             words.append(f"largest over smallest at most {self.max_ratio:g}")
         if self.bins is not None:
             words.append(f"constant on {len(self.bins) + 1} bin{'s' if self.bins else ''}")
+        if self.crowding is not None:
+            low, high = self.crowding_range or (self.start, self.target)
+            words.append(f"elasticity of ρω at most {self.crowding:g} from {low:.4g} to {high:.4g}")
         return words
 
     def cost_density(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -348,6 +402,8 @@ class Problem:
             "lipschitz_in": self.lipschitz_in,
             "max_ratio": None if math.isinf(self.max_ratio) else self.max_ratio,
             "bins": None if self.bins is None else list(self.bins),
+            "crowding": self.crowding,
+            "crowding_range": None if self.crowding_range is None else list(self.crowding_range),
         }
 
     @classmethod

@@ -6,8 +6,8 @@ success probability. The least time is found by exchange: the problem with the l
 interior-point method, then with the places added where its answer exceeds the limit.
 
 Both sides are proved for the whole range. *Feasible*: the largest elasticity on it is bounded by the table's
-coefficients, on parts that are halved until the bound is tight (`theory.bernstein.least_ratio`). *Best*: prices μ ≥ 0 at
-finitely many places in the range. Every table y' that keeps the limit has Σ μ_i (κψ - ρψ')(ρ_i) ≥ 0, so with
+coefficients, on parts that are halved until the bound is tight (`theory.bernstein.least_ratio`). *Best*: prices μ ≥ 0
+at finitely many places in the range. Every table y' that keeps the limit has Σ μ_i (κψ - ρψ')(ρ_i) ≥ 0, so with
 G = -∇T and g = ∇V along the rays
 
     G·y' ≤ λ g·y'  for every λ with  G_k + Σ_i μ_i P_ik ≤ λ g_k,   P_ik = (κψ - ρψ')(ρ_i) of ray k,
@@ -37,11 +37,12 @@ Array = NDArray[np.float64]
 HIGHEST = 0.5  # of the default range: no two kinds that share one habit evenly both succeed more often
 ROUNDS = 25
 ROUNDED = 1e-13  # excess that is rounding
-SLIGHT = 3e-11  # excess of the elasticity at which places are no longer added, and a little of the first table is
+SLIGHT = 1e-10  # excess of the elasticity at which places are no longer added
 MARGIN = 0.1  # below the limit, of the first table, where there is that much room
 DENSE = 8  # places for each response of a group at which the first table is below it
 APART = 0.02  # of places in ln ρ
 AIM, ITERATIONS = 1e-11, 300
+FIRM = (0.0, *(1e-12 * 4.0**j for j in range(8)))  # what prices may be raised by, relatively
 NEAR, IDLE = 1e-9, 8  # a gap that is good enough if so many steps have not improved it
 FIRST_CENTRING, CENTRING, STEP_BACK = 0.1, 0.01, 0.99
 
@@ -158,16 +159,16 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
         If no first table is found.
     """
     low, high = problem.limited_on
-    size, matrix = problem.group_size, room(problem)
+    size = problem.group_size
+    matrix = room(problem) - SLIGHT * forces(problem)  # a limit that much tighter, so that what is left over it is not
     x = _first(problem, design)
     places = np.geomspace(low, high, 2 * size)
     fine = np.geomspace(low, high, 40 * size)
     basis = binomial(fine, size - 1)
-    found = x, np.zeros(places.size)
+    best: tuple[float, Array, LimitPrices] | None = None
     for _ in range(ROUNDS):
-        solved = places
-        found = _least_time(design, binomial(places, size - 1) @ matrix @ design.rays, x)
-        y = design.rays @ found[0]
+        v, price, gap = _least_time(design, binomial(places, size - 1) @ matrix @ design.rays, x)
+        y = design.rays @ v
         left, pressed = matrix @ y, forces(problem) @ y
         values = (basis @ left) / (basis @ pressed)
         new = [
@@ -175,11 +176,31 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
             for k in np.flatnonzero(values < np.minimum(np.append(values[1:], np.inf), np.append(np.inf, values[:-1])))
             if values[k] < MARGIN / 10
         ]
-        if all(value >= -SLIGHT for _, value in new):
+        over = max((-value for _, value in new), default=0.0)
+        # What is over the limit is mended by as much of the first table as that is below it.
+        if best is None or gap + max(over, 0.0) / MARGIN < best[0]:
+            best = gap + max(over, 0.0) / MARGIN, v, LimitPrices(places, price)
+        if over <= SLIGHT and gap <= NEAR / 10:
             break
-        active = places[found[1] > 1e-9 * np.max(found[1], initial=0.0)]
-        places = np.unique(np.concatenate([_apart(active, new), [rho for rho, v in new if v < 0], [low, high]]))
-    return _kept(problem, design, found[0], x), LimitPrices(solved, found[1])
+        active = places[price > 1e-9 * np.max(price, initial=0.0)]
+        places = np.unique(np.concatenate([_apart(active, new), [rho for rho, value in new if value < 0], [low, high]]))
+    assert best is not None
+    _, v, prices = best
+    v = _kept(problem, design, v, x)
+    rows = binomial(prices.rho, size - 1) @ room(problem) @ design.rays
+    return v, prices._replace(price=_firm(design, v, rows, prices.price))
+
+
+def _firm(design: Design, v: Array, rows: Array, price: Array) -> Array:
+    """Prices a little larger, where rays whose price is negative hang on their last digits."""
+    from weightopt.groups.group import evaluate
+
+    state = evaluate(design, design.rays @ v)
+    cautious = state.price - FIRM[1] * (np.abs(state.price) + 2 * state.charged)
+    return price * min(
+        (1 + more for more in FIRM),
+        key=lambda factor: largest_exchange(state.saving + factor * (price @ rows), cautious),
+    )
 
 
 def _apart(active: Array, new: list[tuple[float, float]]) -> Array:
@@ -250,8 +271,8 @@ def _first(problem: GroupProblem, design: Design) -> Array:
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
-def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array]:
-    """Minimise T + V over v ≥ 0 with rows @ v ≥ 0, from a v inside; v and the prices of the rows.
+def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array, float]:
+    """Minimise T + V over v ≥ 0 with rows @ v ≥ 0, from a v inside; v, the prices of the rows, and its gap.
 
     As `weightopt.groups.group.least_time_rays`, with the rows as further slacks.
     """
@@ -276,7 +297,11 @@ def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array
     for _ in range(ITERATIONS):
         state = evaluate(design, design.rays @ x)
         pull = mu @ rows
-        gap = largest_exchange(state.saving + pull, state.price) * state.spent / state.time - 1
+        ratio, paid = (state.saving + pull) / state.price * (state.spent / state.time), state.price > 0
+        if not np.any(paid):
+            break
+        gap = float(np.max(ratio[paid])) - 1
+        gap += max(0.0, 1 + gap - float(np.min(ratio[~paid], initial=np.inf)))
         idle = 0 if gap < best_gap else idle + 1
         if gap < best_gap:
             best, best_gap = (x, mu), gap
@@ -300,4 +325,4 @@ def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array
         x, z, mu = x + primal * dx, z + dual * dz, mu + dual * dmu
         centring = min(0.5, max((1 - min(primal, dual)) ** 2, CENTRING))
     x, mu = best
-    return unit * x, mu / size
+    return unit * x, mu / size, best_gap

@@ -95,6 +95,8 @@ class RangeProblem:
 
     def __post_init__(self) -> None:
         curve = self.group.curve
+        if self.group.crowding is not None:
+            raise ProblemError("crowding", "holds for a table of one start, not for a range of starts")
         last = self.last_start
         number = isinstance(last, int | float | np.floating) and not isinstance(last, bool)
         if not (number and curve.start < last < curve.target):
