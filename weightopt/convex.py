@@ -35,9 +35,7 @@ from weightopt.groups.limit import LimitPrices
 Array = NDArray[np.float64]
 ASKED = 1e-10  # of the interior-point method: absolute and relative gap, feasibility
 SPACING = 1 / 32  # of knots in log-odds
-# A crowding limit is asked for at so many places for each response of a group, and made tighter by what an elasticity,
-# whose second derivative in ln ρ is of order M, can exceed it by between them.
-LIMIT_PLACES, TIGHTER = 256, 5e-5
+LIMIT_PLACES = 256  # for each response of a group, where a crowding limit is asked for
 BINDING = 1e-6  # price of a slope, relative to the largest, from which it is at its bound
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(6)
 
@@ -308,7 +306,9 @@ def _room(problem: GroupProblem, places: Array) -> Array:
         slope = groups * ((k - size * rho) / (1 - rho) + rho / (1 - rho))
         slope[:, 0] += groups[:, 0]
         phi = groups
-    return (problem.crowding - TIGHTER / size) * phi - slope
+    # Between the places an elasticity, whose second derivative in ln ρ is of order M, exceeds it by this at most.
+    between = size * (math.log(places[-1] / places[0]) / places.size) ** 2 / 4
+    return (problem.crowding - between) * phi - slope
 
 
 def _run(program: cp.Problem) -> float:

@@ -158,6 +158,8 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
     SolverError
         If no first table is found.
     """
+    from weightopt.groups.group import evaluate
+
     low, high = problem.limited_on
     size = problem.group_size
     matrix = room(problem) - SLIGHT * forces(problem)  # a limit that much tighter, so that what is left over it is not
@@ -166,6 +168,7 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
     fine = np.geomspace(low, high, 40 * size)
     basis = binomial(fine, size - 1)
     best: tuple[float, Array, LimitPrices] | None = None
+    before = 0.0
     for _ in range(ROUNDS):
         v, price, gap = _least_time(design, binomial(places, size - 1) @ matrix @ design.rays, x)
         y = design.rays @ v
@@ -173,7 +176,9 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
         values = (basis @ left) / (basis @ pressed)
         new = [
             _deepest(left, pressed, fine[max(k - 1, 0)], fine[min(k + 1, fine.size - 1)])
-            for k in np.flatnonzero(values < np.minimum(np.append(values[1:], np.inf), np.append(np.inf, values[:-1])))
+            for k in np.flatnonzero(
+                (values < np.append(values[1:], np.inf)) & (values < np.append(np.inf, values[:-1]))
+            )
             if values[k] < MARGIN / 10
         ]
         over = max((-value for _, value in new), default=0.0)
@@ -182,8 +187,13 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
             best = gap + max(over, 0.0) / MARGIN, v, LimitPrices(places, price)
         if over <= SLIGHT and gap <= NEAR / 10:
             break
-        active = places[price > 1e-9 * np.max(price, initial=0.0)]
-        places = np.unique(np.concatenate([_apart(active, new), [rho for rho, value in new if value < 0], [low, high]]))
+        # More places make the least time longer; where they hardly do, none is left out, or a round could undo the last.
+        state = evaluate(design, y)
+        product = state.time * state.spent
+        kept = places[price > 1e-9 * np.max(price, initial=0.0)]
+        kept = _apart(kept, new) if product > before * (1 + SLIGHT) else kept
+        before = max(before, product)
+        places = np.unique(np.concatenate([kept, [rho for rho, value in new if value < 0], [low, high]]))
     assert best is not None
     _, v, prices = best
     v = _kept(problem, design, v, x)
