@@ -187,7 +187,7 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
             best = gap + max(over, 0.0) / MARGIN, v, LimitPrices(places, price)
         if over <= SLIGHT and gap <= NEAR / 10:
             break
-        # More places make the least time longer; where they hardly do, none is left out, or a round could undo the last.
+        # More places make the least time longer; where they hardly do, none is left out: a round could undo the last.
         state = evaluate(design, y)
         product = state.time * state.spent
         kept = places[price > 1e-9 * np.max(price, initial=0.0)]
