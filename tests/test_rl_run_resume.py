@@ -481,7 +481,7 @@ def test_weightopt_check_takes_the_folder_of_a_run(
 def test_a_folder_that_nothing_can_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: list[EntryPoint]
 ) -> None:
-    monkeypatch.setattr("weightopt.commands.tables.entry_points", lambda **_: installed)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: installed)
     with pytest.raises(SystemExit) as ended:
         check_file(tmp_path)
     assert ended.value.code == 2

@@ -251,6 +251,13 @@ class Problem:
         return self.min_weight > 0 or math.isfinite(self.max_weight)
 
     @property
+    def only_budget(self) -> bool:
+        """Whether the budget is the only constraint on the weight."""
+        free = not self.bounded and math.isinf(self.lipschitz) and math.isinf(self.max_ratio)
+        free = free and self.monotone is None and self.bins is None and self.crowding is None
+        return free and self.lipschitz_in == "log-odds"
+
+    @property
     def unconstrained(self) -> Problem:
         """The same problem without any constraint on the weight but the budget."""
         return self._replace(
@@ -270,10 +277,15 @@ class Problem:
 
     def starting_at(self, start: float) -> Problem:
         """The same problem from another start."""
-        return self._replace(start=start)
+        return self._replace(start=number("start", start))
 
     def _replace(self, **changed: Any) -> Problem:
-        return Problem(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changed)
+        """A copy with other numbers; what is copied has been read, and is checked against them once more."""
+        copy = object.__new__(Problem)
+        for field in dataclasses.fields(self):
+            object.__setattr__(copy, field.name, changed.get(field.name, getattr(self, field.name)))
+        copy._check()
+        return copy
 
     @property
     def label(self) -> str:
@@ -459,9 +471,9 @@ def _edges(bins: Any) -> tuple[float, ...]:
 
 
 def _clock(clock: clocks.Clock | str) -> clocks.Clock:
-    if isinstance(clock, clocks.Clock):
-        return clock
-    if not isinstance(clock, str):
+    if not isinstance(clock, str):  # first, since looking whether something is a clock takes longer
+        if isinstance(clock, clocks.Clock):
+            return clock
         raise ProblemError("clock", f"must be a clock or the name of one, got {str(clock)[:40]!r}")
     try:
         return clocks.parse(clock)

@@ -15,11 +15,13 @@ convexity give, for every table y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag, lapack
 
 from theory.clocks import made_for
 from theory.crowding import MEASURES, Measure
@@ -48,11 +50,12 @@ Shape = Literal["free", "convex", "nonincreasing"]
 BUDGET_KINDS: tuple[BudgetKind, ...] = ("drift", "advantage-variance")
 SHAPES: tuple[Shape, ...] = ("free", "convex", "nonincreasing")
 LARGEST_GROUP = 256
+# Solution of a symmetric positive definite system; scipy's stubs do not know it.
+_solve = lapack.dposv  # pyright: ignore[reportAttributeAccessIssue]
 METHOD = "interior point (Newton) on the table"
 LIMIT_METHOD = "interior point (Newton) and exchange on the table"
 # Fields that came after the first files, with the value that a file without them means.
-LIMITS_OFF: dict[str, Any] = {"crowding_range": None, "crowding_measure": "gradient"}
-LATER_LIMITS: dict[str, Any] = {"crowding": None, **LIMITS_OFF}
+LATER_LIMITS: dict[str, Any] = {"crowding": None, "crowding_range": None, "crowding_measure": "gradient"}
 CONVEX_METHOD = "convex program on the table (Clarabel)"
 SHAPE_ROUNDING = 1e-12  # of sums of rays, relative to the largest weight
 
@@ -138,7 +141,7 @@ class GroupProblem:
             raise ProblemError("centred", "must be true or false")
         if not self.centred and (self.budget_kind != "advantage-variance" or self.shape != "free"):
             raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
-        if self.curve != self.curve.unconstrained:
+        if not self.curve.only_budget:
             raise ProblemError("curve", "must have no constraint but the budget: others shape a curve, not a table")
         self._check_crowding()
 
@@ -334,11 +337,26 @@ class Design(NamedTuple):
     speeds: NDArray[np.float64]  # (r, n): u = speeds @ y
     squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
     rays: NDArray[np.float64]  # (n, k): y = rays @ v
+    along: NDArray[np.float64]  # (r, k) speeds @ rays
+
+    def scaled(self, unit: NDArray[np.float64]) -> Design:
+        """The same with rays in other units, shape (k,)."""
+        return self._replace(rays=self.rays * unit, along=self.along * unit)
+
+    def at(self, v: NDArray[np.float64]) -> State:
+        """`evaluate` along the rays."""
+        return evaluate(self, self.rays @ v)
+
+    def bent(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`curvature` along the rays."""
+        y = self.rays @ v
+        return curvature(self, y, self.speeds @ y)
 
 
 class State(NamedTuple):
-    """Time and budget of a table with their derivatives along the rays."""
+    """Speed, time and budget of a table, and the derivatives of the two along the rays."""
 
+    u: NDArray[np.float64]  # (r,)
     time: float
     spent: float
     saving: NDArray[np.float64]  # (k,) -∂T/∂v
@@ -370,7 +388,7 @@ def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
         v, prices = least_time_limited(problem, design)
     # An interior point leaves a trace of every ray, and on groups that all but never occur the trace can be a huge
     # number. Where a ray adds nothing to the drift the table is as good without it, and safer.
-    share = v * ((design.measure @ design.speeds) @ design.rays)
+    share = v * (design.measure @ design.along)
     candidates = []
     for rays in (np.where(share < TRACE * share.sum(), 0.0, v), v):
         if candidates and _good(candidates[0][1]):
@@ -571,7 +589,7 @@ def time_and_budget(
     time = float(np.sum(cost / u))
     if problem.budget_kind == "drift":
         return time, float(measure @ u)
-    return time, float(np.sum(_budget_per_time(curve, rho, measure) * second_moment(rho, correct, wrong) / u))
+    return time, float(np.sum(_budget_per_time(curve, rho, cost) * second_moment(rho, correct, wrong) / u))
 
 
 def panel_width(problem: GroupProblem) -> float:
@@ -599,73 +617,77 @@ def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int
         correct, wrong = (of_others, of_others) if problem.step_model == "ratio" else (groups[:, 1:], groups[:, :-1])
         speeds = np.hstack([correct, wrong])
         squares = np.hstack([(groups * k)[:, 1:], (groups * (1 - k))[:, :-1]])
-    rays = _rays(problem, speeds.shape[1])
-    drift = (measure @ speeds) @ rays
+    pushed = int(problem.centred and problem.crowding is not None)  # the push on all-wrong groups has no shape
+    rays = _rays(problem.shape, speeds.shape[1] - pushed)
+    if pushed:
+        rays = block_diag(1.0, rays)
+    along = speeds @ rays
+    drift = measure @ along
+    seen = drift > UNSEEN * drift.max()
+    if not seen.all():
+        rays, along = rays[:, seen], along[:, seen]
+    cost = measure * curve.cost_density(rho)
     return Design(
         rho=rho,
         measure=measure,
-        cost=measure * curve.cost_density(rho),
-        per_time=_budget_per_time(curve, rho, measure),
+        cost=cost,
+        per_time=_budget_per_time(curve, rho, cost),
         speeds=speeds,
         squares=squares,
-        rays=rays[:, drift > UNSEEN * np.max(drift)],
+        rays=rays,
+        along=along,
     )
 
 
-def _budget_per_time(curve: Problem, rho: NDArray[np.float64], measure: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p dρ/κ: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
-    density = 1.0 if curve.budget_density is None else curve.budget_density(rho)
-    return measure * curve.cost_density(rho) * density / curve.clock(rho)
+def _budget_per_time(curve: Problem, rho: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p dm/κ from the cost c/κ dm: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
+    spent = cost if curve.budget_density is None else cost * curve.budget_density(rho)
+    return spent / curve.clock(rho)
 
 
-def _rays(problem: GroupProblem, count: int) -> NDArray[np.float64]:
-    """Extreme rays of the cone of admissible tables, as columns; the push on all-wrong groups has no shape."""
-    if problem.crowding is not None and problem.centred:
-        shaped = _rays(dataclasses.replace(problem, crowding=None, **LIMITS_OFF), count - 1)
-        rays = np.zeros((count, shaped.shape[1] + 1))
-        rays[0, 0], rays[1:, 1:] = 1.0, shaped
-        return rays
-    if problem.shape == "free" or count == 1:
-        return np.eye(count)
-    if problem.shape == "nonincreasing":
-        return np.triu(np.ones((count, count)))
-    # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
-    k = np.arange(count)
-    falling = np.maximum(k[1:] - k[:, None], 0)
-    rising = np.maximum(k[:, None] - k[:-1], 0)
-    return np.hstack([falling, rising]).astype(np.float64)
+@functools.lru_cache(maxsize=8)
+def _rays(shape: Shape, count: int) -> NDArray[np.float64]:
+    """Extreme rays of the cone of admissible tables, as columns; read-only."""
+    if shape == "free" or count == 1:
+        rays = np.eye(count)
+    elif shape == "nonincreasing":
+        rays = np.triu(np.ones((count, count)))
+    else:
+        # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
+        k = np.arange(float(count))
+        falling = np.maximum(k[1:] - k[:, None], 0)
+        rising = np.maximum(k[:, None] - k[:-1], 0)
+        rays = np.hstack([falling, rising])
+    rays.flags.writeable = False
+    return rays
 
 
 def evaluate(design: Design, y: NDArray[np.float64]) -> State:
     """Time and budget of the advantages y, shape (n,), non-negative."""
     u = design.speeds @ y
-    saving = (design.cost / u**2) @ design.speeds
+    slowness = design.cost / u
+    time, saving = float(slowness.sum()), (slowness / u) @ design.along
     if design.squares is None:
-        price = design.measure @ design.speeds
-        spent, charged = float(price @ y), np.zeros(design.rays.shape[1])
-    else:
-        moment = design.squares @ y**2
-        spent = float(np.sum(design.per_time * moment / u))
-        price = 2 * y * ((design.per_time / u) @ design.squares)
-        less = (design.per_time * moment / u**2) @ design.speeds
-        price, charged = price - less, less @ design.rays
-    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays, charged)
+        price = design.measure @ design.along
+        return State(u, time, float(design.measure @ u), saving, price, np.zeros(price.size))
+    per_time = design.per_time / u
+    moment = design.squares @ y**2
+    charged = (per_time * moment / u) @ design.along
+    price = (2 * y * (per_time @ design.squares)) @ design.rays - charged
+    return State(u, time, float(per_time @ moment), saving, price, charged)
 
 
-def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Second derivatives of T and of V along the rays, each of shape (k, k)."""
-    u = design.speeds @ y
-    # First along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
-    along = design.speeds @ design.rays
-    of_time = 2 * (along.T * (design.cost / u**3)) @ along
-    of_budget = np.zeros_like(of_time)
-    if design.squares is not None:
-        moment = design.squares @ y**2
-        of_budget += 2 * (along.T * (design.per_time * moment / u**3)) @ along
-        cross = 2 * (((design.squares * y) @ design.rays).T * (design.per_time / u**2)) @ along
-        of_budget -= cross + cross.T
-        of_budget += 2 * (design.rays.T * ((design.per_time / u) @ design.squares)) @ design.rays
-    return of_time, of_budget
+def curvature(design: Design, y: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Second derivative of T + V along the rays, shape (k, k), at advantages y whose speed is u."""
+    # Along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
+    along, square = design.along, u * u
+    if design.squares is None:
+        return (along.T * (2 * design.cost / (square * u))) @ along
+    per_time = design.per_time / square
+    bend = 2 * (design.cost / square + per_time * (design.squares @ y**2)) / u
+    cross = 2 * (((design.squares * y) @ design.rays).T * per_time) @ along
+    own = (design.rays.T * (2 * (per_time * u) @ design.squares)) @ design.rays
+    return (along.T * bend) @ along - cross - cross.T + own
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
@@ -674,12 +696,12 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
 
     Where rounding stops the method it is the best v so far.
     """
-    drift = (design.measure @ design.speeds) @ design.rays
+    drift = design.measure @ design.along
     # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
     # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
     unit = 1 / drift if design.squares is None else 1 / (drift.sum() * np.max(design.rays, axis=0))
-    design = design._replace(rays=design.rays * unit)
+    design = design.scaled(unit)
     share = drift * unit
     x = np.full(unit.size, 1 / unit.size)
     z = share.copy()
@@ -690,27 +712,29 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     for step in range(ITERATIONS + 8 * unit.size):
         if step >= ITERATIONS and best_gap <= TOLERANCE / 10:
             break
-        state = evaluate(design, design.rays @ x)
-        if np.isinf(best_gap):
+        y = design.rays @ x
+        state = evaluate(design, y)
+        if math.isinf(best_gap):
             # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.
             x = x * np.sqrt(state.time / state.spent)
-            state = evaluate(design, design.rays @ x)
-        if np.all(state.price > 0):
-            gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
+            y = design.rays @ x
+            state = evaluate(design, y)
+        if state.price.min() > 0:
+            gap = float((state.saving / state.price).max()) * state.spent / state.time - 1
             if gap < best_gap:
                 best, best_gap = x, gap
             if gap < AIM:
                 break
         gradient = state.price - state.saving
-        barrier = centring * float(np.mean(x * z / share)) * share
-        curvature = np.add(*curvatures(design, design.rays @ x))
-        curvature[np.diag_indices_from(curvature)] += z / x
-        scale = 1 / np.sqrt(np.diag(curvature))
-        try:
-            dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
-        except np.linalg.LinAlgError:
+        barrier = (centring * float((x * z / share).sum()) / x.size) * share / x
+        stiffness = z / x
+        matrix = curvature(design, y, state.u)
+        diagonal = matrix.reshape(-1)[:: x.size + 1]
+        diagonal += stiffness
+        _, dx, info = _solve(matrix.T, barrier - gradient, lower=True, overwrite_a=True, overwrite_b=True)
+        if info:  # rounding has made the matrix indefinite
             break
-        dz = barrier / x - z - z * dx / x
+        dz = barrier - z - stiffness * dx
         primal, dual = reach(x, dx, STEP_BACK), reach(z, dz, STEP_BACK)
         x, z = x + primal * dx, z + dual * dz
         # The longer the last step was, the less of the barrier the next one needs to leave.

@@ -18,7 +18,7 @@ and T(y')V(y') ≥ T²/λ as without a limit. Prices travel with the table; wron
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,6 @@ from theory.crowding import Measure, smallest_limit
 from theory.finite_group import binomial
 from weightopt.curves.interior_point import reach
 from weightopt.errors import SolverError
-
-if TYPE_CHECKING:
-    from weightopt.groups.group import Design, GroupProblem
 
 Array = NDArray[np.float64]
 HIGHEST = 0.5  # of the default range: no two kinds that share one habit evenly both succeed more often
@@ -45,6 +42,50 @@ AIM, ITERATIONS = 1e-11, 300
 FIRM = (0.0, *(1e-12 * 4.0**j for j in range(8)))  # what prices may be raised by, relatively
 NEAR, IDLE = 1e-9, 8  # a gap that is good enough if so many steps have not improved it
 FIRST_CENTRING, CENTRING, STEP_BACK = 0.1, 0.01, 0.99
+
+
+class Limited(Protocol):
+    """What is asked of a problem: that of `weightopt.groups.group.GroupProblem`."""
+
+    @property
+    def group_size(self) -> int: ...  # noqa: D102
+    @property
+    def centred(self) -> bool: ...  # noqa: D102
+    @property
+    def crowding(self) -> float | None: ...  # noqa: D102
+    @property
+    def crowding_measure(self) -> Measure: ...  # noqa: D102
+    @property
+    def limited_on(self) -> tuple[float, float]: ...  # noqa: D102
+
+
+class Judged(Protocol):
+    """Time and budget of a table, and their derivatives along the rays."""
+
+    @property
+    def time(self) -> float: ...  # noqa: D102
+    @property
+    def spent(self) -> float: ...  # noqa: D102
+    @property
+    def saving(self) -> Array: ...  # noqa: D102
+    @property
+    def price(self) -> Array: ...  # noqa: D102
+    @property
+    def charged(self) -> Any: ...  # noqa: D102
+
+
+class Program(Protocol):
+    """What is asked of a problem on nodes: that of `weightopt.groups.group.Design`."""
+
+    @property
+    def measure(self) -> Array: ...  # noqa: D102
+    @property
+    def rays(self) -> Array: ...  # noqa: D102
+    @property
+    def along(self) -> Array: ...  # noqa: D102
+    def scaled(self, unit: Array) -> Program: ...  # noqa: D102
+    def at(self, v: Array) -> Judged: ...  # noqa: D102
+    def bent(self, v: Array) -> Array: ...  # noqa: D102
 
 
 class LimitPrices(NamedTuple):
@@ -66,7 +107,7 @@ class LimitPrices(NamedTuple):
         return {"rho": self.rho.tolist(), "price": self.price.tolist()}
 
 
-def read_prices(problem: GroupProblem, values: Any) -> LimitPrices:
+def read_prices(problem: Limited, values: Any) -> LimitPrices:
     """Prices from JSON values; raises ValueError if they are none, or at places outside the range of the limit."""
     lists = [values.get(key) for key in ("rho", "price")] if isinstance(values, dict) and len(values) == 2 else []
     if not (len(lists) == 2 and all(isinstance(x, list) and all(type(v) is float for v in x) for x in lists)):
@@ -90,7 +131,7 @@ def least_limit(measure: Measure, group_size: int, low: float) -> float:
     return smallest_limit(group_size, low) - (measure == "push")
 
 
-def forces(problem: GroupProblem) -> Array:
+def forces(problem: Limited) -> Array:
     """Coefficients of ψ by unknown, shape (M, n)."""
     size = problem.group_size
     share = np.arange(1, size) / size
@@ -105,19 +146,19 @@ def forces(problem: GroupProblem) -> Array:
     return np.hstack([np.zeros((size, size)) if push else np.eye(size), np.eye(size)])
 
 
-def bound_on_slope(problem: GroupProblem) -> float:
+def bound_on_slope(problem: Limited) -> float:
     """What the elasticity of ψ itself must not exceed: κ, less 1 where φ = ρψ."""
     assert problem.crowding is not None
     return problem.crowding - (problem.crowding_measure == "gradient")
 
 
-def room(problem: GroupProblem) -> Array:
+def room(problem: Limited) -> Array:
     """Coefficients of κψ - ρψ' by unknown, shape (M, n)."""
     matrix = forces(problem)
     return bound_on_slope(problem) * matrix - scaled_slope(matrix.T).T
 
 
-def excess(problem: GroupProblem, y: Array) -> float:
+def excess(problem: Limited, y: Array) -> float:
     """By how much the elasticity exceeds the limit anywhere on its range, at most; 0 where it is kept."""
     pressed, left = forces(problem) @ y, room(problem) @ y
     if not np.all(pressed >= 0) or not np.all(np.isfinite(left)):
@@ -141,7 +182,7 @@ def largest_exchange(saving: Array, price: Array) -> float:
     return least if np.all(saving[~paid] <= least * price[~paid]) else math.inf
 
 
-def added_savings(problem: GroupProblem, design: Design, prices: LimitPrices) -> tuple[Array, Array]:
+def added_savings(problem: Limited, design: Program, prices: LimitPrices) -> tuple[Array, Array]:
     """Σ_i μ_i P_ik by ray, shape (k,), and what it is a difference of, by which its rounding is measured."""
     basis, matrix = binomial(prices.rho, problem.group_size - 1), room(problem)
     return (
@@ -150,7 +191,7 @@ def added_savings(problem: GroupProblem, design: Design, prices: LimitPrices) ->
     )
 
 
-def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, LimitPrices]:
+def least_time_limited(problem: Limited, design: Program) -> tuple[Array, LimitPrices]:
     """Rays v, shape (k,), of the table of least time that keeps the limit, and its prices at the scale of that v.
 
     Raises
@@ -158,8 +199,6 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
     SolverError
         If no first table is found.
     """
-    from weightopt.groups.group import evaluate
-
     low, high = problem.limited_on
     size = problem.group_size
     matrix = room(problem) - SLIGHT * forces(problem)  # a limit that much tighter, so that what is left over it is not
@@ -188,7 +227,7 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
         if over <= SLIGHT and gap <= NEAR / 10:
             break
         # More places make the least time longer; where they hardly do, none is left out: a round could undo the last.
-        state = evaluate(design, y)
+        state = design.at(v)
         product = state.time * state.spent
         kept = places[price > 1e-9 * np.max(price, initial=0.0)]
         kept = _apart(kept, new) if product > before * (1 + SLIGHT) else kept
@@ -201,11 +240,9 @@ def least_time_limited(problem: GroupProblem, design: Design) -> tuple[Array, Li
     return v, prices._replace(price=_firm(design, v, rows, prices.price))
 
 
-def _firm(design: Design, v: Array, rows: Array, price: Array) -> Array:
+def _firm(design: Program, v: Array, rows: Array, price: Array) -> Array:
     """Prices a little larger, where rays whose price is negative hang on their last digits."""
-    from weightopt.groups.group import evaluate
-
-    state = evaluate(design, design.rays @ v)
+    state = design.at(v)
     cautious = state.price - FIRM[1] * (np.abs(state.price) + 2 * state.charged)
     return price * min(
         (1 + more for more in FIRM),
@@ -223,14 +260,13 @@ def _apart(active: Array, new: list[tuple[float, float]]) -> Array:
     return active[keep]
 
 
-def _kept(problem: GroupProblem, design: Design, v: Array, first: Array) -> Array:
+def _kept(problem: Limited, design: Program, v: Array, first: Array) -> Array:
     """v with as little of the first table as brings it below the limit on the whole range."""
     over = excess(problem, design.rays @ v)
     if not 0 < over < MARGIN / 10:
         return v
-    alike = np.sum(v * ((design.measure @ design.speeds) @ design.rays)) / np.sum(
-        first * ((design.measure @ design.speeds) @ design.rays)
-    )
+    drift = design.measure @ design.along
+    alike = float(drift @ v) / float(drift @ first)
     for share in (over / MARGIN) * 4.0 ** np.arange(8):
         mixed = v + share * alike * first
         if excess(problem, design.rays @ mixed) == 0:
@@ -249,7 +285,7 @@ def _deepest(left: Array, pressed: Array, below: float, above: float) -> tuple[f
     return min(((rho, value(rho)) for rho in (float(best.x), below, above)), key=lambda pair: pair[1])
 
 
-def _first(problem: GroupProblem, design: Design) -> Array:
+def _first(problem: Limited, design: Program) -> Array:
     """A table inside the cone, below the limit on the whole range: one linear program."""
     low, high = problem.limited_on
     size = problem.group_size
@@ -258,7 +294,7 @@ def _first(problem: GroupProblem, design: Design) -> Array:
     basis = binomial(np.geomspace(low, high, DENSE * size), size - 1)
     pressed = basis @ forces(problem) @ design.rays
     rows = basis @ room(problem) @ design.rays - margin * pressed
-    unit = 1 / ((design.measure @ design.speeds) @ design.rays)
+    unit = 1 / (design.measure @ design.along)
     rows, pressed = rows * unit, pressed * unit
     rows /= np.max(pressed, axis=1, keepdims=True)
     count = unit.size
@@ -281,22 +317,20 @@ def _first(problem: GroupProblem, design: Design) -> Array:
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
-def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array, float]:
+def _least_time(design: Program, rows: Array, first: Array) -> tuple[Array, Array, float]:
     """Minimise T + V over v ≥ 0 with rows @ v ≥ 0, from a v inside; v, the prices of the rows, and its gap.
 
     As `weightopt.groups.group.least_time_rays`, with the rows as further slacks.
     """
-    from weightopt.groups.group import curvatures, evaluate
-
     unit = first.copy()
     rows = rows * unit
     size = np.maximum(rows @ np.ones(unit.size), 1e-300)
     rows = rows / size[:, None]
-    design = design._replace(rays=design.rays * unit)
-    drift = (design.measure @ design.speeds) @ design.rays
+    design = design.scaled(unit)
+    drift = design.measure @ design.along
     share, weight = drift / drift.sum(), np.full(len(rows), 1 / len(rows))
     x = np.ones(unit.size)
-    state = evaluate(design, design.rays @ x)
+    state = design.at(x)
     x *= math.sqrt(state.time / state.spent)  # T and V have degrees -1 and 1
     scale = math.sqrt(state.time * state.spent)
     share, weight = share * scale, weight * scale
@@ -305,7 +339,7 @@ def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array
     best, best_gap, centring = (x, mu), np.inf, FIRST_CENTRING
     idle = 0
     for _ in range(ITERATIONS):
-        state = evaluate(design, design.rays @ x)
+        state = design.at(x)
         pull = mu @ rows
         ratio, paid = (state.saving + pull) / state.price * (state.spent / state.time), state.price > 0
         if not np.any(paid):
@@ -320,7 +354,7 @@ def _least_time(design: Design, rows: Array, first: Array) -> tuple[Array, Array
         s = rows @ x
         complementarity = (x @ z + s @ mu) / (2 * scale)
         barrier, of_rows = centring * complementarity * share, centring * complementarity * weight
-        curvature = np.add(*curvatures(design, design.rays @ x)) + (rows.T * (mu / s)) @ rows
+        curvature = design.bent(x) + (rows.T * (mu / s)) @ rows
         curvature[np.diag_indices_from(curvature)] += z / x
         norm = 1 / np.sqrt(np.diag(curvature))
         right = barrier / x - (state.price - state.saving) + (of_rows / s) @ rows

@@ -38,7 +38,7 @@ from weightopt.groups.group import (
     Design,
     GroupProblem,
     State,
-    curvatures,
+    curvature,
     design_of,
     evaluate,
     least_time_rays,
@@ -342,7 +342,7 @@ def _between(problem: RangeProblem, correct: Array, wrong: Array) -> float:
 def _dinkelbach(designs: list[Design], scale: Array) -> tuple[Array, Array]:
     """The table, shape (n,), and the prices of the starts, shape (17,), of the least worst ratio."""
     rays = designs[0].rays
-    unit = 1 / ((designs[0].measure @ designs[0].speeds) @ rays)
+    unit = 1 / (designs[0].measure @ designs[0].along)
     x = least_time_rays(designs[STARTS // 2]) / unit
     x = x / x.sum()
     prices = np.full(scale.size, 1 / scale.size)
@@ -390,10 +390,10 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         if gap < CLOSED and np.max(np.abs(open_by)) < CLOSED:
             break
         target = CENTRING * gap / (starts + k)
-        curvature = _curvature(designs, table, states, price * share, ratio * scale) * np.outer(unit, unit)
+        bend = _curvature(designs, table, states, price * share, ratio * scale) * np.outer(unit, unit)
         stiff = price / slack
         matrix = np.zeros((k + 2, k + 2))
-        matrix[:k, :k] = curvature + (slope.T * stiff) @ slope + np.diag(dual / x)
+        matrix[:k, :k] = bend + (slope.T * stiff) @ slope + np.diag(dual / x)
         matrix[:k, k] = matrix[k, :k] = -(stiff @ slope)
         matrix[k, k] = stiff.sum()
         matrix[:k, k + 1] = matrix[k + 1, :k] = 1
@@ -428,8 +428,7 @@ def _curvature(designs: list[Design], table: Array, states: list[State], price: 
         cost=weight @ np.array([design.cost for design in designs]),
         per_time=price @ np.array([design.per_time for design in designs]),
     )
-    of_time, of_budget = curvatures(pooled, table)
-    return of_time + of_budget - 2 * (saving.T * (weight / time)) @ saving
+    return curvature(pooled, table, states[0].u) - 2 * (saving.T * (weight / time)) @ saving
 
 
 def _excess(states: list[State], scale: Array, ratio: float) -> tuple[Array, Array]:
