@@ -40,8 +40,8 @@ weight is e(ρ) = ρ(1-ρ)ω(ρ), its surrogate h has h' = ω. In a group of M r
 at K = 0 and K = M is a rule of its own: the limit of -ρω, respectively (1-ρ)ω, or what the published method does.
 The word reconstruction marks forms that are ours and not the paper's (arXiv 2602.11128).
 
-The elasticity of φ(ρ) = ρu(ρ), d ln φ/d ln ρ, says what becomes of kinds of prompts that share a habit: above 1 the more
-successful kind drives the others out, below 1 shares come back, and the lower it is, the longer rare kinds stay
+The elasticity of φ(ρ) = ρu(ρ), d ln φ/d ln ρ, says what becomes of kinds of prompts that share a habit: above 1 the
+more successful kind drives the others out, below 1 shares come back, and the lower it is, the longer rare kinds stay
 ([problems.md](problems.md#kinds-that-compete)). For large groups it is 1 + d ln ω/d ln ρ; in groups of {GROUP_SIZE} the
 rules for uniform groups are part of it.
 

@@ -74,8 +74,8 @@ def list_weightings(as_json: AsJson = False) -> None:
     Console().print(listing)
     at = ", ".join(f"{rho:g}" for rho in catalogue.ELASTIC_AT)
     print(
-        f"Elasticity: d ln φ/d ln ρ at ρ = {at} in groups of {catalogue.ELASTIC_GROUP}, φ = ρu(ρ): the lower, the longer "
-        "rare kinds of prompts stay; above 1 the successful drive them out"
+        f"Elasticity: d ln φ/d ln ρ at ρ = {at} in groups of {catalogue.ELASTIC_GROUP}, φ = ρu(ρ): the lower, the "
+        "longer rare kinds of prompts stay; above 1 the successful drive them out"
     )
     families = ", ".join(f"{family.name}:{family.parameters}" for family in catalogue.FAMILIES.values())
     print(f"Parameters may be changed: {families}")

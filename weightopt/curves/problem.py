@@ -290,7 +290,8 @@ class Problem:
     @property
     def label(self) -> str:
         """What a table of the answer is called."""
-        return f"Time-optimal, {self.clock.name} clock, {self.start:g} → {self.target:g}"
+        limit = "" if self.crowding is None else f", crowding at most {self.crowding:g}"
+        return f"Time-optimal, {self.clock.name} clock, {self.start:g} → {self.target:g}{limit}"
 
     @property
     def movement(self) -> str:

@@ -168,11 +168,15 @@ class GroupProblem:
             )
         least = least_limit(self.crowding_measure, self.group_size, low)
         if not least < self.crowding <= self.group_size:
+            wanted = self.crowding + (self.crowding_measure == "push")
+            way_out = ""
+            if self.crowding <= least and wanted < 1:
+                nearest = (1 - wanted) / (self.group_size - wanted)
+                way_out = f": raise it, the low end of --crowding-range above {nearest:.3g}, or the group size"
             raise ProblemError(
                 "crowding",
                 f"must be above {least:.6g}, the least that groups of {self.group_size} can hold from {low:g} on, and "
-                f"at most {self.group_size}, from where it asks nothing; got {self.crowding:g}: raise it, the range's "
-                "low end or the group size",
+                f"at most {self.group_size}, from where it asks nothing; got {self.crowding:g}{way_out}",
             )
 
     @property
@@ -297,8 +301,10 @@ class GroupAnswer(Answer, Advantages):
     ) -> WeightTable:
         """The table; see `Answer.table`. The default advantages in uniform groups are 0 for a centred table."""
         more = {} if self.prices is None else {"prices": self.prices.listed()}
-        given = (all_wrong, all_right)
-        return self.advantages_table(self, self.problem, self.problem.curve.label, group_size, given, **more)
+        label, given = self.problem.curve.label, (all_wrong, all_right)
+        if self.problem.crowding is not None:
+            label += f", crowding at most {self.problem.crowding:g}"
+        return self.advantages_table(self, self.problem, label, group_size, given, **more)
 
     def headline(self) -> str:
         """What was asked, in one line."""
