@@ -175,3 +175,17 @@ def test_groups_tend_to_the_curve():
         found = crowding.group_elasticity(rho, *crowding.member_advantages(member, size))
         errors.append(np.max(np.abs(found - crowding.curve_elasticity(member, rho))))
     assert errors[1] < 0.3 * errors[0]  # of order 1/M
+
+
+def test_lists_show_the_elasticities_of_the_catalogue():
+    at = np.array(catalogue.ELASTIC_AT)
+    grpo = catalogue.parse("grpo")
+    np.testing.assert_allclose(catalogue.elasticities(grpo), 1 / (2 * (1 - at)), atol=1e-9)
+    np.testing.assert_allclose(catalogue.elasticities(catalogue.parse("grpo-verl")), 1 / (2 * (1 - at)), atol=1e-4)
+    # Linear-R with -1 on all-wrong groups: φ = 1-(1-ρ)^M.
+    kept = 16 * at * (1 - at) ** 15 / (1 - (1 - at) ** 16)
+    np.testing.assert_allclose(catalogue.elasticities(catalogue.parse("linear-r"), 16), kept, atol=1e-12)
+    assert catalogue.elasticity_text(catalogue.parse("rloo"), 16) == "1.00 1.00 1.00"
+    assert catalogue.elasticity_text(catalogue.parse("power:1.5,0"), 16) == "– – –"  # its rule has to be stated
+    for member in catalogue.EVERYTHING.values():
+        assert catalogue.describe(member)["elasticity"] == catalogue.elasticity_text(member, catalogue.ELASTIC_GROUP)

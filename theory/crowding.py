@@ -89,7 +89,9 @@ def growth(share: ArrayLike, propensity: ArrayLike, execution: ArrayLike, phi: C
     return speed - np.asarray(propensity, dtype=np.float64) @ speed
 
 
-def invasion(share: tuple[float, float], resident: float, success: tuple[float, float], phi: Callable[[Array], Array]):
+def invasion(
+    share: tuple[float, float], resident: float, success: tuple[float, float], phi: Callable[[Array], Array]
+) -> float:
     """d ln(π_g/π_h)/dt of a rare kind g over a resident kind h, but for terms in π_g.
 
     Parameters
