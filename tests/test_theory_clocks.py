@@ -16,7 +16,7 @@ ALL = [
     clocks.parse(name)
     for name in (
         *(*PLAIN, "mixed:2", "mixed:3", "mixed:64", "success:1", "success:16", "affine:1,0.5"),
-        *("refill:2,1,0", "refill:16,0,3", "refill:64,1,2"),
+        *("refill:2,1,0", "refill:16,0,3", "refill:64,5,2"),
     )
 ]
 EDGES = [clocks.Affine(2.0, 0.0), clocks.Affine(0.0, 3.0)]
@@ -51,7 +51,7 @@ def test_leading_terms_are_the_limits_of_the_clock(clock):
         for x in (1e-5, 1e-7):
             rho = np.asarray(x if end == "zero" else 1 - x)
             errors.append(abs(float(clock(rho)) / (coefficient * x**exponent) - 1))
-        # First-order terms are at most M/2 = 32 times the distance; 1 - x itself rounds at 1e-16/x.
+        # First-order terms are at most M/2 = 32 times the distance, with refilling bM/a = 26 times; 1 - x itself rounds at 1e-16/x.
         assert errors[0] <= 40 * 1e-5, (end, errors)
         assert errors[1] <= 40 * 1e-7, (end, errors)
 
