@@ -51,7 +51,8 @@ def test_leading_terms_are_the_limits_of_the_clock(clock):
         for x in (1e-5, 1e-7):
             rho = np.asarray(x if end == "zero" else 1 - x)
             errors.append(abs(float(clock(rho)) / (coefficient * x**exponent) - 1))
-        # First-order terms are at most M/2 = 32 times the distance, with refilling bM/a = 26 times; 1 - x itself rounds at 1e-16/x.
+        # First-order terms are at most M/2 = 32 times the distance, with refilling bM/a = 26 times; 1 - x itself rounds
+        # at 1e-16/x.
         assert errors[0] <= 40 * 1e-5, (end, errors)
         assert errors[1] <= 40 * 1e-7, (end, errors)
 

@@ -86,7 +86,7 @@ class RangeProblem:
     >>> group = GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=4)
     >>> answer = solve(RangeProblem(group, last_start=0.1))
     >>> f"at most {answer.worst_ratio - 1:.1%} slower than the best table for a start"
-    'at most 2.8% slower than the best table for a start'
+    'at most 2.4% slower than the best table for a start'
     """
 
     kind: ClassVar[str] = "range"
