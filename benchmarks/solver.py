@@ -15,8 +15,8 @@ What is compared. On N cells of success probability 0.01 → 0.9, even in log-od
 Why it is fair. Everybody starts from the same arrays (group: from start, target and size), knows no answer and is
 timed cold: modelling, solving and reading the weights, in a process in which every library has run before, BLAS on one
 thread (two are slower for everybody). Seconds are CPU seconds of the process: other programs that share the machine
-lengthen the wait and hardly the work. Solvers take turns; in its turn a short solve is repeated for 20 ms and the median
-counts, for everybody alike. Ratios are formed within each round. Peers are set up as by somebody who knows them:
+lengthen the wait and hardly the work. Solvers take turns; in its turn a short solve is repeated for 20 ms and the
+median counts, for everybody alike. Ratios are formed within each round. Peers are set up as by somebody who knows them:
 
     units       weights in units of the unconstrained optimum, objective and budget times N, so that the numbers a
                 solver sees are of order one: else Clarabel's answer at N = 20 000 is off by 7e-7 and IPOPT slower
@@ -215,8 +215,9 @@ def sentence(found: dict[str, Any]) -> str:
 
 
 CAPTION = f"""
-CPU seconds. Ratios are formed within each round; their median is shown. A peer whose error (of time, budget or a constraint) exceeds
-{ACCURATE:g}, that failed or that ran out of time is shown but cannot be the fastest. gap: certified, relative.
+CPU seconds. Ratios are formed within each round; their median is shown. A peer whose error (of time, budget or a
+constraint) exceeds {ACCURATE:g}, that failed or that ran out of time is shown but cannot be the fastest.
+gap: certified, relative.
 Aims: N = {AIM_SIZE} against the fastest peer, group against cvxpy and L-BFGS-B; gap and error at most {CERTIFIED:g}."""
 
 

@@ -344,10 +344,11 @@ class Design(NamedTuple):
     squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
     rays: NDArray[np.float64]  # (n, k): y = rays @ v
     along: NDArray[np.float64]  # (r, k) speeds @ rays
+    drift: NDArray[np.float64]  # (k,) measure @ along
 
     def scaled(self, unit: NDArray[np.float64]) -> Design:
         """The same with rays in other units, shape (k,)."""
-        return self._replace(rays=self.rays * unit, along=self.along * unit)
+        return self._replace(rays=self.rays * unit, along=self.along * unit, drift=self.drift * unit)
 
     def at(self, v: NDArray[np.float64]) -> State:
         """`evaluate` along the rays."""
@@ -356,18 +357,20 @@ class Design(NamedTuple):
     def bent(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
         """`curvature` along the rays."""
         y = self.rays @ v
-        return curvature(self, y, self.speeds @ y)
+        u = self.speeds @ y
+        return curvature(self, y, u, self.cost / u / u)
 
 
 class State(NamedTuple):
     """Speed, time and budget of a table, and the derivatives of the two along the rays."""
 
     u: NDArray[np.float64]  # (r,)
+    saved: NDArray[np.float64]  # (r,) f dm/u², what time falls by
     time: float
     spent: float
     saving: NDArray[np.float64]  # (k,) -∂T/∂v
     price: NDArray[np.float64]  # (k,) ∂V/∂v
-    charged: NDArray[np.float64]  # (k,) what is subtracted in ∂V/∂v
+    charged: NDArray[np.float64] | float  # (k,) what is subtracted in ∂V/∂v
 
 
 def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
@@ -394,7 +397,7 @@ def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
         v, prices = least_time_limited(problem, design)
     # An interior point leaves a trace of every ray, and on groups that all but never occur the trace can be a huge
     # number. Where a ray adds nothing to the drift the table is as good without it, and safer.
-    share = v * (design.measure @ design.along)
+    share = v * design.drift
     candidates = []
     for rays in (np.where(share < TRACE * share.sum(), 0.0, v), v):
         if candidates and _good(candidates[0][1]):
@@ -627,11 +630,11 @@ def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int
     rays = _rays(problem.shape, speeds.shape[1] - pushed)
     if pushed:
         rays = block_diag(1.0, rays)
-    along = speeds @ rays
+    along = (rays.T @ speeds.T).T  # columns are read more often than rows
     drift = measure @ along
     seen = drift > UNSEEN * drift.max()
     if not seen.all():
-        rays, along = rays[:, seen], along[:, seen]
+        rays, along, drift = rays[:, seen], along[:, seen], drift[seen]
     cost = measure * curve.cost_density(rho)
     return Design(
         rho=rho,
@@ -642,6 +645,7 @@ def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int
         squares=squares,
         rays=rays,
         along=along,
+        drift=drift,
     )
 
 
@@ -670,29 +674,35 @@ def _rays(shape: Shape, count: int) -> NDArray[np.float64]:
 
 def evaluate(design: Design, y: NDArray[np.float64]) -> State:
     """Time and budget of the advantages y, shape (n,), non-negative."""
-    u = design.speeds @ y
+    return _state(design, design.speeds @ y, y)
+
+
+def _state(design: Design, u: NDArray[np.float64], y: NDArray[np.float64]) -> State:
+    """`evaluate` where the speed is known; the drift budget does without y."""
     slowness = design.cost / u
-    time, saving = float(slowness.sum()), (slowness / u) @ design.along
+    saved = slowness / u
+    time, saving = float(slowness.sum()), saved @ design.along
     if design.squares is None:
-        price = design.measure @ design.along
-        return State(u, time, float(design.measure @ u), saving, price, np.zeros(price.size))
+        return State(u, saved, time, float(design.measure @ u), saving, design.drift, 0.0)
     per_time = design.per_time / u
     moment = design.squares @ y**2
     charged = (per_time * moment / u) @ design.along
     price = (2 * y * (per_time @ design.squares)) @ design.rays - charged
-    return State(u, time, float(per_time @ moment), saving, price, charged)
+    return State(u, saved, time, float(per_time @ moment), saving, price, charged)
 
 
-def curvature(design: Design, y: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Second derivative of T + V along the rays, shape (k, k), at advantages y whose speed is u."""
+def curvature(
+    design: Design, y: NDArray[np.float64], u: NDArray[np.float64], saved: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Second derivative of T + V along the rays, shape (k, k), at advantages y whose `State` has u and saved."""
     # Along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
-    along, square = design.along, u * u
+    along = design.along
     if design.squares is None:
-        return (along.T * (2 * design.cost / (square * u))) @ along
-    per_time = design.per_time / square
-    bend = 2 * (design.cost / square + per_time * (design.squares @ y**2)) / u
-    cross = 2 * (((design.squares * y) @ design.rays).T * per_time) @ along
-    own = (design.rays.T * (2 * (per_time * u) @ design.squares)) @ design.rays
+        return (along.T * (2 * saved / u)) @ along
+    per_time = design.per_time / u
+    bend = 2 * (saved + per_time * (design.squares @ y**2) / u) / u
+    cross = 2 * (((design.squares * y) @ design.rays).T * (per_time / u)) @ along
+    own = (design.rays.T * (2 * per_time @ design.squares)) @ design.rays
     return (along.T * bend) @ along - cross - cross.T + own
 
 
@@ -702,7 +712,7 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
 
     Where rounding stops the method it is the best v so far.
     """
-    drift = design.measure @ design.along
+    drift = design.drift
     # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
     # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
@@ -718,13 +728,13 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     for step in range(ITERATIONS + 8 * unit.size):
         if step >= ITERATIONS and best_gap <= TOLERANCE / 10:
             break
-        y = design.rays @ x
-        state = evaluate(design, y)
+        y = x if design.squares is None else design.rays @ x
+        state = _state(design, design.along @ x, y)
         if math.isinf(best_gap):
             # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.
-            x = x * np.sqrt(state.time / state.spent)
-            y = design.rays @ x
-            state = evaluate(design, y)
+            factor = math.sqrt(state.time / state.spent)
+            x, y = x * factor, y * factor
+            state = _state(design, design.along @ x, y)
         if state.price.min() > 0:
             gap = float((state.saving / state.price).max()) * state.spent / state.time - 1
             if gap < best_gap:
@@ -734,7 +744,7 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
         gradient = state.price - state.saving
         barrier = (centring * float((x * z / share).sum()) / x.size) * share / x
         stiffness = z / x
-        matrix = curvature(design, y, state.u)
+        matrix = curvature(design, y, state.u, state.saved)
         diagonal = matrix.reshape(-1)[:: x.size + 1]
         diagonal += stiffness
         _, dx, info = _solve(matrix.T, barrier - gradient, lower=True, overwrite_a=True, overwrite_b=True)

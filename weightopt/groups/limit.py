@@ -78,11 +78,9 @@ class Program(Protocol):
     """What is asked of a problem on nodes: that of `weightopt.groups.group.Design`."""
 
     @property
-    def measure(self) -> Array: ...  # noqa: D102
-    @property
     def rays(self) -> Array: ...  # noqa: D102
     @property
-    def along(self) -> Array: ...  # noqa: D102
+    def drift(self) -> Array: ...  # noqa: D102
     def scaled(self, unit: Array) -> Program: ...  # noqa: D102
     def at(self, v: Array) -> Judged: ...  # noqa: D102
     def bent(self, v: Array) -> Array: ...  # noqa: D102
@@ -265,7 +263,7 @@ def _kept(problem: Limited, design: Program, v: Array, first: Array) -> Array:
     over = excess(problem, design.rays @ v)
     if not 0 < over < MARGIN / 10:
         return v
-    drift = design.measure @ design.along
+    drift = design.drift
     alike = float(drift @ v) / float(drift @ first)
     for share in (over / MARGIN) * 4.0 ** np.arange(8):
         mixed = v + share * alike * first
@@ -294,7 +292,7 @@ def _first(problem: Limited, design: Program) -> Array:
     basis = binomial(np.geomspace(low, high, DENSE * size), size - 1)
     pressed = basis @ forces(problem) @ design.rays
     rows = basis @ room(problem) @ design.rays - margin * pressed
-    unit = 1 / (design.measure @ design.along)
+    unit = 1 / design.drift
     rows, pressed = rows * unit, pressed * unit
     rows /= np.max(pressed, axis=1, keepdims=True)
     count = unit.size
@@ -327,7 +325,7 @@ def _least_time(design: Program, rows: Array, first: Array) -> tuple[Array, Arra
     size = np.maximum(rows @ np.ones(unit.size), 1e-300)
     rows = rows / size[:, None]
     design = design.scaled(unit)
-    drift = design.measure @ design.along
+    drift = design.drift
     share, weight = drift / drift.sum(), np.full(len(rows), 1 / len(rows))
     x = np.ones(unit.size)
     state = design.at(x)

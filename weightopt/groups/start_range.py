@@ -311,8 +311,14 @@ def _designs(problem: RangeProblem, pieces: int = 1) -> list[Design]:
     designs = []
     for end in ends:
         counts = theta > end
+        measure = whole.measure * counts
         designs.append(
-            whole._replace(measure=whole.measure * counts, cost=whole.cost * counts, per_time=whole.per_time * counts)
+            whole._replace(
+                measure=measure,
+                cost=whole.cost * counts,
+                per_time=whole.per_time * counts,
+                drift=measure @ whole.along,
+            )
         )
     return designs
 
@@ -342,7 +348,7 @@ def _between(problem: RangeProblem, correct: Array, wrong: Array) -> float:
 def _dinkelbach(designs: list[Design], scale: Array) -> tuple[Array, Array]:
     """The table, shape (n,), and the prices of the starts, shape (17,), of the least worst ratio."""
     rays = designs[0].rays
-    unit = 1 / (designs[0].measure @ designs[0].along)
+    unit = 1 / designs[0].drift
     x = least_time_rays(designs[STARTS // 2]) / unit
     x = x / x.sum()
     prices = np.full(scale.size, 1 / scale.size)
@@ -428,7 +434,10 @@ def _curvature(designs: list[Design], table: Array, states: list[State], price: 
         cost=weight @ np.array([design.cost for design in designs]),
         per_time=price @ np.array([design.per_time for design in designs]),
     )
-    return curvature(pooled, table, states[0].u) - 2 * (saving.T * (weight / time)) @ saving
+    return (
+        curvature(pooled, table, states[0].u, pooled.cost / states[0].u ** 2)
+        - 2 * (saving.T * (weight / time)) @ saving
+    )
 
 
 def _excess(states: list[State], scale: Array, ratio: float) -> tuple[Array, Array]:
