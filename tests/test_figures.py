@@ -322,7 +322,7 @@ def test_group_tables_are_certified_and_the_plug_in_is_slower(tiny_frames):
     # theory.md: the reference values of the prototype.
     assert ratio["effective", 8, "plug-in"] == pytest.approx(1.547, abs=5e-4)
     assert ratio["regular", 4, "plug-in"] == pytest.approx(1.094, abs=5e-4)
-    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8))
+    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8, budget_kind="drift"))
     shown = frames.part(frame, clock="effective", group_size=8, table="convex")["weight"].to_numpy()
     np.testing.assert_allclose(shown, solution.weight, rtol=1e-6, atol=1e-9)
 

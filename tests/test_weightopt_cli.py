@@ -171,7 +171,7 @@ REFUSED = {
     "start missing": (["solve", *SOLVE[3:]], ["--start"]),
     "clock unknown": (
         [*SOLVE[:6], "foo"],
-        ["--clock", "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"],
+        ["--clock", "regular, effective, failures, both, variance, refill:M,a,b, affine:a,b, success:M, mixed:M"],
     ),
     "clock of one": ([*SOLVE[:6], "mixed:1"], ["--clock", "from 2"]),
     "clock of nothing": ([*SOLVE[:6], "affine:0,0"], ["--clock"]),

@@ -107,7 +107,7 @@ PLUG_IN = [("sqrt-r", "effective", 8, 1.547), ("maxrl", "effective", 8, 1.361), 
 
 @pytest.mark.parametrize(("name", "clock", "size", "expected"), PLUG_IN)
 def test_plug_in_tables_are_as_slow_as_the_notes_say(name, clock, size, expected):
-    problem = GroupProblem(Problem(0.01, 0.9, clock), size, shape="free")
+    problem = GroupProblem(Problem(0.01, 0.9, clock), size, budget_kind="drift", shape="free")
     rho = np.arange(1, size) / size
     weight = catalogue.WEIGHTINGS[name](rho)
     points = problem.curve.panels(width=0.25)

@@ -55,7 +55,7 @@ def table(
 
 
 def list_weightings(as_json: AsJson = False) -> None:
-    """List the catalogue of weightings: formula, rule for all-wrong groups, source."""
+    """List the catalogue of weightings: formula, rule for all-wrong groups, elasticity, source."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -67,11 +67,16 @@ def list_weightings(as_json: AsJson = False) -> None:
         print_json({"weightings": rows})
         return
     listing = Table(box=box.SIMPLE_HEAD)
-    for column in ("name", "weight ω(ρ), or advantages", "all-wrong group", "source"):
+    for column in ("name", "weight ω(ρ), or advantages", "all-wrong group", "elasticity", "source"):
         listing.add_column(column, overflow="fold")
     for row in rows:
-        listing.add_row(row["name"], row["formula"], row["all_wrong"], row["source"])
+        listing.add_row(row["name"], row["formula"], row["all_wrong"], row["elasticity"], row["source"])
     Console().print(listing)
+    at = ", ".join(f"{rho:g}" for rho in catalogue.ELASTIC_AT)
+    print(
+        f"Elasticity: d ln φ/d ln ρ at ρ = {at} in groups of {catalogue.ELASTIC_GROUP}, φ = ρu(ρ): the lower, the "
+        "longer rare kinds of prompts stay; above 1 the successful drive them out"
+    )
     families = ", ".join(f"{family.name}:{family.parameters}" for family in catalogue.FAMILIES.values())
     print(f"Parameters may be changed: {families}")
 

@@ -86,7 +86,7 @@ class RangeProblem:
     >>> group = GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=4)
     >>> answer = solve(RangeProblem(group, last_start=0.1))
     >>> f"at most {answer.worst_ratio - 1:.1%} slower than the best table for a start"
-    'at most 2.8% slower than the best table for a start'
+    'at most 2.4% slower than the best table for a start'
     """
 
     kind: ClassVar[str] = "range"
@@ -95,6 +95,8 @@ class RangeProblem:
 
     def __post_init__(self) -> None:
         curve = self.group.curve
+        if self.group.crowding is not None:
+            raise ProblemError("crowding", "holds for a table of one start, not for a range of starts")
         last = self.last_start
         number = isinstance(last, int | float | np.floating) and not isinstance(last, bool)
         if not (number and curve.start < last < curve.target):
@@ -184,7 +186,7 @@ class RangeAnswer(Answer, Advantages):
 
     def about(self) -> dict[str, str]:
         """The clock, the mobility, and what the table had to be."""
-        return {"clock": self.problem.group.curve.movement, "table": self.problem.group.design_in_words}
+        return self.problem.group.about
 
     def measures(self) -> dict[str, str]:
         """The worst ratio, its bound, and the ratios of some starts."""
