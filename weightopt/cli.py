@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from weightopt.commands.compare import compare
+from weightopt.commands.doctor import doctor
 from weightopt.commands.output import fail, refuse
 from weightopt.commands.population import population
 from weightopt.commands.solve import solve
@@ -40,6 +41,7 @@ for name, command in (
     ("list", list_weightings),
     ("show", show),
     ("check", check),
+    ("doctor", doctor),
 ):
     app.command(name)(command)
 

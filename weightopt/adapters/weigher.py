@@ -226,6 +226,12 @@ class GroupWeigher:
         return np.fromiter(map(number.__getitem__, ids), dtype=np.intp, count=responses), len(number)
 
 
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of `GroupWeigher` as numbers for a log: the histogram as ``success_histogram/K``, one for each K."""
+    numbers = {name: float(value) for name, value in metrics.items() if name != "success_histogram"}
+    return numbers | {f"success_histogram/{k}": float(n) for k, n in enumerate(metrics["success_histogram"])}
+
+
 def _metrics(
     advantages: NDArray[np.float64],
     groups: NDArray[np.intp],
