@@ -51,7 +51,7 @@ ROOMS = {
     "weightopt.curves": Room("curves, certificates", 0, "catalogue_tables curves"),
     "weightopt.answer": Room("an answer and its table", 0.5, "answer fields tabulate"),
     "weightopt.adapters": Room("tables in other trainers", 1.5),
-    "weightopt.table": Room("tables, files, settings", 1, "columns errors files journal settings table"),
+    "weightopt.table": Room("tables, files, settings", 1, "columns errors files journal settings spread table"),
     "sim": Room("simulated populations", 2.55),
     "figures": Room("figures, tables, captions", 2.1),
     "rl.command": Room("commands, dry run", 3.1, "command preview"),

@@ -234,7 +234,9 @@ def test_the_documented_loss_divides_by_one_constant_in_workers(workers, curve):
 
 def test_a_refusal_reaches_the_driver_as_its_sentence(workers):
     with pytest.raises(AdapterError, match=r"^verl: algorithm.weight_table=None gives weight_table no table; write"):
-        ray.get(workers[0].call.remote(advantages_in_verl, ["algorithm.adv_estimator=weight_table"], ALL_COUNTS, 0, True))
+        ray.get(
+            workers[0].call.remote(advantages_in_verl, ["algorithm.adv_estimator=weight_table"], ALL_COUNTS, 0, True)
+        )
 
 
 def test_page_and_host_name_the_same_overrides(curve):
@@ -326,16 +328,17 @@ def test_the_log_and_the_first_line(curve, tmp_path, capsys):
 )
 def test_settings_that_change_the_weight_are_refused(curve, change, sentence):
     with pytest.raises(AdapterError, match=f"^verl: .*{sentence}"):
-        advantages_in_verl(
-            [*page_overrides(curve), f"actor_rollout_ref.rollout.n={SIZE}", change], ALL_COUNTS, 0, True
-        )
+        advantages_in_verl([*page_overrides(curve), f"actor_rollout_ref.rollout.n={SIZE}", change], ALL_COUNTS, 0, True)
 
 
 def test_a_table_of_another_size_or_no_table(curve, tmp_path):
     overrides = page_overrides(curve)
     other = tmp_path / "four.json"
     CURVE.for_group(4).save(other)
-    for table, sentence in ((other, "draws groups of another size than the 4"), (tmp_path / "no.json", "cannot be read")):
+    for table, sentence in (
+        (other, "draws groups of another size than the 4"),
+        (tmp_path / "no.json", "cannot be read"),
+    ):
         words = [word.replace(str(curve), str(table)) for word in overrides]
         with pytest.raises(AdapterError, match=f"^verl: .*{sentence}"):
             advantages_in_verl([*words, f"actor_rollout_ref.rollout.n={SIZE}"], ALL_COUNTS, 0, True)

@@ -26,7 +26,9 @@ ESTIMATOR = "weight_table"
 PADDING = "pad"  # SkyRL fills a batch up with rows whose uid is pad0, pad1, ...; they have no loss
 
 
-def register(table: WeightTable | str | os.PathLike[str], threshold: float | None = None, name: str = ESTIMATOR) -> None:
+def register(
+    table: WeightTable | str | os.PathLike[str], threshold: float | None = None, name: str = ESTIMATOR
+) -> None:
     """Make `name` an advantage estimator of SkyRL that reads `table`.
 
     Parameters
@@ -56,9 +58,7 @@ class TableEstimator:
     def __init__(self, table: WeightTable | str | os.PathLike[str], threshold: float | None = None) -> None:
         self.weigher = GroupWeigher(table, threshold, host="SkyRL")
 
-    def __call__(
-        self, *, token_level_rewards: Any, response_mask: Any, index: Any, **_: Any
-    ) -> tuple[Any, Any]:
+    def __call__(self, *, token_level_rewards: Any, response_mask: Any, index: Any, **_: Any) -> tuple[Any, Any]:
         """Advantages and returns, which are the same, for every token of a response.
 
         Parameters

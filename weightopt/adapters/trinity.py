@@ -78,8 +78,7 @@ class TableAdvantage(GroupAdvantage):
         for exp, advantage in zip(exps, advantages.tolist(), strict=True):
             exp.advantages = exp.action_mask * advantage
             exp.returns = exp.advantages.clone()
-        logged = {name: value for name, value in scalars(metrics).items() if not name.startswith("success_histogram")}
-        return exps, {"success": metrics["successes"] / max(1, len(exps)) if "successes" in metrics else 0.0} | logged
+        return exps, {name: value for name, value in scalars(metrics).items() if "/" not in name}
 
     @classmethod
     def default_args(cls) -> dict[str, Any]:

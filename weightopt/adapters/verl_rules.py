@@ -57,9 +57,12 @@ def plugin() -> Plugin:
         return Plugin(True, f"verl finds adv_estimator={ESTIMATOR}")
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
     if policy is not None:
-        return Plugin(False, f"VERL_USE_EXTERNAL_PLUGINS={policy} leaves it out; set VERL_USE_EXTERNAL_MODULES={MODULE}")
+        return Plugin(
+            False, f"VERL_USE_EXTERNAL_PLUGINS={policy} leaves it out; set VERL_USE_EXTERNAL_MODULES={MODULE}"
+        )
     return Plugin(
-        False, f"this installation has no entry point verl.plugins; set VERL_USE_EXTERNAL_MODULES={MODULE}, or reinstall"
+        False,
+        f"this installation has no entry point verl.plugins; set VERL_USE_EXTERNAL_MODULES={MODULE}, or reinstall",
     )
 
 
@@ -114,8 +117,9 @@ VERL = Host(
         Rule(
             setting="algorithm.weight_table_threshold",
             severity="refuse",
-            amiss=lambda value, _: value is not None
-            and (isinstance(value, bool) or not abs(float(value)) < float("inf")),
+            amiss=lambda value, _: (
+                value is not None and (isinstance(value, bool) or not abs(float(value)) < float("inf"))
+            ),
             meaning="is no score from which on a response is correct",
             instead="+algorithm.weight_table_threshold=0.5, or leave it out if scores are 0 and 1",
         ),
