@@ -115,7 +115,7 @@ def advantages_in_verl(overrides, groups, seed, v1):
     """What verl's own code makes of a batch; imported by nobody, so that Ray carries it to its workers by value."""
     data, uids, scores = batch_of(groups, seed)
     config = composed(*overrides)
-    call = dict(adv_estimator=config.algorithm.adv_estimator, config=config.algorithm)
+    call = {"adv_estimator": config.algorithm.adv_estimator, "config": config.algorithm}
     if v1:
         keys = [f"{uid}_{session}_0" for session, uid in enumerate(uids)]
         data = compute_advantage_for_multi_trajectories(data, batch_keys=keys, **call)
@@ -268,7 +268,7 @@ def test_a_table_of_a_host_rule_gives_the_hosts_own_advantages(tmp_path):
 def test_sessions_with_several_outputs_are_refused(curve):
     overrides = [*page_overrides(curve), f"actor_rollout_ref.rollout.n={SIZE}"]
     doubled = [[score for score in group for _ in range(2)] for group in ALL_COUNTS]
-    with pytest.raises(AdapterError, match=r"has 16 rows and actor_rollout_ref.rollout.n is 8: a session with several"):
+    with pytest.raises(AdapterError, match=r"has 16 rows and .* is 8: a session with several"):
         advantages_in_verl(overrides, doubled, 0, True)
     fewer = [[1, 0, 0], *ALL_COUNTS]
     with pytest.raises(AdapterError, match="has 3 rows"):
@@ -293,7 +293,7 @@ def test_a_response_that_cannot_be_scored_has_no_advantage(curve):
 def test_shaped_scores_need_a_threshold(curve):
     overrides = [*page_overrides(curve), f"actor_rollout_ref.rollout.n={SIZE}"]
     shaped = [[score * 0.9 + 0.05 for score in group] for group in ALL_COUNTS]
-    with pytest.raises(AdapterError, match="^verl: scores must be 0 or 1"):
+    with pytest.raises(AdapterError, match=r"^verl: scores must be 0 or 1"):
         advantages_in_verl(overrides, shaped, 0, True)
     advantages, uids, scores = advantages_in_verl(
         [*overrides, "+algorithm.weight_table_threshold=0.5"], shaped, 0, True
@@ -321,7 +321,7 @@ def test_the_log_and_the_first_line(curve, tmp_path, capsys):
     [
         ("actor_rollout_ref.actor.loss_scale_factor=null", "longest response of each micro-batch"),
         ("algorithm.use_kl_in_reward=true", "subtracts a KL divergence from the score"),
-        ("+algorithm.weight_table_threshold=high", "is no score from which on"),
+        ("+algorithm.weight_table_threshold=high", "is no value that verl takes"),
         ("algorithm.filter_groups.enable=true", "drops the groups that are all wrong or all right"),
         ("+algorithm.weight_table_log=/nowhere/log", "cannot be written"),
     ],
@@ -369,7 +369,7 @@ def test_the_callback_ends_the_command_before_anything_starts(curve, tmp_path):
         "    print('STARTED')\n"
         "main()\n"
     )
-    good = [word for word in page_overrides(curve)]
+    good = page_overrides(curve)
     assert any(word.startswith("+hydra.callbacks.weightopt") for word in good)
     for change, status in (([], 0), (["actor_rollout_ref.actor.loss_scale_factor=null"], 2)):
         command = [sys.executable, str(program), *good, "actor_rollout_ref.model.path=none", *change]

@@ -97,13 +97,11 @@ def _open_standard_streams() -> None:
 
 
 def _with_address(words: list[str]) -> list[str]:
-    """The command line with ``--ray auto`` for a ``--ray`` that no address follows: options here always take a value."""
-    following = [*words[1:], "-"]
-    return [each for word, next in zip(words, following, strict=True) for each in _addressed(word, next)]
-
-
-def _addressed(word: str, following: str) -> tuple[str, ...]:
-    return (word, "auto") if word == "--ray" and following.startswith("-") else (word,)
+    """The command line with ``--ray auto`` for a ``--ray`` that no address follows."""
+    said = []
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        said += [word, "auto"] if word == "--ray" and following.startswith("-") else [word]
+    return said
 
 
 def _add_commands() -> None:

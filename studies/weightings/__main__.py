@@ -20,8 +20,6 @@ from typing import Any
 # One thread a run, in this process and in those it starts; set before numpy and torch are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ENVIRONMENT = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE")}
-PACKAGES = ("weightopt", "numpy", "torch")
 
 import numpy as np
 
@@ -33,6 +31,9 @@ from studies.weightings.starts import make_start, start_model
 from studies.weightings.work import run_job
 from weightopt.files import replace_file
 from weightopt.spread import SpreadError, spread
+
+ENVIRONMENT = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE")}
+PACKAGES = ("weightopt", "numpy", "torch")
 
 
 def main() -> None:

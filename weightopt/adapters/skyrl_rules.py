@@ -12,8 +12,8 @@ ESTIMATOR = "weight_table"
 
 ALGORITHM = "trainer.algorithm"
 DIVISORS = {
-    "token_mean": "divides by the tokens of a mini-batch, so that the table's weight is multiplied by another number in "
-    "each",
+    "token_mean": "divides by the tokens of a mini-batch, so that the table's weight is multiplied by another number "
+    "in each",
     "token_mean_legacy": "divides by the tokens of a micro-batch, so that the table's weight is multiplied by another "
     "number in each",
     "sequence_mean": "divides by the tokens of each response, so that short responses weigh more than the table says",
@@ -61,8 +61,8 @@ SKYRL = Host(
                 f"draws groups of another size than the {_size(settings)} that the table is made for"
             ),
             instead=lambda settings: (
-                f"generator.n_samples_per_prompt={_size(settings) or 'M of the table'}, or use a curve (a table without "
-                "--group-size)"
+                f"generator.n_samples_per_prompt={_size(settings) or 'M of the table'}, or use a curve (a table "
+                "without --group-size)"
             ),
         ),
         Rule(

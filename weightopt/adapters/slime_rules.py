@@ -100,7 +100,8 @@ SLIME = Host(
             setting="calculate_per_token_loss",
             default=False,
             amiss=lambda value, settings: bool(value) and not settings.get("custom_pg_loss_reducer_function_path"),
-            meaning="divides by the tokens of a batch, so that the table's weight is multiplied by another number in each",
+            meaning="divides by the tokens of a batch, so that the table's weight is multiplied by another number in "
+            "each",
             instead=f"--custom-pg-loss-reducer-function-path {REDUCER}",
         ),
         Rule(

@@ -65,8 +65,8 @@ class TableAdvantage(GroupAdvantage):
         steps = {(exp.eid.run, exp.eid.step) for exp in exps}
         if len(steps) != len(exps):
             raise self.weigher.error(
-                f"task {group_id} has {len(exps)} experiences and {len(steps)} pairs of run and step, so that responses "
-                "cannot be told apart; set eid.run and eid.step in the workflow, a number for each"
+                f"task {group_id} has {len(exps)} experiences and {len(steps)} pairs of run and step, so that "
+                "responses cannot be told apart; set eid.run and eid.step in the workflow, a number for each"
             )
         advantages, metrics = weigh_sessions(
             self.weigher,

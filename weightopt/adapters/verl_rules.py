@@ -1,4 +1,4 @@
-"""verl's settings that change what a table means, for the versions in `TESTED`, and whether verl finds the estimator."""
+"""verl's settings that change what a table means, for versions in `TESTED`, and whether verl finds the estimator."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BY_LENGTH = {
     "geo_mean": "takes a mean over the tokens of each response",
 }
 DIVISORS = {
-    "token-mean": "divides by the tokens of a mini-batch, so that the table's weight is multiplied by another number in "
-    "each",
+    "token-mean": "divides by the tokens of a mini-batch, so that the table's weight is multiplied by another number "
+    "in each",
     "seq-mean-token-mean": "divides by the tokens of each response, so that short responses weigh more than the table "
     "says",
 }
