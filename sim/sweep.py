@@ -39,7 +39,7 @@ from theory.dynamics import update_budget
 from weightopt.files import replace_file
 from weightopt.journal import Journal, JournalError, open_journal
 from weightopt.settings import differences
-from weightopt.spread import spread
+from weightopt.spread import check_cluster, spread
 
 RECORDS = 200  # where record_every is 0
 DAPO_GROUPS = 64  # groups drawn at most by a weighting that is defined by dynamic sampling
@@ -116,6 +116,8 @@ def sweep(
     ------
     UsageError
         If the sweep cannot start as asked; nothing has been written.
+    weightopt.spread.SpreadError
+        If the cluster cannot be worked with.
     """
     reporter = reporter or Reporter()
     populations = {name: starts.parse(name) for name in config.populations}
@@ -126,6 +128,7 @@ def sweep(
     for cell in {cell.weighting: cell for cell in todo}.values():
         # Whatever a world refuses, it refuses before anything is written.
         _world(config, cell, populations[cell.population], weights[cell.weighting]).use(weights[cell.weighting])
+    check_cluster(ray)
     document = _document(config, weights, populations)
     _check_folder(output, document, resume=resume)
     with _journal(output, document, resume=resume) as journal:

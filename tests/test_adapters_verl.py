@@ -33,6 +33,7 @@ with warnings.catch_warnings():
     from verl.trainer.ppo.ray_trainer import compute_advantage
     from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
     from verl.utils.config import omega_conf_to_dataclass
+    from verl.utils.tensordict_utils import assign_non_tensor
     from verl.workers.utils.losses import ppo_loss
 
     import weightopt.adapters.verl as adapter
@@ -149,7 +150,7 @@ def gradient_per_token(overrides, lengths):
         },
         batch_size=len(lengths),
     )
-    data["dp_size"], data["batch_num_tokens"], data["global_batch_size"] = 1, sum(lengths), len(lengths)
+    assign_non_tensor(data, dp_size=1, batch_num_tokens=sum(lengths), global_batch_size=len(lengths))
     log_probs = torch.nested.nested_tensor_from_jagged(flat, offsets=offsets)
     loss, _ = ppo_loss(actor, {"log_probs": log_probs}, data)
     loss.backward()

@@ -126,22 +126,42 @@ def _processes(name: str, workers: int, environment: Mapping[str, str]) -> Itera
     pool.shutdown()
 
 
-@contextmanager
-def _cluster(name: str, address: str, packages: Sequence[str], environment: Mapping[str, str]) -> Iterator[_Engine]:
+def check_cluster(address: str | None) -> None:
+    """See that there is a cluster at an address, before anything is written; None: none is asked for.
+
+    Raises
+    ------
+    SpreadError
+        If Ray is not installed, or no cluster answers.
+    """
+    if address is not None:
+        ray, began = _connect(address)
+        if began:
+            ray.shutdown()
+
+
+def _connect(address: str) -> tuple[Any, bool]:
+    """Ray, connected to a cluster, and whether it was not before."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise SpreadError(f"--ray needs ray, which is not installed: {INSTALL}") from None
-    began = not ray.is_initialized()
-    if began:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise SpreadError(
-                f"--ray {address}: no cluster answers ({reason}); start one with `ray start --head`, or give the "
-                "address of one, HOST:PORT"
-            ) from None
+    if ray.is_initialized():
+        return ray, False
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SpreadError(
+            f"--ray {address}: no cluster answers ({reason}); start one with `ray start --head`, or give the address "
+            "of one, HOST:PORT"
+        ) from None
+    return ray, True
+
+
+@contextmanager
+def _cluster(name: str, address: str, packages: Sequence[str], environment: Mapping[str, str]) -> Iterator[_Engine]:
+    ray, began = _connect(address)
     versions = _versions(packages)
     remote = ray.remote(_call_elsewhere).options(num_cpus=1, max_retries=RETRIES)
     known = ray.put((name, versions, dict(environment)))

@@ -22,7 +22,7 @@ from weightopt.curves.problem import Monotone, Problem
 from weightopt.errors import ProblemError
 from weightopt.files import replace_file
 from weightopt.journal import JournalError, OtherResultsError, open_journal
-from weightopt.spread import in_order, spread
+from weightopt.spread import check_cluster, in_order, spread
 
 COLUMNS = (
     "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",
@@ -149,10 +149,13 @@ def run_sweep(
     ProblemError
         If there is an unfinished sweep in the way, or none to resume; if the one to resume is of other values or other
         versions, has been changed by others, or is being written by another process.
+    weightopt.spread.SpreadError
+        If the cluster cannot be worked with.
     OSError
         If a file cannot be written; the rows before stay in the unfinished sweep.
     """
     sweep.check()
+    check_cluster(ray)
     partial = path.with_name(path.name + ".partial")
     begun = partial.exists() and partial.stat().st_size > 0
     if begun and not resume:

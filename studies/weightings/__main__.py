@@ -30,7 +30,7 @@ from studies.weightings.report import PAGE, rewrite
 from studies.weightings.starts import make_start, start_model
 from studies.weightings.work import run_job
 from weightopt.files import replace_file
-from weightopt.spread import SpreadError, spread
+from weightopt.spread import SpreadError, check_cluster, spread
 
 ENVIRONMENT = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE")}
 PACKAGES = ("weightopt", "numpy", "torch")
@@ -72,6 +72,7 @@ def main() -> None:
 
 def train_all(plan: Plan, options: argparse.Namespace) -> None:
     """Make every run of the settings that are asked for, and collect their results."""
+    check_cluster(options.ray)
     for name in options.settings or plan.settings:
         run_setting(plan, plan.settings[name], options)
         collect(plan, plan.settings[name], options.output)
