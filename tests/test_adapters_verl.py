@@ -68,7 +68,8 @@ def page_overrides(table):
 
 def composed(*overrides):
     with initialize_config_module(config_module="verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=["actor_rollout_ref.model.path=none", *overrides])
+        always = ["actor_rollout_ref.model.path=none", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"]
+        return compose("ppo_trainer", overrides=[*always, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -127,35 +128,44 @@ def advantages_in_verl(overrides, groups, seed, v1):
     return data.batch["advantages"][:, 0].double().numpy(), uids, scores
 
 
-def gradient_per_token(overrides, lengths):
-    """d(loss)/d(log p) of verl's loss at ratio 1, one number a token, for responses of these lengths with A = 1."""
-    config = composed(*overrides)
-    OmegaConf.set_struct(config, False)
+def ppo_gradient(config, log_probs, advantages):
+    """Add the gradient of verl's loss at ratio 1 to what the log-probabilities come from, one tensor a response."""
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
-    prompt = 3
-    nested = [torch.zeros(prompt + n) for n in lengths]
-    flat = torch.cat(nested).requires_grad_()
-    offsets = torch.tensor([0, *itertools.accumulate(prompt + n for n in lengths)])
+    lengths = [len(each) for each in log_probs]
+    dtype = log_probs[0].dtype
+    first = torch.zeros(
+        2, dtype=dtype
+    )  # a prompt of two tokens; verl has a token's log-probability one place before it
+    last = torch.zeros(1, dtype=dtype)
+    flat = torch.cat([torch.cat([first[:1], each, last]) for each in log_probs])
+    offsets = torch.tensor([0, *itertools.accumulate(2 + n for n in lengths)])
 
-    def responses(value):
-        return torch.nested.as_nested_tensor([torch.full((n,), value) for n in lengths], layout=torch.jagged)
+    def nested(parts):
+        return torch.nested.as_nested_tensor(list(parts), layout=torch.jagged)
 
     data = TensorDict(
         {
-            "prompts": torch.nested.as_nested_tensor([torch.zeros(prompt) for _ in lengths], layout=torch.jagged),
-            "responses": responses(0.0),
-            "response_mask": responses(1.0),
-            "old_log_probs": responses(0.0),
-            "advantages": responses(1.0),
+            "prompts": nested(first for _ in lengths),
+            "responses": nested(torch.zeros(n) for n in lengths),
+            "response_mask": nested(torch.ones(n) for n in lengths),
+            "old_log_probs": nested(each.detach() for each in log_probs),
+            "advantages": nested(
+                torch.full((n,), float(a), dtype=dtype) for n, a in zip(lengths, advantages, strict=True)
+            ),
         },
         batch_size=len(lengths),
     )
     assign_non_tensor(data, dp_size=1, batch_num_tokens=sum(lengths), global_batch_size=len(lengths))
-    log_probs = torch.nested.nested_tensor_from_jagged(flat, offsets=offsets)
-    loss, _ = ppo_loss(actor, {"log_probs": log_probs}, data)
+    loss, _ = ppo_loss(actor, {"log_probs": torch.nested.nested_tensor_from_jagged(flat, offsets=offsets)}, data)
     loss.backward()
-    assert flat.grad is not None
-    return sorted({round(float(-value), 9) for value in flat.grad if value != 0})
+
+
+def gradient_per_token(overrides, lengths):
+    """-d(loss)/d(log p) for responses of these lengths with A = 1: the numbers that occur."""
+    log_probs = [torch.zeros(n, requires_grad=True) for n in lengths]
+    ppo_gradient(composed(*overrides), log_probs, [1.0] * len(lengths))
+    return sorted({round(float(-value), 9) for each in log_probs for value in each.grad})
 
 
 class _Worker:
@@ -223,7 +233,7 @@ def test_advantages_in_workers_are_the_tables(workers, curve, v1):
 
 
 def test_the_documented_loss_divides_by_one_constant_in_workers(workers, curve):
-    overrides = [*page_overrides(curve), "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"]
+    overrides = page_overrides(curve)
     lengths = [[10, 20], [10, 200], [10, 1000]]
     futures = [workers[at % 2].call.remote(gradient_per_token, overrides, each) for at, each in enumerate(lengths)]
     constant = composed(*overrides).data.max_response_length
