@@ -40,7 +40,7 @@ lint: $(VENV)/.dev
 
 # vLLM on a CPU, in a virtual environment of its own, and the tests that need it.
 vllm-cpu: $(VLLM)/.engine
-	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_vllm.py
+	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_samplers_vllm.py
 
 # The adapters in the trainers that they are for, each in a virtual environment of its own.
 test-adapters: $(TRL)/.adapters $(VERL)/.adapters
