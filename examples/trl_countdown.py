@@ -71,7 +71,7 @@ def train(table: Path, start_model: Path, config: Config, steps: int, output: Pa
             gradient_checkpointing=False,
             use_cpu=True,
             bf16=False,
-            logging_steps=10,
+            logging_steps=min(10, steps),
             save_strategy="no",
             report_to=[],
             dataloader_pin_memory=False,
