@@ -90,6 +90,12 @@ def cluster():
         made.shutdown()
 
 
+@pytest.fixture
+def row_by_row(monkeypatch):
+    """Rows are handed out one by one, so that a small sweep is many tasks."""
+    monkeypatch.setattr("weightopt.sweep.CHUNK", 1)
+
+
 def lose_a_node(cluster):
     (worker,) = cluster.worker_nodes
     cluster.remove_node(worker, allow_graceful=False)
@@ -109,6 +115,7 @@ def test_a_lost_node_s_calls_are_made_again(cluster):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("row_by_row")
 def test_a_sweep_on_a_cluster_that_loses_a_node_writes_the_same_bytes(cluster, local, tmp_path):
     rows = []
 
@@ -122,6 +129,7 @@ def test_a_sweep_on_a_cluster_that_loses_a_node_writes_the_same_bytes(cluster, l
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("row_by_row")
 def test_a_sweep_that_was_interrupted_goes_on_here_or_there(cluster, local, tmp_path):
     def interrupt(count):
         if count and next(rows) == 3:
