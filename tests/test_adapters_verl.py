@@ -289,6 +289,20 @@ def test_sessions_with_several_outputs_are_refused(curve):
     assert np.abs(advantages - expected(CURVE, uids, scores)).max() < 1e-6
 
 
+def test_a_trainer_that_shows_its_algorithm_alone(curve, tmp_path):
+    data, uids, scores = batch_of(ALL_COUNTS)
+    alone = OmegaConf.create({"adv_estimator": "weight_table", "weight_table": str(curve)})
+    with pytest.raises(AdapterError, match=r"rollout\.n cannot be seen .* use a table for groups of one size"):
+        compute_advantage(data, adv_estimator="weight_table", config=alone)
+    CURVE.for_group(SIZE).save(tmp_path / "eight.json")
+    alone.weight_table = str(tmp_path / "eight.json")
+    advantages = compute_advantage(data, adv_estimator="weight_table", config=alone).batch["advantages"][:, 0]
+    assert np.abs(advantages.numpy() - expected(CURVE, uids, scores)).max() < 1e-6
+    with pytest.raises(AdapterError, match="^verl: the batch has no uid"):
+        del data.non_tensor_batch["uid"]
+        compute_advantage(data, adv_estimator="weight_table", config=alone)
+
+
 def test_a_response_that_cannot_be_scored_has_no_advantage(curve):
     groups = [[1, 0, np.nan, 0, 1, 0, 0, 0], *ALL_COUNTS]
     advantages, uids, scores = advantages_in_verl(

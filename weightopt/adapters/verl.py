@@ -29,10 +29,10 @@ from omegaconf import DictConfig, OmegaConf  # pyright: ignore[reportMissingImpo
 from omegaconf.errors import OmegaConfBaseException  # pyright: ignore[reportMissingImports]
 from verl.trainer.ppo.core_algos import register_adv_est  # pyright: ignore[reportMissingImports]
 
-from weightopt.adapters.rules import Settings, sentences
+from weightopt.adapters.rules import Finding, Settings, sentences
 from weightopt.adapters.verl_rules import ESTIMATOR, RESPONSES, VERL
 from weightopt.adapters.weigher import AdapterError, GroupWeigher
-from weightopt.table import TableError
+from weightopt.table import TableError, WeightTable
 
 UNEVEN = "algorithm.weight_table_uneven_groups"
 LOG = "algorithm.weight_table_log"
@@ -103,19 +103,24 @@ def checked(given: Mapping[str, Any]) -> GroupWeigher:
         If there is no table, it cannot be read, or a setting makes the weight another than the table's.
     """
     settings = Settings(given)
-    if refused := sentences(VERL.findings(given), "refuse"):
+    if refused := sentences(_findings(given), "refuse"):
         raise AdapterError(refused)
     path = settings.get("algorithm.weight_table")
     try:
         weigher = GroupWeigher(path, settings.get("algorithm.weight_table_threshold"), host="verl")
     except TableError as error:
         raise AdapterError(f"verl: algorithm.weight_table: {error}") from None
-    findings = VERL.findings(given, weigher.table)
+    findings = _findings(given, weigher.table)
     if refused := sentences(findings, "refuse"):
         raise AdapterError(refused)
     if added := sentences(findings, "warn"):
         warnings.warn(added, stacklevel=2)
     return weigher
+
+
+def _findings(given: Mapping[str, Any], table: WeightTable | None = None) -> list[Finding]:
+    """What the settings that can be seen do; a trainer may show its node ``algorithm`` alone."""
+    return [each for each in VERL.findings(given, table) if each.setting.partition(".")[0] in given]
 
 
 @register_adv_est(ESTIMATOR)
