@@ -72,22 +72,32 @@ def test_the_command_takes_ray_with_and_without_an_address(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def cluster():
-    """Two nodes with a CPU each."""
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A cluster of one node with one CPU."""
     pytest.importorskip("ray")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
         from ray.cluster_utils import Cluster
-    size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        made.add_node(**size)
         yield made
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+@pytest.fixture
+def cluster(head):
+    """Two nodes with a CPU each."""
+    second = head.add_node(**NODE)
+    yield head
+    if second in head.worker_nodes:
+        head.remove_node(second)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import itertools
 import multiprocessing
 import os
 import platform
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 INSTALL = "pip install 'weightopt[ray]'"
 RETRIES = 10  # how often a task is done again whose worker was lost
+ANSWER_SECONDS = 10.0
 PENDING = 2  # batches a place is given ahead
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -149,14 +151,22 @@ def _connect(address: str) -> tuple[Any, bool]:
     if ray.is_initialized():
         return ray, False
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SpreadError(
             f"--ray {address}: no cluster answers ({reason}); start one with `ray start --head`, or give the address "
             "of one, HOST:PORT"
         ) from None
     return ray, True
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at HOST:PORT, for Ray goes on asking for minutes; other forms are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 @contextmanager
