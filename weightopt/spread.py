@@ -12,6 +12,7 @@ import itertools
 import multiprocessing
 import os
 import platform
+import signal
 import socket
 import threading
 import time
@@ -116,12 +117,20 @@ def _processes(name: str, workers: int, environment: Mapping[str, str]) -> Itera
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
 
+    def submit(calls: list[tuple[Any, ...]]) -> Future[list[Any]]:
+        # Workers start here. What a terminal sends to each at Ctrl-C is for this process to answer.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return pool.submit(_call, name, calls)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
     def first(pending: list[Future[list[Any]]]) -> list[Future[list[Any]]]:
         done = wait(pending, return_when=FIRST_COMPLETED).done
         return [each for each in pending if each in done]
 
     try:
-        yield _Engine(lambda calls: pool.submit(_call, name, calls), first, Future.result, lambda: workers)
+        yield _Engine(submit, first, Future.result, lambda: workers)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
