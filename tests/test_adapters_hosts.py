@@ -5,6 +5,9 @@ slime are called through stand-ins of the interface that ``tests/data/interfaces
 where one is installed the record is compared with it.
 """
 
+# pyright: reportMissingImports=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+
 import importlib
 import importlib.util
 import inspect

@@ -3,6 +3,9 @@
 Needs verl: `make test-adapters`.
 """
 
+# pyright: reportMissingImports=false, reportOptionalSubscript=false
+# pyright: reportOptionalIterable=false, reportPossiblyUnbound=false
+
 import itertools
 import json
 import os

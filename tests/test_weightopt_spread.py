@@ -3,6 +3,8 @@
 What needs Ray is skipped without it; `make test-adapters` runs it.
 """
 
+# pyright: reportMissingImports=false
+
 import importlib.metadata
 import itertools
 import math

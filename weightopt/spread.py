@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ def spread(
     batch: int = 1,
     packages: Sequence[str] = (),
     environment: Mapping[str, str] = ONE_THREAD,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Make all calls; hand over the results as they come, each with the place of its call.
 
     Parameters
