@@ -55,7 +55,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     _add_commands(sys.argv[1:])
     try:
-        status = app(standalone_mode=False)
+        status = app(args=_with_address(sys.argv[1:]), standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
         sentence = _sentence(error)
@@ -94,6 +94,14 @@ def _open_standard_streams() -> None:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 for the process
+
+
+def _with_address(words: list[str]) -> list[str]:
+    """The command line with ``--ray auto`` for a ``--ray`` that no address follows."""
+    said = []
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        said += [word, "auto"] if word == "--ray" and following.startswith("-") else [word]
+    return said
 
 
 def _add_commands(arguments: list[str]) -> None:

@@ -30,6 +30,14 @@ CLOCKS = (
 
 Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+RayCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Spread over this Ray cluster, HOST:PORT; without an address over the one that this machine is part of.",
+    ),
+]
 Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.")]
 Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.")]
 GroupSize = Annotated[
