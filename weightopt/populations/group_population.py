@@ -131,6 +131,11 @@ class GroupPopulationProblem(Population):
         return least_cost(self.theta, self.share, self.target, *args) / self.budget
 
     @property
+    def reading(self) -> str:
+        """The budget in words."""
+        return f"{BUDGETS[self.budget_kind]}: {self.budget:g}"
+
+    @property
     def unit(self) -> str:
         """What the cost counts."""
         what = "groups drawn" if self.dynamic_sampling else "steps"

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,12 +175,19 @@ def read_metrics(path: str, step: int | None = None, prompts: int = PROMPTS, flo
 
 def fit_beta(histogram: Array) -> tuple[float, float]:
     """(a, b) of largest beta-binomial likelihood, each 0.05 to 500, from groups with K = 0..M correct; shape (M+1,)."""
-    limits = math.log(SMALLEST_SHAPE), math.log(LARGEST_SHAPE)
+    correct = np.arange(histogram.size)
+    return fit_beta_counts(correct, np.full(histogram.size, histogram.size - 1), histogram)
+
+
+def fit_beta_counts(correct: NDArray[Any], responses: NDArray[Any], prompts: NDArray[Any]) -> tuple[float, float]:
+    """The same from `prompts` prompts with `correct` of `responses` each, all of shape (c,)."""
+    limits, total = (math.log(SMALLEST_SHAPE), math.log(LARGEST_SHAPE)), float(np.sum(prompts))
 
     def loss(logs: Array) -> float:
-        return -beta_binomial_log_likelihood(math.exp(logs[0]), math.exp(logs[1]), histogram) / float(np.sum(histogram))
+        a, b = np.exp(logs).tolist()
+        return -beta_binomial_log_likelihood(a, b, correct, responses, prompts) / total
 
-    mean = float(np.arange(histogram.size) @ histogram / np.sum(histogram)) / (histogram.size - 1)
+    mean = float((correct / responses) @ prompts) / total
     starts = [np.clip(np.log([mean * total, (1 - mean) * total]), *limits) for total in (0.3, 3.0, 30.0)]
     fits = [minimize(loss, start, method="L-BFGS-B", bounds=[limits, limits]) for start in starts]
     best = min(fits, key=lambda fit: fit.fun).x
@@ -192,6 +199,11 @@ def fit_beta(histogram: Array) -> tuple[float, float]:
 def _check(prompts: int, floor: float) -> None:
     if not 1 <= prompts <= MAX_PROMPTS:
         raise ProblemError("prompts", f"must be a whole number from 1 to {MAX_PROMPTS}, got {prompts}")
+    check_floor(floor)
+
+
+def check_floor(floor: float) -> None:
+    """Refuse a floor of success probabilities that is out of range; raises `ProblemError`."""
     if not HARDEST <= floor <= 0.1:
         raise ProblemError("floor", f"must be a success probability from {HARDEST:g} to 0.1, got {floor:g}")
 

@@ -188,6 +188,11 @@ class PopulationProblem(Population):
         """The budget's norm."""
         return BUDGETS[self.budget_kind]
 
+    @property
+    def reading(self) -> str:
+        """The budget in words."""
+        return f"{self.norm.reading}: {self.budget:g} per step; no weight from success {self.solved:g} on"
+
     def knots(self, width: float | None = None) -> Array:
         """Success probabilities, even in log-odds, from the hardest prompt to where prompts are solved, both exact.
 
