@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_finite_differences(kind, clock):
     log_weight = rng.normal(size=knots.size) * 0.3 - 0.4 * knots
     passage = Passage(problem, knots, log_weight)
     share = passage.spread(24) / passage.hitting
-    _, gradient = time_and_gradient(problem, knots, log_weight, share)
+    _, gradient, _ = time_and_gradient(problem, knots, log_weight, share)
     for _ in range(3):
         way = rng.normal(size=knots.size)
         up, down = (time_and_gradient(problem, knots, log_weight + s * 1e-5 * way, share)[0] for s in (1, -1))
