@@ -18,6 +18,7 @@ import typer
 
 from weightopt.commands.advise import advise
 from weightopt.commands.compare import compare
+from weightopt.commands.doctor import doctor
 from weightopt.commands.output import fail, refuse
 from weightopt.commands.population import population
 from weightopt.commands.solve import solve
@@ -42,6 +43,7 @@ for name, command in (
     ("list", list_weightings),
     ("show", show),
     ("check", check),
+    ("doctor", doctor),
 ):
     app.command(name)(command)
 
