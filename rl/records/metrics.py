@@ -67,6 +67,9 @@ class StepRecord:
         Number of groups with K correct, K = 0..M.
     histogram_by_difficulty
         The same for each stratum of the task.
+    tokens_by_successes
+        Tokens of the right and of the wrong responses in groups with K correct, K = 0..M: with the histogram, the mean
+        length of either as a function of success. None in files of earlier versions.
     all_wrong, all_right
         Share of groups with none correct, and with all correct.
     mean_abs_advantage
@@ -141,6 +144,7 @@ class StepRecord:
     parsable: float | None = None
     timed_out: int | None = None
     failed: int | None = None
+    tokens_by_successes: tuple[tuple[int, int], ...] | None = None
     histogram_by_difficulty: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 

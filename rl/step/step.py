@@ -16,7 +16,7 @@ from rl.records.metrics import Spent, StepRecord
 from rl.samplers.rollout import Sampler
 from rl.step.draw_groups import Collected
 from rl.step.schedule import TableSchedule
-from rl.step.success import count_successes, histogram_by_difficulty, success_histogram
+from rl.step.success import count_successes, histogram_by_difficulty, success_histogram, tokens_by_successes
 from rl.tasks.protocol import Prompt, Task, Verifier
 from rl.verification.pool import VerifierPool
 
@@ -113,6 +113,7 @@ class Step:
             reward=float(judgement.correct.mean()),
             success_histogram=success_histogram(successes, size),
             histogram_by_difficulty=histogram_by_difficulty(drawn, successes, size),
+            tokens_by_successes=tokens_by_successes(drawn, judgement.correct),
             all_wrong=float((successes == 0).mean()),
             all_right=float((successes == size).mean()),
             table=self.table,

@@ -70,6 +70,14 @@ def advise(
             help="Whether groups all right or all wrong are drawn again; default as in --metrics, else not.",
         ),
     ] = None,
+    uniform_groups: Annotated[
+        bool,
+        typer.Option(
+            "--uniform-groups",
+            help="Advantages in groups all wrong and all right are sought too; by default they are 0. What they gain "
+            "is sure with one wrong answer only.",
+        ),
+    ] = False,
     threshold: Annotated[
         float, typer.Option(help="Saving below which a table is said not to help, a share from 0 to 0.5.")
     ] = 0.02,
@@ -113,6 +121,7 @@ def advise(
     settings: dict[str, Any] = {
         "target": target,
         "budget_kind": budget_kind,
+        "uniform_groups": uniform_groups,
         "threshold": threshold,
         "floor": floor,
         "resamples": resamples,
@@ -171,17 +180,19 @@ def _advise(
     starts = estimate(counts, **{key: settings.pop(key) for key in ("floor", "resamples", "seed")})
     sizes = sorted({*sizes, *([] if used is None else [used])})
     columns = TextColumn("group sizes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
-        bar = progress.add_task("", total=len(sizes))
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
+    bar = progress.add_task("", total=len(sizes))
+
+    def advance(_: int) -> None:
+        progress.start()  # from the first group size on: advice that is refused shows no bar
+        progress.advance(bar)
+
+    try:
         return compare(
-            starts,
-            sizes,
-            lengths=lengths,
-            dynamic_sampling=refilled,
-            used=used,
-            progress=lambda _: progress.advance(bar),
-            **settings,
+            starts, sizes, lengths=lengths, dynamic_sampling=refilled, used=used, progress=advance, **settings
         )
+    finally:
+        progress.stop()
 
 
 def _follow(
@@ -265,8 +276,9 @@ def _print(advice: Advice) -> None:
         ("  95 % interval", *(f"[{choice.low:.1%}, {choice.high:.1%}]" for choice in advice.choices)),
     ]
     print_table(None, columns, rows)
-    print("The table is the best found, a local optimum; the bound holds for all tables without advantages in uniform")
-    print("groups, even if they differ by prompt and step. Equal responses a step for all M.")
+    ends = "with advantages in uniform groups too" if problem.uniform_groups else "without advantages in uniform groups"
+    print(f"The table is the best found {ends}, a local optimum; the bound holds for all")
+    print("of these, even if they differ by prompt and step. Equal responses a step for all M.")
     print()
     for sentence in (advice.verdict, f"The model leaves out: {LEFT_OUT}."):
         print(textwrap.fill(sentence, 100, subsequent_indent="  "))

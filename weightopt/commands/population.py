@@ -62,6 +62,14 @@ def population(
             "--dynamic-sampling", help="With --group-size: groups all right or all wrong are drawn again, and cost."
         ),
     ] = False,
+    uniform_groups: Annotated[
+        bool,
+        typer.Option(
+            "--uniform-groups",
+            help="With --group-size: advantages in groups all wrong and all right are sought too; by default they are "
+            "0. What they gain is sure with one wrong answer only.",
+        ),
+    ] = False,
     clock: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,8 +138,8 @@ def population(
     targets = target or _default_targets(start, solved)
     problems: list[Any]
     if group_size is None:
-        if tokens is not None or dynamic_sampling:
-            refuse("--tokens and --dynamic-sampling need --group-size: they are about groups of responses")
+        if tokens is not None or dynamic_sampling or uniform_groups:
+            refuse("--tokens, --dynamic-sampling and --uniform-groups need --group-size: they are about groups")
         curve = {**shared, "budget_kind": budget_kind or "kl", "solved": solved}
         clocks: list[Any] = list(clock or CLOCKS)
         problems = [PopulationProblem(**curve, clock=name, target=mean) for name in clocks for mean in targets]
@@ -144,6 +152,7 @@ def population(
             "budget_kind": budget_kind or "advantage-variance",
             "lengths": None if tokens is None else read_lengths(str(tokens)),
             "dynamic_sampling": dynamic_sampling,
+            "uniform_groups": uniform_groups,
         }
         problems = [GroupPopulationProblem(**group, target=mean) for mean in targets]
     problems = list(dict.fromkeys(problems))
@@ -239,7 +248,8 @@ def _advise_groups(answer: GroupPopulationAnswer) -> str:
     if answer.time < best.time:
         beyond = f"the best table found saves {1 - answer.time / best.time:.1%} against it"
     else:
-        beyond = "no better table without advantages in uniform groups was found"
+        ends = "" if answer.problem.uniform_groups else " without advantages in uniform groups"
+        beyond = f"no better table{ends} was found"
     return (
         f"To {target:.3g} the best named weighting is {best.label}; {beyond}, and is within {answer.gap:.1%} of the "
         f"lower bound."

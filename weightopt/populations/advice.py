@@ -117,6 +117,7 @@ class Choice:
             "best_named": self.named.weighting,
             "best_table": self.answer.time,
             "weight": list(self.answer.weight),
+            "uniform": list(self.answer.uniform),
             "lower_bound": self.answer.lower_bound,
             "gap": self.answer.gap,
             "saving": self.saving,
@@ -190,6 +191,7 @@ class Advice:
             "unit": problem.unit,
             "lengths": None if problem.lengths is None else problem.lengths.to_dict(),
             "dynamic_sampling": problem.dynamic_sampling,
+            "uniform_groups": problem.uniform_groups,
             "threshold": self.threshold,
             "group_sizes": [choice.to_dict() for choice in self.choices],
             "group_size": self.choice.group_size,
@@ -206,6 +208,7 @@ def advise(
     *,
     lengths: Lengths | None = None,
     dynamic_sampling: bool = False,
+    uniform_groups: bool = False,
     budget_kind: GroupBudget = "advantage-variance",
     threshold: float = NEGLIGIBLE,
     used: int | None = None,
@@ -221,7 +224,7 @@ def advise(
         M to compare, each from 2 to 256, at most 8.
     target
         Mean success to reach; default half of the way from the start to 1, at most 0.9.
-    lengths, dynamic_sampling, budget_kind
+    lengths, dynamic_sampling, uniform_groups, budget_kind
         See `GroupPopulationProblem`.
     threshold
         Saving below which a table is said not to help, 0 to 0.5.
@@ -253,6 +256,7 @@ def advise(
             budget_kind,
             lengths,
             dynamic_sampling,
+            uniform_groups,
         )
         for size in sizes
     ]

@@ -6,7 +6,9 @@ A group of M whose advantages are a weight times the centred reward has the spee
 
 because Bin(K; M, ρ) K(M-K)/M² = (1-1/M) ρ(1-ρ) Bin(K-1; M-2, ρ). So E[A²] ≥ M/(M-1) ρ(1-ρ) u², with equality for
 equal weights: a step that spends E[A²] = 1 is at most √((M-1)/M) long in the angle 2 asin √ρ, in which the budget of
-the KL is flat, and the distance L to {mean ρ ≥ target} (`lower_bounds.nearest`) takes √(M/(M-1)) L steps.
+the KL is flat, and the distance L to {mean ρ ≥ target} (`lower_bounds.nearest`) takes √(M/(M-1)) L steps. With any
+other advantages, those in uniform groups among them, E[A²] ≥ ρ(1-ρ)u² still, by Cauchy and Schwarz, since
+ρ(1-ρ)u = E[A (r-ρ)]: then it takes L steps.
 
 Costs. With C the mean cost of a response and Z the share of mixed groups, a way of length ℓ costs ∫ C/√Z dℓ where
 every step spends 1. Steps that spend 1 on average, at a speed v of the way, cost ∫ (C/Z) dt; with a price μ of what is
@@ -44,8 +46,9 @@ def least_cost(
     budget_kind: GroupBudget,
     cost: Callable[[Array], Array] | None = None,
     refilled: bool = False,
+    uniform: bool = False,
 ) -> float:
-    """No tables for groups of M without advantages in uniform groups, even by prompt and step, cost less.
+    """No tables for groups of M, even by prompt and step, cost less.
 
     Parameters
     ----------
@@ -53,11 +56,13 @@ def least_cost(
         Shape (n,). Log-odds at the start, rising, and shares; the mean success is below the target.
     target, group_size, budget_kind, cost, refilled
         As in `GroupFlow`.
+    uniform
+        Whether tables may have advantages in uniform groups.
     """
     budget = BUDGETS["kl"]
     crowd = Crowd(budget, budget.coordinate(theta), share)
     angle, _ = nearest(crowd, target)
-    stretch = 1.0 if budget_kind == "kl" else np.sqrt(group_size / (group_size - 1))
+    stretch = 1.0 if budget_kind == "kl" or uniform else np.sqrt(group_size / (group_size - 1))
     if cost is None and not refilled:
         return float(angle * stretch)
     way = np.linspace(0, angle, STEPS + 1)[1:]

@@ -258,7 +258,10 @@ class GroupFlow:
         passage = self._passage(table)
         if passage is None:
             return np.full(shares.shape[0], np.inf)
-        longest = self._arrival(passage, np.mean(shares, axis=0), target)
+        first = shares @ expit(self.theta)
+        if np.min(first) >= target:
+            return np.zeros(shares.shape[0])
+        longest = self._arrival(passage, shares[np.argmin(first)], target)
         limit = longest * LONGEST
         while longest < limit and np.min(shares @ expit(self._ahead(passage, longest))) < target:
             longest *= 2

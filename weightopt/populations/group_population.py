@@ -1,9 +1,10 @@
 """The group-population kind: one table for groups of M, many prompts, one budget for each step.
 
-Sought is ln ω at K/M = 1/M..(M-1)/M, up to a constant, with slopes in log-odds within ±steepness; groups all right or
-all wrong have no advantage. The cost is not convex in it. L-BFGS-B follows the gradient of `GroupFlow` from several
-starts, and what it finds is a *local* optimum. What is certified is the distance to a bound (`group_bounds`) that holds
-for all tables of this kind, even if they differ by prompt and by step: it contains the price of sharing one table.
+Sought is ln ω at K/M = 1/M..(M-1)/M, up to a constant, with slopes in log-odds within ±steepness. Groups all wrong or
+all right have no advantage, or, if asked for, advantages ≤ 0 and ≥ 0 that are sought too. The cost is not convex.
+L-BFGS-B follows the gradient of `GroupFlow` from several starts, and what it finds is a *local* optimum. What is
+certified is the distance to a bound (`group_bounds`) that holds for all tables of this kind, even if they differ by
+prompt and by step: it contains the price of sharing one table.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ BUDGETS: Mapping[GroupBudget, str] = {
 NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r", "maxrl")
 STARTS = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0))  # exponents (a, b) of ρ^-a (1-ρ)^-b
 STEPS = 200  # of a search
+FIRST_PUSH, HARDEST_PUSH = 0.2, 1e3  # advantages in uniform groups, over the geometric mean of the weights
 STEEPNESS_ROUNDING = 1e-8
 PROMISE = Promise(math.inf)
 
@@ -68,6 +70,9 @@ class GroupPopulationProblem(Population):
         Mean lengths of right and wrong answers; None where all responses cost the same.
     dynamic_sampling
         Whether groups that are all right or all wrong are dropped, and others drawn until the batch is full.
+    uniform_groups
+        Whether advantages in groups all right and all wrong are sought too. With two outcomes an all-wrong push raises
+        success like one more response; with many wrong answers most of what it takes from one goes to others.
     budget
         b, 1e-6 to 1e6; costs are proportional to 1/b.
     steepness
@@ -92,6 +97,7 @@ class GroupPopulationProblem(Population):
     budget_kind: GroupBudget = "advantage-variance"
     lengths: Lengths | None = None
     dynamic_sampling: bool = False
+    uniform_groups: bool = False
     budget: float = 1.0
     steepness: float = 2.0
 
@@ -108,8 +114,11 @@ class GroupPopulationProblem(Population):
             )
         if self.lengths is not None and not isinstance(self.lengths, Lengths):
             raise ProblemError("lengths", "must be lengths of right and wrong answers, or none")
-        if not isinstance(self.dynamic_sampling, bool):
-            raise ProblemError("dynamic_sampling", "must be true or false")
+        for field in ("dynamic_sampling", "uniform_groups"):
+            if not isinstance(getattr(self, field), bool):
+                raise ProblemError(field, "must be true or false")
+        if self.dynamic_sampling and self.uniform_groups:
+            raise ProblemError("uniform_groups", "are dropped with dynamic sampling, so they have no advantages")
         check_scale(self.budget, self.steepness)
         if not self.mean + MARGIN <= self.target <= 1 - 1e-4:
             raise ProblemError(
@@ -127,7 +136,7 @@ class GroupPopulationProblem(Population):
     @property
     def bound(self) -> float:
         """No tables, even by prompt and by step, cost less."""
-        args = self.group_size, self.budget_kind, self.lengths, self.dynamic_sampling
+        args = self.group_size, self.budget_kind, self.lengths, self.dynamic_sampling, self.uniform_groups
         return least_cost(self.theta, self.share, self.target, *args) / self.budget
 
     @property
@@ -169,6 +178,8 @@ class GroupPopulationAnswer(Answer):
     ----------
     weight
         Length M-1. ω at K/M; at the start a step of size 1 with it spends the budget.
+    uniform
+        Advantage in all-wrong groups, ≤ 0, and in all-right groups, ≥ 0.
     rows
         The named ones with their rules for uniform groups; none where the answer is read from a file.
     """
@@ -178,6 +189,7 @@ class GroupPopulationAnswer(Answer):
     problem: GroupPopulationProblem
     certificate: PopulationCertificate
     weight: tuple[float, ...]
+    uniform: tuple[float, float] = (0.0, 0.0)
     rows: tuple[Row, ...] = ()
 
     @property
@@ -203,23 +215,25 @@ class GroupPopulationAnswer(Answer):
     @property
     def vector(self) -> Array:
         """The table as `GroupFlow` takes it."""
-        return np.array([0.0, *self.weight, 0.0])
+        return np.array([0.0 - self.uniform[0], *self.weight, self.uniform[1]])
 
     def table(
         self, group_size: int | None = None, all_wrong: float | None = None, all_right: float | None = None
     ) -> WeightTable:
-        """The table; advantages in uniform groups are 0 unless others are stated. See `Answer.table`."""
+        """The table; advantages in uniform groups are what was sought, or 0, unless stated. See `Answer.table`."""
         problem = self.problem
         if group_size not in (None, problem.group_size):
             raise TableError(
                 f"the answer is for groups of {problem.group_size}, not of {group_size!r}; solve it again."
             )
+        if problem.uniform_groups and (all_wrong, all_right) != (None, None):
+            raise TableError("the advantages in uniform groups are solved for; state none with --all-wrong.")
         weight = np.array(self.weight)
         rho = np.arange(1, problem.group_size) / problem.group_size
         return tabulate_advantages(
             self.weight,
-            (0.0, *(weight * (1 - rho)).tolist(), 0.0),
-            (0.0, *(0.0 - weight * rho).tolist(), 0.0),
+            (0.0, *(weight * (1 - rho)).tolist(), self.uniform[1]),
+            (self.uniform[0], *(0.0 - weight * rho).tolist(), 0.0),
             given=(all_wrong, all_right),
             rule="solved",
             name="shared",
@@ -253,6 +267,7 @@ class GroupPopulationAnswer(Answer):
             "group_size": size,
             "rho": [k / size for k in range(1, size)],
             "weight": list(self.weight),
+            "uniform": list(self.uniform),
         }
 
 
@@ -283,9 +298,9 @@ def solve(
         rows.append(Row(name, catalogue.EVERYTHING[name].label, time, time / lower, abs(time / lower - 1)))
     found, cost = search(problem, flow)
     method = f"L-BFGS-B from {len(STARTS)} starts"
-    # A named one without advantages in uniform groups is a table of this kind.
-    plain = [row for row in rows if not named[row.weighting][[0, -1]].any() and _steepness(named[row.weighting]) <= 1.0]
-    best = min(plain, key=lambda row: row.time, default=None)
+    # A named one may be a table of this kind.
+    kin = [row for row in rows if _is_one(problem, named[row.weighting])]
+    best = min(kin, key=lambda row: row.time, default=None)
     if best is not None and best.time * problem.budget <= cost:
         found, method = named[best.weighting], f"no better one found than {best.label}"
     found = found * problem.budget / flow.first_spent(found, problem.share)
@@ -310,7 +325,11 @@ def certify(problem: GroupPopulationProblem, table: WeightTable) -> GroupPopulat
         raise TableError("key 'provenance.method' must be text; build the table again.")
     if not min(table.weight) > 0:
         raise TableError("key 'weight' must be positive; build the table again.")
-    return _answer(problem, np.array([0.0, *table.weight, 0.0]), method, problem.bound)
+    ends = 0.0 - table.all_wrong_advantage, table.all_right_advantage
+    if problem.uniform_groups and min(ends) < 0:
+        raise TableError("keys 'all_wrong_advantage' and 'all_right_advantage' must be ≤ 0 and ≥ 0; build it again.")
+    wrong, right = ends if problem.uniform_groups else (0.0, 0.0)
+    return _answer(problem, np.array([wrong, *table.weight, right]), method, problem.bound)
 
 
 def named_tables(problem: GroupPopulationProblem, names: Sequence[str] = NAMES) -> dict[str, Array]:
@@ -333,35 +352,41 @@ def search(problem: GroupPopulationProblem, flow: GroupFlow) -> tuple[Array, flo
     rho = np.arange(1, problem.group_size) / problem.group_size
     width, limit = np.diff(log_odds(rho)), problem.steepness
 
-    def table(slope: Array) -> Array:
-        rises = np.concatenate([[0.0], np.cumsum(slope * width)])
-        return np.concatenate([[0.0], np.exp(rises - np.mean(rises)), [0.0]])
+    ends = 2 if problem.uniform_groups else 0
 
-    def cost(slope: Array) -> tuple[float, Array]:
-        at = table(slope)
+    def table(x: Array) -> Array:
+        rises = np.concatenate([[0.0], np.cumsum(x[ends:] * width)])
+        wrong, right = x[:ends] if ends else (0.0, 0.0)
+        return np.concatenate([[wrong], np.exp(rises - np.mean(rises)), [right]])
+
+    def cost(x: Array) -> tuple[float, Array]:
+        at = table(x)
         value, gradient = flow.time_and_gradient(at, problem.share, problem.target)
         if not math.isfinite(value):
             raise SolverError("the search for a shared table met a cost that is no number")
-        # The level does not matter, so ln ω at K may be taken as the sum of the rises before it.
-        return value, width * np.cumsum((gradient * at)[1:-1][::-1])[::-1][1:]
+        # ln ω at K is the sum of the rises before it, less the mean of all.
+        by_log = (gradient * at)[1:-1]
+        by_slope = width * np.cumsum((by_log - np.mean(by_log))[::-1])[::-1][1:]
+        return value, np.concatenate([gradient[[0, -1]][:ends], by_slope])
 
-    if width.size == 0:
+    bounds = [(0.0, HARDEST_PUSH)] * ends + [(-limit, limit)] * width.size
+    if not bounds:
         return table(width), flow.time(table(width), problem.share, problem.target)
     found = []
     for a, b in STARTS:
         start = np.clip(np.diff(-a * np.log(rho) - b * np.log1p(-rho)) / width, -limit, limit)
-        found.append(
-            minimize(
-                cost,
-                start,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=[(-limit, limit)] * width.size,
-                options={"maxiter": STEPS, "maxcor": 10},
-            )
-        )
+        start = np.concatenate([np.full(ends, FIRST_PUSH), start])
+        options = {"maxiter": STEPS, "maxcor": 10}
+        found.append(minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options))
     best = min(found, key=lambda result: result.fun)
     return table(best.x), float(best.fun)
+
+
+def _is_one(problem: GroupPopulationProblem, table: Array) -> bool:
+    """Whether a table is one of those that are sought."""
+    ends = table[[0, -1]]
+    fits = np.all(ends >= 0) if problem.uniform_groups else not np.any(ends)
+    return bool(fits) and _steepness(table) <= problem.steepness
 
 
 def _answer(problem: GroupPopulationProblem, table: Array, method: str, lower: float) -> GroupPopulationAnswer:
@@ -381,7 +406,12 @@ def _answer(problem: GroupPopulationProblem, table: Array, method: str, lower: f
         violation=max(0.0, steepness / problem.steepness - 1 - STEEPNESS_ROUNDING),
     )
     return GroupPopulationAnswer(
-        problem=problem, certificate=certificate, method=method, promise=PROMISE, weight=tuple(table[1:-1].tolist())
+        problem=problem,
+        certificate=certificate,
+        method=method,
+        promise=PROMISE,
+        weight=tuple(table[1:-1].tolist()),
+        uniform=(0.0 - float(table[0]), float(table[-1])),
     )
 
 

@@ -139,7 +139,7 @@ def run_lengths(run: Run) -> Lengths | None:
             continue
         spent = tokens[:, first:last].sum(axis=1)
         rho = (float(groups[first:last] @ k[first:last]) / groups[first:last].sum() + 0.5) / (size + 1)
-        points.append((rho, float(spent[0] / held[0]), float(spent[1] / held[1])))
+        points.append((float(rho), float(spent[0] / held[0]), float(spent[1] / held[1])))
         first = last
     if not points or min(min(point[1:]) for point in points) < SHORTEST:
         return None

@@ -129,20 +129,23 @@ def _step(run: Run, line: int, record: dict[str, Any]) -> Step:
     histogram = _counts(record.get("success_histogram"), LARGEST_COUNT)
     if histogram is None or not 3 <= histogram.size <= 65537 or not histogram.any():
         run.refuse(f"line {line}, key success_histogram: must list the groups with K = 0..M correct, M at least 2")
-    tokens = []
-    for key in ("tokens_of_right", "tokens_of_wrong"):
-        counts = None if record.get(key) is None else _counts(record[key], LARGEST_TOKENS)
-        if record.get(key) is not None and (counts is None or counts.size != histogram.size):
-            run.refuse(f"line {line}, key {key}: must list the tokens of groups with K = 0..M correct")
-        tokens.append(counts)
+    pairs, right, wrong = record.get("tokens_by_successes"), None, None
+    if pairs is not None:
+        fine = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+        right, wrong = (_counts([pair[side] for pair in pairs] if fine else None, LARGEST_TOKENS) for side in (0, 1))
+        if right is None or wrong is None or right.size != histogram.size:
+            run.refuse(
+                f"line {line}, key tokens_by_successes: must list, for groups with K = 0..M correct, the tokens of "
+                "right and of wrong responses"
+            )
     drawn, trained = record.get("groups_drawn"), record.get("groups_trained")
     number, table = record.get("step"), record.get("table")
     return Step(
         line=line,
         step=number if type(number) is int else None,
         histogram=histogram,
-        right=tokens[0],
-        wrong=tokens[1],
+        right=right,
+        wrong=wrong,
         refilled=type(drawn) is int and type(trained) is int and drawn > trained,
         table=table if isinstance(table, str) else None,
     )
