@@ -89,7 +89,7 @@ def draw(frame: pd.DataFrame) -> Figure:
                 color=colour,
                 label=f"at equal {cost}",
             )
-        style.panel(right, f"{start}: saved by the table", "group size M", "% of the best named's", small=True)
+        style.panel(right, f"{start}: saved by the table", "group size M", "saved over the best named, %", small=True)
         for axes in (left, right):
             axes.set_xscale("log", base=2)
             sizes = frame["group_size"].unique()
@@ -127,9 +127,9 @@ def caption(frame: pd.DataFrame) -> str:
         f"half of the way to success 1; mean squared advantage 1 in every step. Left: tokens, right answers "
         f"{TOKENS.right[0]:.0f} and wrong ones {TOKENS.wrong[0]:.0f}, relative to the least; the bound holds for "
         f"tables by prompt and step. Right: what the best table found saves against the best named weighting in groups "
-        f"of the same size, with its 95 % interval over the starts ({RESAMPLES} bootstrap samples of the prompts); grey: "
-        f"within {THRESHOLD:.0%}, below which advice is that no table will help. It helps in {len(helps)} of {len(asked)} "
-        f"cases. {'; '.join(parts)}. Independent prompts, equal responses a step for all M."
+        f"of the same size, with its 95 % interval over the starts ({RESAMPLES} bootstrap samples of the prompts); "
+        f"grey: within {THRESHOLD:.0%}, below which advice is that no table will help. It helps in {len(helps)} of "
+        f"{len(asked)} cases. {'; '.join(parts)}. Independent prompts, equal responses a step for all M."
     )
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from weightopt.populations.lengths import Lengths
 from weightopt.populations.starts import Counts, estimate
 from weightopt.table import WeightTable
 
+DOCS = Path(__file__).parents[1] / "docs"
 LONG_WRONG = Lengths("made up", (0.5,), (100.0,), (2000.0,))
 
 
@@ -45,6 +47,9 @@ def test_it_says_that_no_table_will_help_and_hands_out_the_named_one():
     assert advice.verdict.startswith("No table will help here")
     assert advice.choice.table().problem is None
     assert advice.choice.table().name == advice.choice.named.weighting
+    assert not any("has been wrong" in caution for caution in advice.cautions)
+    hard = advise(starts_of(0.3, 6.0, 60), [16])
+    assert "has been wrong" in hard.cautions[0]
 
 
 def test_it_recommends_the_table_where_its_interval_lies_above_the_threshold():
@@ -129,6 +134,16 @@ def test_the_command_takes_starts_lengths_and_loop_from_a_run(run, tmp_path):
     status, out, _ = run("advise", "--metrics", ".", "--group-sizes", "8", "--json", "--step", 2, "--pool", 3)
     assert json.loads(out)["dynamic_sampling"] is True
     assert json.loads(out)["prompts"] == 90
+
+
+def test_the_worked_example_prints_what_its_page_shows(run, monkeypatch):
+    page = (DOCS / "advice.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    weightopt (advise --pass-rates docs.*)$", page, re.MULTILINE)
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(DOCS.parent)
+    status, out, _ = run(*command.split())
+    assert status == 0
+    assert [line.rstrip() for line in out.splitlines()] == [line.rstrip() for line in shown.splitlines()]
 
 
 def test_it_follows_a_run_until_the_run_ends(run, tmp_path):

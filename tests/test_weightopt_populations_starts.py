@@ -79,6 +79,9 @@ def test_counts_are_read(tmp_path):
     counts = read_counts(str(path))
     assert (counts.total, counts.mean) == (4, pytest.approx((0 + 3 / 8 + 0 + 0.5) / 4))
     assert "4 prompts" in counts.source
+    path.write_text("correct,responses,prompts\n0,8,2\n3,8,1\n2,4,1\n")
+    again = read_counts(str(path))
+    assert all(np.array_equal(one, two) for one, two in zip(counts[1:], again[1:], strict=True))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,7 @@ def test_counts_are_read(tmp_path):
         ("correct,responses\n", "from 1 to"),
         ("correct,responses\n9,8\n", "9 of 8"),
         ("correct,responses\n0,0\n", "0 of 0"),
+        ("correct,responses,prompts\n1,8,0\n", "1 of 8 responses to 0 prompts"),
         ("correct,responses\n1\n", "line 2 has 1 columns"),
         ("correct,responses\n1.5,8\n", "line 2, column correct"),
         ("correct,responses\n1,999999\n", "line 2, column responses"),

@@ -27,7 +27,10 @@ def advise(
     ] = None,
     pass_rates: Annotated[
         Path | None,
-        typer.Option(help="Pilot: CSV file correct,responses, a line for each prompt: K of M responses were right."),
+        typer.Option(
+            help="Pilot: CSV file correct,responses, a line for each prompt: K of M responses were right; or with a "
+            "third column, prompts, how many were so."
+        ),
     ] = None,
     step: Annotated[int | None, typer.Option(help="With --metrics: which step; default the first.")] = None,
     pool: Annotated[
@@ -192,7 +195,8 @@ def _advise(
             starts, sizes, lengths=lengths, dynamic_sampling=refilled, used=used, progress=advance, **settings
         )
     finally:
-        progress.stop()
+        if progress.live.is_started:  # what never began leaves no empty line behind
+            progress.stop()
 
 
 def _follow(
@@ -238,7 +242,6 @@ def _follow(
 
 
 def _print(advice: Advice) -> None:
-    from weightopt.populations.advice import LEFT_OUT
     from weightopt.populations.group_population import BUDGETS
 
     starts, problem = advice.starts, advice.choice.answer.problem
@@ -280,7 +283,7 @@ def _print(advice: Advice) -> None:
     print(f"The table is the best found {ends}, a local optimum; the bound holds for all")
     print("of these, even if they differ by prompt and step. Equal responses a step for all M.")
     print()
-    for sentence in (advice.verdict, f"The model leaves out: {LEFT_OUT}."):
+    for sentence in (advice.verdict, *advice.cautions):
         print(textwrap.fill(sentence, 100, subsequent_indent="  "))
 
 

@@ -39,7 +39,7 @@ POINTS = 60  # of the grid
 GAIN = 1e-3  # nats by which a step of EM must raise the log-likelihood to be followed by another one
 LONGEST = 500  # steps of EM
 FEWEST = 8  # prompts from which a bootstrap says anything
-HEADER = ["correct", "responses"]
+HEADER = ["correct", "responses", "prompts"]
 LARGEST = 65536
 
 
@@ -157,7 +157,7 @@ def _fit(likelihood: Array, prior: Array, prompts: Array) -> Array:
 
 
 def read_counts(path: str) -> Counts:
-    """Counts from a CSV file with the columns correct,responses, a line for each prompt.
+    """Counts from a CSV file: correct,responses, a line for each prompt, or correct,responses,prompts.
 
     Raises
     ------
@@ -172,33 +172,36 @@ def read_counts(path: str) -> Counts:
         data = read_file(path, MAX_BYTES)
         if len(data) > MAX_BYTES:
             refuse(f"is larger than {MAX_BYTES >> 20} MiB; give at most {MAX_LINES} lines")
-        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        rows = [(line, row) for line, row in enumerate(lines, 1) if row and line <= MAX_LINES + 2]
+        text = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        rows = [(line, row) for line, row in enumerate(text, 1) if row and line <= MAX_LINES + 2]
     except OSError as error:
         refuse(f"cannot be read ({error.strerror}); give a CSV file with the columns correct,responses")
     except (ValueError, csv.Error):
         refuse("is not CSV text; give the columns correct,responses")
     header = [name.strip() for name in rows[0][1]] if rows else []
-    if header != HEADER:
+    if header not in (HEADER, HEADER[:2]):
         more = ": a pass rate alone does not say how far to trust it" if "rho" in header else ""
-        refuse(f"line 1 must be the header correct,responses{more}{separated_by(rows[0][1] if rows else [])}")
+        more += separated_by(rows[0][1] if rows else [])
+        refuse(f"line 1 must be the header correct,responses or correct,responses,prompts{more}")
     if not 1 <= len(rows) - 1 <= MAX_LINES:
         refuse(f"must have from 1 to {MAX_LINES} lines of numbers under its header, has {len(rows) - 1}")
     found = []
     for line, row in rows[1:]:
-        if len(row) != 2:
-            refuse(f"line {line} has {len(row)} columns, must have 2")
-        pair = [text.strip() for text in row]
-        for name, text in zip(HEADER, pair, strict=True):
+        if len(row) != len(header):
+            refuse(f"line {line} has {len(row)} columns, must have {len(header)}")
+        numbers = []
+        for name, text in zip(header, (text.strip() for text in row), strict=True):
             if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= LARGEST):
                 refuse(f"line {line}, column {name}: must be a whole number up to {LARGEST}, is {text[:40]!r}")
-        correct, responses = map(int, pair)
-        if not correct <= responses or responses < 1:
-            refuse(f"line {line}: {correct} of {responses} responses cannot be correct")
-        found.append((correct, responses))
-    pairs, prompts = np.unique(np.array(found), axis=0, return_counts=True)
-    source = f"{plain(Path(path).name)}, {len(found)} prompts"
-    return Counts(source, pairs[:, 0], pairs[:, 1], prompts)
+            numbers.append(int(text))
+        correct, responses, prompts = (*numbers, 1)[:3]
+        if not correct <= responses or responses < 1 or prompts < 1:
+            refuse(f"line {line}: {correct} of {responses} responses to {prompts} prompts cannot be correct")
+        found.append((correct, responses, prompts))
+    lines = np.array(found)
+    pairs, where = np.unique(lines[:, :2], axis=0, return_inverse=True)
+    prompts = np.bincount(where.ravel(), lines[:, 2]).astype(np.int64)
+    return Counts(f"{plain(Path(path).name)}, {prompts.sum()} prompts", pairs[:, 0], pairs[:, 1], prompts)
 
 
 def counts_of_steps(run: Run, steps: Sequence[Step]) -> Counts:
