@@ -16,7 +16,7 @@ from weightopt.populations.lengths import Lengths
 from weightopt.populations.pass_rates import PRESETS
 from weightopt.populations.starts import Counts, estimate
 
-TITLE = "Which group size, and does a table help?"
+TITLE = "Which group size, and whether a table helps"
 STARTS = ("from-scratch", "post-sft")
 SIZES = (4, 8, 16, 64)
 PROMPTS, RESPONSES = 128, 16  # of the pilot
@@ -116,8 +116,8 @@ def caption(frame: pd.DataFrame) -> str:
             )
             parts.append(
                 f"{start}, equal {cost}: the table saves at most {most['ratio']:.1%} [{most['low']:.1%}, "
-                f"{most['high']:.1%}] (M = {most['group_size']}), M = {max(SIZES)} instead of {min(SIZES)} "
-                f"{1 - large / small:.1%}"
+                f"{most['high']:.1%}] (M = {most['group_size']}), and M = {max(SIZES)} saves {1 - large / small:.1%} "
+                f"against M = {min(SIZES)}"
             )
     helps = frame[(frame["weighting"] == "saving") & (frame["low"] > 0) & (frame["ratio"] >= THRESHOLD)]
     asked = frame[frame["weighting"] == "saving"]

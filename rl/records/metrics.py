@@ -55,8 +55,8 @@ class StepRecord:
         Groups sampled in this step, and those the update was made from; they differ with dynamic sampling only.
     left_out
         Prompts that the task proposed in this step and that do not fit into the model's context.
-    table
-        Name of the table that held.
+    table, table_checksum
+        Name of the table that held, and its checksum; a table that was followed has its copy in ``tables/``.
     all_wrong_factor
         What the table's advantage of all-wrong groups was multiplied by.
     learning_rate
@@ -129,6 +129,7 @@ class StepRecord:
     groups_trained: int | None = None
     left_out: int | None = None
     table: str | None = None
+    table_checksum: str | None = None
     all_wrong_factor: float | None = None
     learning_rate: float | None = None
     clip_factor: float | None = None
