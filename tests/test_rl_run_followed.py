@@ -27,7 +27,8 @@ def config(tmp_path: Path, table_file: Callable[[str, int], Path]) -> Config:
             document(
                 table_file("linear-r", 4),
                 task={"name": "addition", "digits": {"1": 1}},
-                supervised={"steps": 20, "batch_size": 8},
+                model={"context": 64},
+                supervised={"steps": 2, "batch_size": 8},
                 rollout={"prompts_per_step": 4, "group_size": 4},
                 training={"steps": 6, "checkpoint_every": 2},
                 evaluation={"prompts": 2, "samples": 1},
