@@ -108,6 +108,6 @@ def test_a_file_that_is_no_table_for_the_run_is_said_and_left(
     train(config, output)
     assert {record.table for record in read_metrics(output / METRICS_FILE).steps} == {"linear-r"}
     assert not (output / TABLES).exists()
-    said = " ".join(capfd.readouterr().err.split())
+    said = " ".join(capfd.readouterr().out.split())
     assert "step 3: weighting.follow" in said
     assert "step 5: weighting.follow" in said
