@@ -81,7 +81,7 @@ def test_counts_are_read(tmp_path):
     assert "4 prompts" in counts.source
     path.write_text("correct,responses,prompts\n0,8,2\n3,8,1\n2,4,1\n")
     again = read_counts(str(path))
-    assert all(np.array_equal(one, two) for one, two in zip(counts[1:], again[1:], strict=True))
+    assert all(np.array_equal(one, two) for one, two in zip(counts[1:4], again[1:4], strict=True))
 
 
 @pytest.mark.parametrize(

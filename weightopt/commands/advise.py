@@ -210,16 +210,20 @@ def _follow(
     as_json: bool,
 ) -> None:
     """Advise again whenever the run has made a step; the run's own group size alone can be changed to."""
+    from weightopt.errors import ProblemError
     from weightopt.populations.advice import default_target
     from weightopt.populations.lengths import run_lengths
-    from weightopt.populations.metrics import read_run
+    from weightopt.populations.metrics import METRICS, read_run
     from weightopt.populations.starts import counts_of_steps
 
+    if not folder.is_dir():
+        refuse(f"--follow: {folder} is no folder; give that of a run")
     seen = None
     while True:
         ended = (folder / "model").exists()
-        run = read_run(str(folder))
-        if run.steps[-1].step != seen:
+        # A run that has just begun has no step yet.
+        run = read_run(str(folder), may_be_empty=not ended) if ended or (folder / METRICS).exists() else None
+        if run is not None and run.steps and run.steps[-1].step != seen:
             chosen = run.latest(pool)
             counts, seen = counts_of_steps(run, chosen), run.steps[-1].step
             if settings["target"] is None:  # stays what it was at the first look
@@ -230,12 +234,19 @@ def _follow(
             refilled = any(each.refilled for each in chosen) if dynamic_sampling is None else dynamic_sampling
             measured = run_lengths(run) if lengths is None else lengths
             used = chosen[0].group_size
-            advice = _advise(counts, [used], used, measured, refilled, settings, quiet=True)
-            replace("--output", output, advice.choice.table().to_json().encode())
-            if as_json:
-                print_json({"step": seen, **advice.to_dict()})
+            try:
+                advice = _advise(counts, [used], used, measured, refilled, settings, quiet=True)
+            except ProblemError as error:
+                if error.field != "metrics":
+                    raise
+                # Counts that say nothing yet: the table stays as it is.
+                print(f"step {seen}: no advice, the counts {error.sentence}", flush=True)
             else:
-                print(f"step {seen}: {advice.verdict}", flush=True)
+                replace("--output", output, advice.choice.table().to_json().encode())
+                if as_json:
+                    print_json({"step": seen, **advice.to_dict()})
+                else:
+                    print(f"step {seen}: {advice.verdict}", flush=True)
         if ended:
             return
         time.sleep(every)

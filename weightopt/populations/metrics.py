@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A metrics file: its name, as a person may read it, and its steps in order, at least one."""
+    """A metrics file: its name, as a person may read it, and its steps in order."""
 
     path: str
     name: str
@@ -79,7 +79,7 @@ class Run(NamedTuple):
         return tuple(each for each in chosen if each.group_size == chosen[-1].group_size)
 
 
-def read_run(path: str) -> Run:
+def read_run(path: str, *, may_be_empty: bool = False) -> Run:
     """Every training step of ``metrics.jsonl``, or of the one in a run's folder.
 
     A last line without its end is still being written, and is left out.
@@ -87,7 +87,7 @@ def read_run(path: str) -> Run:
     Raises
     ------
     ProblemError
-        If the file cannot be read, a line is not one of a run, or there is no training step.
+        If the file cannot be read, a line is not one of a run, or there is no training step, unless that may be.
     """
     file = Path(path) / METRICS if Path(path).is_dir() else Path(path)
     run = Run(path, plain(file.name), ())
@@ -103,7 +103,7 @@ def read_run(path: str) -> Run:
     except (ValueError, RecursionError) as error:
         text = str(error)
         run.refuse(f"{text}; give the metrics.jsonl of a run" if text.startswith("line") else "is not UTF-8 text")
-    if not steps:
+    if not steps and not may_be_empty:
         run.refuse("holds no training step")
     return run._replace(steps=steps)
 

@@ -44,12 +44,16 @@ LARGEST = 65536
 
 
 class Counts(NamedTuple):
-    """What was counted: prompts with `correct` of `responses`, `prompts` of them alike; all of shape (c,)."""
+    """What was counted: prompts with `correct` of `responses`, `prompts` of them alike; all of shape (c,).
+
+    ``source`` is for people, ``option`` the one of the command line that names it.
+    """
 
     source: str
     correct: NDArray[np.int64]
     responses: NDArray[np.int64]
     prompts: NDArray[np.int64]
+    option: str = "pass_rates"
 
     @property
     def total(self) -> int:
@@ -121,10 +125,10 @@ def estimate(counts: Counts, *, floor: float = FLOOR, resamples: int = 200, seed
     if not 20 <= resamples <= 10_000:
         raise ProblemError("resamples", f"must be a whole number from 20 to 10000, got {resamples}")
     if counts.total < FEWEST:
-        raise ProblemError("pass_rates", f"must be of {FEWEST} prompts at least, are of {counts.total}")
+        raise ProblemError(counts.option, f"must hold {FEWEST} prompts at least, holds {counts.total}")
     for wrong, outcome in ((counts.responses, "right"), (np.zeros_like(counts.responses), "wrong")):
         if np.all(counts.correct == wrong):
-            raise ProblemError("pass_rates", f"are all {outcome}, which says nothing about a distribution")
+            raise ProblemError(counts.option, f"must not be all {outcome}: that says nothing about a distribution")
     theta = np.linspace(-log_odds(1 - floor), log_odds(1 - floor), POINTS)
     rates = expit(theta)
     k, m = counts.correct[:, None], counts.responses[:, None]
@@ -212,4 +216,4 @@ def counts_of_steps(run: Run, steps: Sequence[Step]) -> Counts:
     first, last = steps[0].step, steps[-1].step
     which = f"step {first}" if len(steps) == 1 else f"steps {first} to {last}"
     source = f"{run.name} {which}, {int(histogram.sum())} groups of {size}"
-    return Counts(source, seen, np.full(seen.size, size), histogram[seen])
+    return Counts(source, seen, np.full(seen.size, size), histogram[seen], "metrics")
