@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from typer.testing import CliRunner
 
 from figures import (
+    advice_over_m,
     all_wrong,
     captions,
     command,
@@ -50,6 +51,7 @@ MODULES = {
     "group-tables": group_tables,
     "group-loss": group_loss,
     "population": population,
+    "advice-over-m": advice_over_m,
     "simulation": simulation,
     "regimes": regimes,
     "all-wrong": all_wrong,
@@ -68,6 +70,7 @@ TINY = {
         "TARGETS": {"from-scratch": (0.3, 0.9)},
         "SOLVED_FOR": (0.9,),
     },
+    advice_over_m: {"STARTS": ("post-sft",), "SIZES": (4, 8), "RESAMPLES": 20},
     simulation: {"PROMPTS": 10, "SEEDS": 2, "SIZES": (8,), "EVERY": 40},
     regimes: {"PROMPTS": 16, "SKILLS": 8, "SEEDS": 2, "STEPS": 60},
     all_wrong: {"PROMPTS": 8, "SEEDS": 2, "STEPS": 40},
@@ -336,6 +339,16 @@ def test_no_weighting_beats_the_bound_of_a_population(tiny_frames):
         assert shared["known"][key] <= max(ratio, 1) + 1e-9
 
 
+def test_the_table_of_advice_is_the_cheapest_and_its_saving_is_over_the_best_named(tiny_frames):
+    frame = tiny_frames["advice-over-m"]
+    for _, rows in frames.groups(frame, "start", "cost", "group_size"):
+        of = rows.set_index("weighting")["ratio"]
+        assert of["bound"] <= of["table"] <= of.drop(["bound", "table", "saving"]).min() * (1 + 1e-9)
+        named = of.drop(["bound", "table", "saving"]).min()
+        assert of["saving"] == pytest.approx(1 - of["table"] / named)
+    assert "half of the way" in advice_over_m.caption(frame)
+
+
 def test_simulated_points_lie_on_the_theory_of_groups(monkeypatch):
     monkeypatch.setattr(simulation, "PROMPTS", 200)
     monkeypatch.setattr(simulation, "SEEDS", 4)
@@ -379,7 +392,16 @@ def test_histograms_of_different_group_sizes_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_reconstructions_say_so_wherever_they_are_named(tiny_frames):
-    for name in ("weights", "surrogates", "trajectories", "relative-cost", "cost-map", "group-loss", "population"):
+    for name in (
+        "weights",
+        "surrogates",
+        "trajectories",
+        "relative-cost",
+        "cost-map",
+        "group-loss",
+        "population",
+        "advice-over-m",
+    ):
         figure = MODULES[name].draw(tiny_frames[name])
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         texts += [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels())]

@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from weightopt.commands.advise import advise
 from weightopt.commands.compare import compare
 from weightopt.commands.doctor import doctor
 from weightopt.commands.output import fail, refuse
@@ -35,6 +36,7 @@ for name, command in (
     ("solve", solve),
     ("compare", compare),
     ("population", population),
+    ("advise", advise),
     ("sweep", sweep),
     ("table", table),
     ("list", list_weightings),
