@@ -19,6 +19,7 @@ ALLOWED_IMPORTS = {
     "__future__",
     "collections",
     "dataclasses",
+    "functools",  # constants that are computed once, read-only
     "itertools",
     "math",
     "typing",
