@@ -20,6 +20,7 @@ ALLOWED_IMPORTS = {
     "collections",
     "dataclasses",
     "functools",  # constants that are computed once, read-only
+    "heapq",
     "itertools",
     "math",
     "typing",
