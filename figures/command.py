@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = (
+    "overview",
     "weights",
     "surrogates",
     "trajectories",
@@ -25,6 +26,7 @@ NAMES = (
     "group-tables",
     "group-loss",
     "population",
+    "advice-over-m",
     "simulation",
     "regimes",
     "all-wrong",

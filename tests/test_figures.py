@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from typer.testing import CliRunner
 
 from figures import (
+    advice_over_m,
     all_wrong,
     captions,
     command,
@@ -25,6 +26,7 @@ from figures import (
     group_tables,
     histograms,
     output,
+    overview,
     population,
     regimes,
     relative_cost,
@@ -35,10 +37,12 @@ from figures import (
     trajectories,
     weights,
 )
+from tests.amounts import some_of
 from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, compare, solve
 
 MODULES = {
+    "overview": overview,
     "weights": weights,
     "surrogates": surrogates,
     "trajectories": trajectories,
@@ -47,6 +51,7 @@ MODULES = {
     "group-tables": group_tables,
     "group-loss": group_loss,
     "population": population,
+    "advice-over-m": advice_over_m,
     "simulation": simulation,
     "regimes": regimes,
     "all-wrong": all_wrong,
@@ -65,6 +70,7 @@ TINY = {
         "TARGETS": {"from-scratch": (0.3, 0.9)},
         "SOLVED_FOR": (0.9,),
     },
+    advice_over_m: {"STARTS": ("post-sft",), "SIZES": (4, 8), "RESAMPLES": 20},
     simulation: {"PROMPTS": 10, "SEEDS": 2, "SIZES": (8,), "EVERY": 40},
     regimes: {"PROMPTS": 16, "SKILLS": 8, "SEEDS": 2, "STEPS": 60},
     all_wrong: {"PROMPTS": 8, "SEEDS": 2, "STEPS": 40},
@@ -219,7 +225,7 @@ def test_the_csv_holds_the_plotted_numbers(name, drawn, tiny_frames):
     pd.testing.assert_frame_equal(written, frame, check_dtype=False, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in command.FROM_RUNS])
+@some_of("name", [name for name in MODULES if name not in command.FROM_RUNS], 3)
 def test_lines_are_drawn_at_the_numbers_of_the_frame(name, tiny_frames):
     """Some column of the frame holds the ordinates of each longer line; means over seeds are tested below."""
     frame = tiny_frames[name]
@@ -234,7 +240,7 @@ def test_lines_are_drawn_at_the_numbers_of_the_frame(name, tiny_frames):
         assert np.max(near, initial=0) < 1e-9
 
 
-@pytest.mark.parametrize("name", MODULES)
+@some_of("name", MODULES, 3)
 def test_captions_hold_numbers_of_the_frame_and_follow_them(name, tiny_frames):
     """A caption made from other numbers is another caption: no number in it is typed."""
     module, frame = MODULES[name], tiny_frames[name]
@@ -319,7 +325,7 @@ def test_group_tables_are_certified_and_the_plug_in_is_slower(tiny_frames):
     # theory.md: the reference values of the prototype.
     assert ratio["effective", 8, "plug-in"] == pytest.approx(1.547, abs=5e-4)
     assert ratio["regular", 4, "plug-in"] == pytest.approx(1.094, abs=5e-4)
-    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8))
+    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8, budget_kind="drift"))
     shown = frames.part(frame, clock="effective", group_size=8, table="convex")["weight"].to_numpy()
     np.testing.assert_allclose(shown, solution.weight, rtol=1e-6, atol=1e-9)
 
@@ -331,6 +337,16 @@ def test_no_weighting_beats_the_bound_of_a_population(tiny_frames):
     for key, ratio in shared["shared"].items():
         assert ratio <= shared["grpo"][key] + 1e-9
         assert shared["known"][key] <= max(ratio, 1) + 1e-9
+
+
+def test_the_table_of_advice_is_the_cheapest_and_its_saving_is_over_the_best_named(tiny_frames):
+    frame = tiny_frames["advice-over-m"]
+    for _, rows in frames.groups(frame, "start", "cost", "group_size"):
+        of = rows.set_index("weighting")["ratio"]
+        assert of["bound"] <= of["table"] <= of.drop(["bound", "table", "saving"]).min() * (1 + 1e-9)
+        named = of.drop(["bound", "table", "saving"]).min()
+        assert of["saving"] == pytest.approx(1 - of["table"] / named)
+    assert "half of the way" in advice_over_m.caption(frame)
 
 
 def test_simulated_points_lie_on_the_theory_of_groups(monkeypatch):
@@ -374,8 +390,18 @@ def test_histograms_of_different_group_sizes_are_refused(tmp_path):
     assert "differ in group size" in done.stderr
 
 
+@pytest.mark.slow
 def test_reconstructions_say_so_wherever_they_are_named(tiny_frames):
-    for name in ("weights", "surrogates", "trajectories", "relative-cost", "cost-map", "group-loss", "population"):
+    for name in (
+        "weights",
+        "surrogates",
+        "trajectories",
+        "relative-cost",
+        "cost-map",
+        "group-loss",
+        "population",
+        "advice-over-m",
+    ):
         figure = MODULES[name].draw(tiny_frames[name])
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         texts += [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels())]
@@ -491,6 +517,7 @@ def test_a_figure_drawn_alone_repeats_byte_for_byte(tmp_path):
     assert b"Software" not in (tmp_path / "one" / "surrogates.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_files_are_listed_as_json(tmp_path):
     done = called("relative-cost", "--output", str(tmp_path), "--json")
     files = json.loads(done.stdout)["relative-cost"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,8 +15,8 @@ from rl.config import Config
 from rl.errors import UsageError
 from rl.models.start import check_model, refuse_code, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
+from rl.run.config import TrackingConfig
 from rl.run.template import try_template
-from rl.run.trackers import check_trackers
 from rl.samplers.registry import check_backend
 from rl.seeds import derive_seed
 from rl.step.schedule import TableSchedule
@@ -80,7 +81,11 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
         group_size=config.rollout.group_size,
         estimate=config.weighting.estimate,
     )
-    notes: tuple[str, ...] = tuple(getattr(task, "notes", ()))  # of a listed task: rows that were left out
+    # Of a listed task: rows that were left out.
+    notes: tuple[str, ...] = (
+        *getattr(task, "notes", ()),
+        *tables.doubts(dynamic_sampling=config.rollout.dynamic_sampling),
+    )
     if config.start_model is None:
         date = None
         _refuse_long(task, config)
@@ -190,3 +195,10 @@ class _Fitting:
             self.left_out += 1
             prompt = self.task.propose(rng)
         raise self.refuse(prompt)
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Refuse a tracker that is not installed, before a run has begun; raises `UsageError`."""
+    for name in config.trackers:
+        if find_spec(name) is None:
+            raise UsageError(f"tracker {name!r} is not installed: pip install 'weightopt[{name}]'")

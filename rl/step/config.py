@@ -20,13 +20,24 @@ class WeightingConfig(Section):
     """``[weighting]``: how the table is read; docs/training.md says what each choice does to the weighting."""
 
     estimate: Literal["group", "leave-one-out"] = "group"
-    """Success probability at which it is read: that of the group, or for each response that of the others."""
+    """Success probability at which it is read: that of the group, or for each response that of the others.
+    Experimental: no run has measured the second."""
     all_wrong: Literal["table", "off", "hold", "ramp"] = "table"
     """Advantage in groups without a success: the table's, none, none up to a step, or rising from that step on."""
     all_wrong_after: Annotated[Integer, Field(ge=0)] | None = None
     """The last step without an advantage in all-wrong groups."""
     all_wrong_full_at: Annotated[Integer, Field(ge=1)] | None = None
     """The step at which a ramp reaches the table's advantage. Experimental: no run has measured the ramp."""
+    follow: File | None = None
+    """A table file that others write while the run goes on, such as `weightopt advise --follow`; it need not exist."""
+    follow_every: Annotated[Integer, Field(ge=1)] | None = None
+    """Steps after which it is looked at. Experimental: no run has measured tables that follow a run."""
+
+    @model_validator(mode="after")
+    def _looks_at_something(self) -> "WeightingConfig":
+        if (self.follow is None) != (self.follow_every is None):
+            raise ValueError("follow goes with follow_every, and that with it")
+        return self
 
     @model_validator(mode="after")
     def _rule_has_its_steps(self) -> "WeightingConfig":

@@ -26,8 +26,8 @@ class Judgement:
     correct
         Which responses are correct, shape (P, M), bool. Nothing else is ever rewarded.
     parsable
-        In which of them an answer could be read, right or wrong, shape (P, M), bool; in a truncated one none is looked
-        for.
+        In which responses an answer could be read, right or wrong, shape (P, M), bool; False for truncated responses,
+        which are not read.
     timed_out, failed
         Responses that count as wrong because the verifier ran out of time, and because it failed.
     reason
@@ -102,6 +102,14 @@ def histogram_by_difficulty(batch: Batch, successes: np.ndarray, group_size: int
     """The success histogram of each stratum of the task that was drawn, sorted by name."""
     strata = np.array([group.prompt.difficulty for group in batch.groups])
     return {str(name): success_histogram(successes[strata == name], group_size) for name in np.unique(strata)}
+
+
+def tokens_by_successes(batch: Batch, correct: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Tokens of the right and of the wrong responses in groups with K = 0..M correct; ``correct`` has shape (P, M)."""
+    lengths = np.array([[len(completion.tokens) for completion in group.completions] for group in batch.groups])
+    successes, size = count_successes(correct), correct.shape[1]
+    right, wrong = (np.bincount(successes, (lengths * of).sum(axis=1), size + 1) for of in (correct, ~correct))
+    return tuple((int(a), int(b)) for a, b in zip(right, wrong, strict=True))
 
 
 def leave_one_out(correct: np.ndarray) -> np.ndarray:
