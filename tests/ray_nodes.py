@@ -1,4 +1,4 @@
-"""Nodes of a local Ray cluster; one that Ray gives up on, which it does after 30 s on a busy machine, is started again."""
+"""Nodes of a local Ray cluster; one that Ray gives up on, after 30 s on a busy machine, is started again."""
 
 from collections.abc import Callable
 from typing import Any
