@@ -325,7 +325,7 @@ def test_group_tables_are_certified_and_the_plug_in_is_slower(tiny_frames):
     # theory.md: the reference values of the prototype.
     assert ratio["effective", 8, "plug-in"] == pytest.approx(1.547, abs=5e-4)
     assert ratio["regular", 4, "plug-in"] == pytest.approx(1.094, abs=5e-4)
-    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8))
+    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8, budget_kind="drift"))
     shown = frames.part(frame, clock="effective", group_size=8, table="convex")["weight"].to_numpy()
     np.testing.assert_allclose(shown, solution.weight, rtol=1e-6, atol=1e-9)
 
@@ -517,6 +517,7 @@ def test_a_figure_drawn_alone_repeats_byte_for_byte(tmp_path):
     assert b"Software" not in (tmp_path / "one" / "surrogates.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_files_are_listed_as_json(tmp_path):
     done = called("relative-cost", "--output", str(tmp_path), "--json")
     files = json.loads(done.stdout)["relative-cost"]

@@ -99,6 +99,16 @@ class TableSchedule:
         """What to call the run on the screen: the tables' names, in order."""
         return " → ".join(table.group.name for table in self.tables)
 
+    def doubts(self, *, dynamic_sampling: bool) -> tuple[str, ...]:
+        """A sentence for each table that was solved for another loop than this run's; named tables say nothing."""
+        own, words = ("refill", "refills with") if dynamic_sampling else ("fixed-batch", "draws a fixed batch, without")
+        return tuple(
+            f"table {each.group.label!r} is not made for this run, which {words} dynamic sampling; it is made for: "
+            f"{each.group.made_for}"
+            for each in self.tables
+            if each.group.loops and own not in each.group.loops
+        )
+
     def describe(self) -> dict[str, Any]:
         """Names and checksums for ``run.json``: by them a resumed run knows its tables again."""
         first, *later = ({"name": each.group.name, "checksum": each.group.checksum} for each in self.tables)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from weightopt.commands.options import AsJson, read_numbers
+from weightopt.commands.options import AsJson, RayCluster, read_numbers
 from weightopt.commands.output import check_folders, fail, print_json, refuse
 
 GRID = "numbers between commas, or LOW:HIGH:COUNT"
@@ -36,6 +36,7 @@ def sweep(
         list[str] | None, typer.Option(help="free (default), decreasing or increasing; repeatable.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default one a core.")] = None,
+    ray: RayCluster = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted sweep of the same options.")
     ] = False,
@@ -58,12 +59,15 @@ def sweep(
         TimeRemainingColumn,
     )
 
+    from weightopt.spread import SpreadError
     from weightopt.sweep import Sweep, run_sweep
 
     check_folders(output=output)
     cores = os.cpu_count() or 1
     if workers is not None and not 1 <= workers <= 256:
         refuse(f"--workers must be from 1 to 256, got {workers}")
+    if workers is not None and ray is not None:
+        refuse("--workers is for this machine and --ray for a cluster; give one of them")
     shapes = {"free": None, "decreasing": "decreasing", "increasing": "increasing"}
     for word in monotone or []:
         if word not in shapes:
@@ -89,7 +93,10 @@ def sweep(
         progress.advance(bar, rows)
 
     try:
-        ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume)
+        ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume, ray=ray)
+    except SpreadError as error:
+        progress.stop()
+        refuse(f"{error}")
     except KeyboardInterrupt:
         progress.stop()
         fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
