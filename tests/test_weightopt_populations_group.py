@@ -148,7 +148,7 @@ def test_a_loop_that_draws_its_groups_pays_what_the_flow_says(refilled):
             tokens += paid * (problem.target - before) / (after - before)
             break
         tokens, before = tokens + paid, after
-    # Steps of 0.03 spread prompts and are of first order: 2 %. Refilling costs 51 % more tokens here, so a wrong price shows.
+    # Steps of 0.03 spread prompts and are of first order: 2 %. Refilling costs 51 % more tokens here.
     assert tokens == pytest.approx(problem.flow().time(table, problem.share, problem.target), rel=0.03)
 
 
