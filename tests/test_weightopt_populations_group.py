@@ -238,6 +238,8 @@ def test_the_best_found_beats_the_named_and_its_file_checks(kind, lengths, refil
     again = WeightTable.from_json(answer.table(None, -0.5).to_json())
     assert "lower bound" in verify(again)
     assert again.all_wrong_advantage == -0.5
+    assert again.loops == (("refill",) if refilled else ("fixed-batch",))
+    assert ("drawn until" if refilled else "a fixed number") in again.made_for
     certificate = dict(again.certificate or {})
     for change in (
         {"certificate": {**certificate, "time": certificate["time"] * 0.99}},
