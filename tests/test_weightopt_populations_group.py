@@ -17,7 +17,7 @@ from theory.step_budgets import BUDGETS
 from weightopt import GroupPopulationProblem, cli, solve
 from weightopt.errors import ProblemError
 from weightopt.populations.group_bounds import least_cost
-from weightopt.populations.group_flow import GroupFlow
+from weightopt.populations.group_flow import GroupBudget, GroupFlow
 from weightopt.populations.group_population import named_tables
 from weightopt.populations.lengths import Lengths, read_lengths
 from weightopt.populations.lower_bounds import Crowd, nearest
@@ -25,7 +25,7 @@ from weightopt.populations.pass_rates import from_preset
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 
-KINDS = ("advantage-variance", "kl", "constant-step")
+KINDS: tuple[GroupBudget, ...] = ("advantage-variance", "kl", "constant-step")
 LENGTHS = Lengths("made up", (0.1, 0.6), (200.0, 150.0), (900.0, 500.0))
 SMALL = GroupPopulationProblem("small", (0.01, 0.05, 0.2, 0.6), (4, 3, 2, 1), 0.7, group_size=8)
 LOOPS = [(kind, lengths, refilled) for kind in KINDS for lengths in (None, LENGTHS) for refilled in (False, True)]
@@ -156,12 +156,14 @@ def test_many_populations_at_once_take_what_each_of_them_takes():
     rng = np.random.default_rng(4)
     shares = rng.dirichlet(np.ones(4), 5) * [1, 1, 1, 0.2]
     shares /= shares.sum(axis=1, keepdims=True)
+    table = some_table(8, 5)
     for kind, lengths, refilled in LOOPS:
-        flow, table = GroupFlow(SMALL.theta, 8, kind, lengths, refilled), some_table(8, 5)
+        flow = GroupFlow(SMALL.theta, 8, kind, lengths, refilled)
         alone = [flow.time(table, share, 0.7) for share in shares]
         # The trapezoidal rule on 400 points that grow by a few per cent each.
         np.testing.assert_allclose(flow.times(table, shares, 0.7), alone, rtol=1e-3)
-    assert flow.times(table, np.array([[0.0, 0.0, 0.0, 1.0]]), 0.5) == 0  # at the target already
+    at_the_target = np.array([[0.0, 0.0, 0.0, 1.0]])
+    assert GroupFlow(SMALL.theta, 8, "kl").times(table, at_the_target, 0.5) == 0
 
 
 def test_a_step_that_may_vary_is_never_slower_than_a_constant_one():
