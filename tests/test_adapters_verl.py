@@ -4,7 +4,7 @@ Needs verl: `make test-adapters`.
 """
 
 # pyright: reportMissingImports=false, reportOptionalSubscript=false
-# pyright: reportOptionalIterable=false, reportPossiblyUnbound=false
+# pyright: reportOptionalIterable=false, reportPossiblyUnboundVariable=false
 
 import itertools
 import json
