@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -23,6 +22,7 @@ import weightopt
 from rl.config import Config, load_config
 from rl.supervised import make_start_model
 from rl.tasks.registry import build_teaching_task
+from rl.tasks.split import held_out_prompts, training_prompts
 from weightopt.adapters.trl import TableGRPOTrainer
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
@@ -38,12 +38,9 @@ def solve_table(file: Path) -> None:
 def train(table: Path, start_model: Path, config: Config, steps: int, output: Path) -> list[dict[str, float]]:
     """Train in TRL; the lines of its log, first and last those with the held-out success before and after."""
     task = build_teaching_task(config.task)
-    rng = Random(0)
-    problems = {}
-    while len(problems) < PROMPTS_PER_STEP * steps + HELD_OUT:
-        prompt = task.propose(rng)
-        problems[prompt.text] = prompt
-    texts = list(problems)
+    training = training_prompts(task, count=PROMPTS_PER_STEP * steps, seed=0)
+    held_out = held_out_prompts(task, count=HELD_OUT, seed=0)
+    problems = {prompt.text: prompt for prompt in (*training, *held_out)}
 
     def correct(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
         """The reward is correctness: 1 or 0, nothing for length or format."""
@@ -54,8 +51,8 @@ def train(table: Path, start_model: Path, config: Config, steps: int, output: Pa
         model=AutoModelForCausalLM.from_pretrained(start_model, local_files_only=True, dtype="float32"),
         processing_class=AutoTokenizer.from_pretrained(start_model, local_files_only=True),
         reward_funcs=correct,
-        train_dataset=Dataset.from_dict({"prompt": texts[HELD_OUT:]}),
-        eval_dataset=Dataset.from_dict({"prompt": texts[:HELD_OUT]}),
+        train_dataset=Dataset.from_dict({"prompt": [prompt.text for prompt in training]}),
+        eval_dataset=Dataset.from_dict({"prompt": [prompt.text for prompt in held_out]}),
         args=GRPOConfig(
             output_dir=str(output),
             loss_type="dr_grpo",  # divides by a constant, so that the table's weight is what counts
