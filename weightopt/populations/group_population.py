@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from theory import catalogue
+from theory import catalogue, clocks
 from theory.quadrature import log_odds
 from weightopt.answer import Answer, Promise, Status
 from weightopt.catalogue_tables import catalogue_table
@@ -31,7 +31,7 @@ from weightopt.populations.lengths import Lengths
 from weightopt.populations.population import PopulationCertificate, Row
 from weightopt.populations.problem import MARGIN, Population, check_numbers, check_scale, read_lists
 from weightopt.table import TableError, WeightTable
-from weightopt.tabulate import tabulate_advantages
+from weightopt.tabulate import loop_stated, tabulate_advantages
 
 Array = NDArray[np.float64]
 LARGEST_GROUP = 256
@@ -241,7 +241,11 @@ class GroupPopulationAnswer(Answer):
             f"{problem.target:g}, groups of {problem.group_size}",
             problem=problem.to_dict(),
             certificate=self.stated,
-            provenance={"method": self.method, "weighting": "shared"},
+            provenance={
+                "method": self.method,
+                "weighting": "shared",
+                **loop_stated(clocks.REGULAR, problem.group_size),
+            },
         )
 
     def headline(self) -> str:
