@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from theory import catalogue, clocks
+from theory import catalogue
+from theory.clocks import LOOPS
 from theory.quadrature import log_odds
 from weightopt.answer import Answer, Promise, Status
 from weightopt.catalogue_tables import catalogue_table
@@ -31,7 +32,7 @@ from weightopt.populations.lengths import Lengths
 from weightopt.populations.population import PopulationCertificate, Row
 from weightopt.populations.problem import MARGIN, Population, check_numbers, check_scale, read_lists
 from weightopt.table import TableError, WeightTable
-from weightopt.tabulate import loop_stated, tabulate_advantages
+from weightopt.tabulate import tabulate_advantages
 
 Array = NDArray[np.float64]
 LARGEST_GROUP = 256
@@ -145,6 +146,16 @@ class GroupPopulationProblem(Population):
         return f"{BUDGETS[self.budget_kind]}: {self.budget:g}"
 
     @property
+    def loop(self) -> str:
+        """Which loop pays for it, see `theory.clocks.LOOPS`."""
+        return "refill" if self.dynamic_sampling else "fixed-batch"
+
+    @property
+    def made_for(self) -> str:
+        """The loop, what it pays and what a step spends, in one line."""
+        return f"{LOOPS[self.loop]}, paid in {self.unit}; {BUDGETS[self.budget_kind]}"
+
+    @property
     def unit(self) -> str:
         """What the cost counts."""
         what = "groups drawn" if self.dynamic_sampling else "steps"
@@ -244,7 +255,8 @@ class GroupPopulationAnswer(Answer):
             provenance={
                 "method": self.method,
                 "weighting": "shared",
-                **loop_stated(clocks.REGULAR, problem.group_size),
+                "loops": [problem.loop],
+                "made_for": problem.made_for,
             },
         )
 
