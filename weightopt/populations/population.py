@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from theory import catalogue
+from theory import catalogue, clocks
 from theory.log_linear import LogLinear
 from theory.quadrature import log_odds
 from weightopt.answer import Answer, Certificate, Promise, Status
@@ -27,6 +27,7 @@ from weightopt.populations.lower_bounds import shortest_time
 from weightopt.populations.passage import Passage, tabulate, time_and_gradient, time_of
 from weightopt.populations.problem import CLOCKS, PopulationProblem
 from weightopt.table import TableError, WeightTable
+from weightopt.tabulate import loop_stated
 from weightopt.tabulate import tabulate as tabulate_weighting
 
 Array = NDArray[np.float64]
@@ -144,6 +145,7 @@ class PopulationAnswer(Answer):
                 "method": self.method,
                 "weighting": "shared",
                 "knots": {"rho": list(weighting.rho), "weight": list(weighting.value)},
+                **loop_stated(clocks.parse(problem.clock)),
             },
         )
         return curve if group_size is None else curve.for_group(group_size)
