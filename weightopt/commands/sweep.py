@@ -95,7 +95,8 @@ def sweep(
     try:
         ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume, ray=ray)
     except SpreadError as error:
-        progress.stop()
+        if progress.live.is_started:  # else it would print an empty line
+            progress.stop()
         refuse(f"{error}")
     except KeyboardInterrupt:
         progress.stop()
