@@ -28,7 +28,9 @@ from weightopt.verify import verify
 KINDS: tuple[GroupBudget, ...] = ("advantage-variance", "kl", "constant-step")
 LENGTHS = Lengths("made up", (0.1, 0.6), (200.0, 150.0), (900.0, 500.0))
 SMALL = GroupPopulationProblem("small", (0.01, 0.05, 0.2, 0.6), (4, 3, 2, 1), 0.7, group_size=8)
-LOOPS = [(kind, lengths, refilled) for kind in KINDS for lengths in (None, LENGTHS) for refilled in (False, True)]
+LOOPS: list[tuple[GroupBudget, Lengths | None, bool]] = [
+    (kind, lengths, refilled) for kind in KINDS for lengths in (None, LENGTHS) for refilled in (False, True)
+]
 
 
 def some_table(size, seed=0, ends=True):

@@ -77,10 +77,10 @@ class Lengths:
 
     @cached_property
     def _curves(self) -> tuple[LogLinear, LogLinear]:
-        if len(self.rho) > 1:
-            return LogLinear(self.rho, self.right), LogLinear(self.rho, self.wrong)
-        rho = self.rho[0] / 2, self.rho[0]  # one point stands for all success probabilities
-        return LogLinear(rho, self.right * 2), LogLinear(rho, self.wrong * 2)
+        rho, right, wrong = self.rho, self.right, self.wrong
+        if rho[0] == rho[-1]:  # one point stands for all success probabilities
+            rho, right, wrong = (rho[0] / 2, *rho), right * 2, wrong * 2
+        return LogLinear(rho, right), LogLinear(rho, wrong)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
