@@ -75,9 +75,9 @@ def train(
     if answer is not None and not dry_run:
         _stop("--answer goes with --dry-run", BAD_USAGE)
     if config is None and not print_config:
-        _stop("Missing option '--config'.", BAD_USAGE)
+        _stop("missing option '--config'", BAD_USAGE)
     if output is None and not (dry_run or print_config):
-        _stop("Missing option '--output'.", BAD_USAGE)
+        _stop("missing option '--output'", BAD_USAGE)
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
 
@@ -231,5 +231,5 @@ def _left(output: Path) -> str:
 
 
 def _stop(sentence: str, status: int) -> NoReturn:
-    typer.echo(sentence, err=True)
+    typer.echo(f"weightopt: {sentence.rstrip('.')}.", err=True)
     sys.exit(status)

@@ -405,5 +405,5 @@ def test_an_interruption_is_one_sentence(
     before = threading.active_count()
     result = invoke(command.train, "--config", path, "--table", started["table"], "--dry-run", *options)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "interrupted; nothing was written\n"
+    assert result.stderr == "weightopt: interrupted; nothing was written.\n"
     assert threading.active_count() == before

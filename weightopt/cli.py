@@ -12,11 +12,12 @@ import importlib.metadata
 import io
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from weightopt.commands.compare import compare
+from weightopt.commands.help import Command, Group
 from weightopt.commands.output import fail, refuse
 from weightopt.commands.population import population
 from weightopt.commands.solve import solve
@@ -25,9 +26,9 @@ from weightopt.commands.tables import check, list_weightings, show, table
 
 app = typer.Typer(
     name="weightopt",
+    cls=Group,
     help="Time-optimal prompt weights for reinforcement learning with verifiable rewards.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,7 +42,22 @@ for name, command in (
     ("show", show),
     ("check", check),
 ):
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"weightopt {importlib.metadata.version('weightopt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _weightopt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -104,7 +120,7 @@ def _add_commands() -> None:
             command = entry.load()
         except (ImportError, AttributeError) as error:
             command = _unavailable(entry.name, error)
-        app.command(entry.name)(command)
+        app.command(entry.name, cls=Command)(command)
 
 
 def _unavailable(name: str, error: Exception) -> Any:
@@ -116,6 +132,8 @@ def _unavailable(name: str, error: Exception) -> Any:
 
 
 def _sentence(error: typer.TyperException) -> str:
-    """What the option parser has to say, on one line."""
+    """What the option parser has to say, on one line; the option that may have been meant for one there is not."""
     text = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
+    if meant := getattr(error, "possibilities", None):
+        text += f". Did you mean {' or '.join(map(repr, meant))}?"
     return text[:1].lower() + text[1:]

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from weightopt.commands.options import (
+    CURVE,
+    GROUP,
+    OUTPUT,
     AllRight,
     AllWrong,
     AsJson,
@@ -32,51 +35,72 @@ if TYPE_CHECKING:
 @takes_records
 def solve(
     *,
-    start: Annotated[float | None, typer.Option(help="Success probability at the start, in (0, 1).")] = None,
+    start: Annotated[
+        float | None, typer.Option(help="Success probability at the start, in (0, 1).", rich_help_panel=CURVE)
+    ] = None,
+    way: Way,
+    curve: CurveOptions,
     start_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
             metavar="A B",
             help="With --group-size, instead of --start: one table for all starts from A to B, whose worst ratio to "
             "the best table for a start is least.",
+            rich_help_panel=GROUP,
         ),
     ] = None,
-    way: Way,
-    curve: CurveOptions,
     group_size: Annotated[
         int | None,
-        typer.Option(help="Responses per prompt M: find the best table for groups of M instead of a curve."),
+        typer.Option(
+            help="Responses per prompt M: find the best table for groups of M instead of a curve.",
+            rich_help_panel=GROUP,
+        ),
     ] = None,
     plug_in: Annotated[
-        bool, typer.Option("--plug-in", help="With --group-size: evaluate the curve at K/M instead.")
+        bool,
+        typer.Option("--plug-in", help="With --group-size: evaluate the curve at K/M instead.", rich_help_panel=GROUP),
     ] = False,
     table: TableOptions,
     uncentred: Annotated[
         bool,
         typer.Option(
             "--uncentred",
-            help="Table: let the advantages of correct and wrong responses be free, the push on all-wrong groups "
+            help="Let the advantages of correct and wrong responses be free, the push on all-wrong groups "
             "among them (for research; needs --budget-kind advantage-variance --shape free).",
+            rich_help_panel=GROUP,
         ),
     ] = False,
     method: Annotated[
         str,
         typer.Option(
             help="direct, made for the problem; convex, an independent solver (cvxpy) for curves and centred tables; "
-            "or ode-check, the direct answer with its time computed again by integrating the dynamics."
+            "or ode-check, the direct answer with its time computed again by integrating the dynamics.",
+            rich_help_panel=CURVE,
         ),
     ] = "direct",
     all_wrong: AllWrong = None,
     all_right: AllRight = None,
     output: Output = None,
     csv: Csv = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the weights into this PNG file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the weights into this PNG file.", rich_help_panel=OUTPUT)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve for the time-optimal weighting, with a certificate.
 
     Without --group-size the answer is a curve ω(ρ), optimal for very large groups. With it, the answer is the best
     table for groups of M responses, which is not the curve read at K/M.
+
+    Examples:
+        $ weightopt solve --start 0.01 --target 0.9 --clock effective --plot weights.png
+          The best curve when every draw until a success is paid for, and its picture.
+
+        $ weightopt solve --start 0.01 --target 0.9 --clock regular --group-size 16 --output table.json
+          The best table for groups of 16 responses, to train from.
+
+        $ weightopt solve --start 0.01 --target 0.9 --clock effective --monotone decreasing --max-weight 3
+          The best curve among those that never rise and stay below a bound.
     """
     check_folders(output=output, csv=csv, plot=plot)
     if curve.lipschitz is None and curve.lipschitz_in != CurveOptions.lipschitz_in:
