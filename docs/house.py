@@ -50,7 +50,7 @@ ROOMS = {
     "weightopt.populations": Room("many prompts at once", 1),
     "weightopt.curves": Room("curves, certificates", 0, "catalogue_tables curves"),
     "weightopt.answer": Room("an answer and its table", 0.5, "answer fields tabulate"),
-    "weightopt.table": Room("tables, files, settings", 1, "columns errors files journal settings table"),
+    "weightopt.table": Room("tables, files, settings", 1, "columns errors files heartbeat journal settings table"),
     "sim": Room("simulated populations", 1.95),
     "figures": Room("figures, tables, captions", 2.1),
     "rl.command": Room("commands, dry run", 3.1, "command preview"),

@@ -33,7 +33,8 @@ FAILED = 1
 BAD_USAGE = 2
 INTERRUPTED = 130
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run, TOML; see configs/.")]
+CONFIG_HELP = "Configuration of the run: a TOML file, or the name of one that comes with the project, such as demo."
+ConfigOption = Annotated[Path, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration, e.g. seed=3; repeatable."),
@@ -46,9 +47,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but th
 
 
 def train(
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Configuration of the run, TOML; see configs/.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP, show_default=False)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the run; must be new or empty.", show_default=False)
     ] = None,

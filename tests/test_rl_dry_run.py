@@ -136,8 +136,8 @@ def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--answer", "4", "--output", "o"), "--answer goes with --dry-run\n"),
-        ((), "Missing option '--output'.\n"),
+        (("--answer", "4", "--output", "o"), "--answer goes with --dry-run.\n"),
+        ((), "weightopt: missing option '--output'.\n"),
         (("--dry-run",), "no weight table is given"),
     ],
 )

@@ -23,6 +23,7 @@ from weightopt.commands.population import population
 from weightopt.commands.solve import solve
 from weightopt.commands.sweep import sweep
 from weightopt.commands.tables import check, list_weightings, show, table
+from weightopt.heartbeat import Heartbeat
 
 app = typer.Typer(
     name="weightopt",
@@ -45,6 +46,10 @@ for name, command in (
     app.command(name, cls=Command)(command)
 
 
+# Commands that may think for minutes and have nothing to show before the end.
+SOLVERS = ("solve", "compare", "population", "check")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"weightopt {importlib.metadata.version('weightopt')}")
@@ -53,11 +58,15 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _weightopt(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 its callback has acted
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand in SOLVERS:
+        beat = Heartbeat(lambda seconds: f"weightopt: still at it after {seconds:.0f} s; Ctrl-C ends it")
+        context.call_on_close(lambda: beat.__exit__(None))
+        beat.__enter__()
 
 
 def main() -> None:

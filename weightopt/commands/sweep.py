@@ -58,6 +58,7 @@ def sweep(
         TimeRemainingColumn,
     )
 
+    from weightopt.heartbeat import Heartbeat
     from weightopt.sweep import Sweep, run_sweep
 
     check_folders(output=output)
@@ -81,15 +82,21 @@ def sweep(
     problems.check()
     began = time.perf_counter()
     columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), disable=as_json)
+    console = Console(stderr=True)
+    progress = Progress(*columns, console=console, disable=as_json or not console.is_terminal)
     bar = progress.add_task("", total=problems.size)
+    beat = Heartbeat(
+        lambda seconds: f"weightopt: {progress.tasks[0].completed:.0f} of {problems.size} rows after {seconds:.0f} s",
+        active=not (as_json or console.is_terminal),
+    )
 
     def advance(rows: int) -> None:
         progress.start()  # from the first row on: a sweep that is refused shows no bar
         progress.advance(bar, rows)
 
     try:
-        ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume)
+        with beat:
+            ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume)
     except KeyboardInterrupt:
         progress.stop()
         fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
