@@ -32,15 +32,19 @@ class Size(NamedTuple):
     folder: Path
 
 
-FULL = Size(3, (), Path("out/demo"))
-# One seed a table, a quarter of the steps with half the prompts each: under 90 seconds of CPU time with all the rest.
+FULL = Size(3, ("training.rollout_share=0.005",), Path("out/demo"))
+# One seed a table, a fifth of the steps with half the prompts each, and a start model from half the steps.
 QUICK = Size(
     1,
     (
-        "training.steps=72",
-        "training.evaluate_every=12",
-        "training.checkpoint_every=72",
+        "supervised.steps=40",
+        "supervised.check_every=20",
+        "training.steps=60",
+        "training.evaluate_every=10",
+        "training.checkpoint_every=60",
+        "training.rollout_share=0.05",
         "rollout.prompts_per_step=32",
+        "evaluation.prompts=64",
     ),
     Path("out/demo-quick"),
 )
