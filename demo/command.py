@@ -25,27 +25,29 @@ INSTALL = "pip install 'weightopt[rl]'"
 
 
 class Size(NamedTuple):
-    """How much is done: seeds per table, and changes of the configuration."""
+    """How much is done: seeds per table, changes of the configuration, levels of success that are compared."""
 
     seeds: int
     changes: tuple[str, ...]
+    levels: tuple[float, ...]
     folder: Path
 
 
-FULL = Size(3, ("training.rollout_share=0.005",), Path("out/demo"))
-# One seed a table, a fifth of the steps with half the prompts each, and a start model from half the steps.
+FULL = Size(3, ("training.rollout_share=0.005",), (0.3, 0.5, 0.7), Path("out/demo"))
+# One seed a table, a seventh of the steps with half the prompts each, and a start model from fewer steps.
 QUICK = Size(
     1,
     (
-        "supervised.steps=40",
-        "supervised.check_every=20",
-        "training.steps=60",
-        "training.evaluate_every=10",
-        "training.checkpoint_every=60",
+        "supervised.steps=30",
+        "supervised.check_every=30",
+        "training.steps=40",
+        "training.evaluate_every=8",
+        "training.checkpoint_every=40",
         "training.rollout_share=0.05",
         "rollout.prompts_per_step=32",
         "evaluation.prompts=64",
     ),
+    (0.1, 0.15, 0.2),
     Path("out/demo-quick"),
 )
 
@@ -86,7 +88,7 @@ def demo(
     from rl.errors import UsageError
 
     try:
-        _demonstrate(output or size.folder, count, at_once, [*size.changes, *(overrides or [])], quick=quick)
+        _demonstrate(size, output or size.folder, count, at_once, [*size.changes, *(overrides or [])])
     except UsageError as error:
         _stop(str(error), BAD_USAGE)
     except OSError as error:
@@ -95,7 +97,7 @@ def demo(
         _stop("interrupted; the same command goes on from here", INTERRUPTED)
 
 
-def _demonstrate(folder: Path, seeds: int, at_once: int, changes: list[str], *, quick: bool) -> None:
+def _demonstrate(size: Size, folder: Path, seeds: int, at_once: int, changes: list[str]) -> None:
     from demo.findings import write_report
     from demo.runs import Run, run_side_by_side
     from figures import training
@@ -115,7 +117,11 @@ def _demonstrate(folder: Path, seeds: int, at_once: int, changes: list[str], *, 
     print(
         f"{len(runs)} runs of {config.training.steps} steps, {config.rollout.prompts_per_step} prompts x "
         f"{config.rollout.group_size} responses each, {at_once} at a time"
-        + ("; --quick: fewer seeds, shorter runs, smaller steps than the whole demonstration." if quick else ".")
+        + (
+            "; --quick: fewer seeds, shorter runs, smaller steps than the whole demonstration."
+            if size is QUICK
+            else "."
+        )
     )
 
     # 1. Solve. Both tables spend the same update budget from start to target: that of GRPO as everybody uses it.
@@ -154,7 +160,7 @@ def _demonstrate(folder: Path, seeds: int, at_once: int, changes: list[str], *, 
         "start model": started - solved,
         "training": trained - started,
     }
-    print("\n" + write_report(folder, frame, tables, seconds))
+    print("\n" + write_report(folder, frame, tables, seconds, size.levels))
     page = folder / "report.html"
     shown = find_spec("plotly") is not None
     if shown:

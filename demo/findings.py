@@ -19,8 +19,6 @@ from rl.records.metrics import TIMING_FILE, read_timing
 from weightopt.files import replace_file
 from weightopt.table import WeightTable
 
-LEVELS = (0.3, 0.5, 0.7)
-
 
 def responses_to_reach(run: pd.DataFrame, level: float) -> float:
     """Responses at which held-out success first reaches `level`, interpolated between evaluations; NaN if never."""
@@ -42,9 +40,15 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def write_report(folder: Path, frame: pd.DataFrame, tables: Mapping[str, Path], seconds: Mapping[str, float]) -> str:
+def write_report(
+    folder: Path,
+    frame: pd.DataFrame,
+    tables: Mapping[str, Path],
+    seconds: Mapping[str, float],
+    levels: Sequence[float] = (0.3, 0.5, 0.7),
+) -> str:
     """Write ``report.md`` into `folder` and return the result table for the terminal."""
-    reach = {level: _reach(frame, level) for level in LEVELS}
+    reach = {level: _reach(frame, level) for level in levels}
     lines = ["| held-out success | " + " | ".join(label(t) for t in tables) + " | ratio to GRPO |"]
     lines.append("|---" * (len(tables) + 2) + "|")
     for level, values in reach.items():
