@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from weightopt.commands.compare import compare
+from weightopt.commands.doctor import doctor
 from weightopt.commands.help import Command, Group
 from weightopt.commands.output import fail, refuse
 from weightopt.commands.population import population
@@ -42,6 +43,7 @@ for name, command in (
     ("list", list_weightings),
     ("show", show),
     ("check", check),
+    ("doctor", doctor),
 ):
     app.command(name, cls=Command)(command)
 

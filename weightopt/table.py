@@ -222,6 +222,33 @@ class WeightTable:
             provenance={**self.provenance, "curve": self.checksum},
         )
 
+    def advantages(self, successes: ArrayLike, correct: ArrayLike) -> NDArray[np.float64]:
+        """Advantages as a group table has them: whatever it says, nothing is centred or scaled here.
+
+        Parameters
+        ----------
+        successes
+            Number correct K of a response's group, 0 to M; any shape.
+        correct
+            Whether the response is correct; a shape that broadcasts with that of `successes`.
+
+        Returns
+        -------
+        ndarray
+            Of the common shape, float64: ``advantage_correct[K]`` where correct, else ``advantage_wrong[K]``.
+
+        Raises
+        ------
+        TableError
+            If this is a curve.
+        """
+        if self.group_size is None:
+            raise TableError("a curve has advantages for a group size only: call for_group first.")
+        at = np.asarray(successes, dtype=np.intp)
+        if_correct = np.asarray(self.advantage_correct, dtype=np.float64)[at]
+        if_wrong = np.asarray(self.advantage_wrong, dtype=np.float64)[at]
+        return np.where(correct, if_correct, if_wrong)
+
     @property
     def checksum(self) -> str:
         """sha256 over the canonical form of every other key, as ``"sha256:<hex>"``."""

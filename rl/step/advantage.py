@@ -85,11 +85,9 @@ def look_up_advantages(table: WeightTable, successes: np.ndarray, correct: np.nd
         If the table is not for groups of M responses.
     """
     group_size = correct.shape[1]
-    if table.group_size != group_size or table.advantage_correct is None or table.advantage_wrong is None:
+    if table.group_size != group_size:
         raise UsageError(f"table {table.name!r} is not for groups of {group_size} responses: call for_group first")
-    if_correct = np.asarray(table.advantage_correct, dtype=np.float64)[successes]
-    if_wrong = np.asarray(table.advantage_wrong, dtype=np.float64)[successes]
-    return np.where(correct, if_correct[:, None], if_wrong[:, None])
+    return table.advantages(successes[:, None], correct)
 
 
 def centred_advantages(
