@@ -335,7 +335,7 @@ AXES = {
 
 @pytest.mark.parametrize("cost", AXES)
 def test_the_axis_can_be_switched(cost, opened, document):
-    opened.choose("#success-lines", "each")
+    opened.choose("#lines", "each")
     opened.choose("#success-against", cost)
     opened.wait(f"document.querySelector('#success-plot .g-xtitle').textContent === {json.dumps(AXES[cost])}")
     drawn = opened.run(
@@ -345,7 +345,7 @@ def test_the_axis_can_be_switched(cost, opened, document):
 
 
 def test_hovering_shows_numbers(opened):
-    opened.choose("#success-lines", "each")
+    opened.choose("#lines", "each")
     opened.wait("document.querySelectorAll('#success-plot .points path').length > 4")
     opened.middle("#success-plot")
     x, y = opened.run(

@@ -7,7 +7,7 @@
   const charts = []; // functions that draw again
   const arrivals = new Map(); // figures that are not drawn yet
   const watch = new IntersectionObserver(entries => entries.filter(each => each.isIntersecting).forEach(each => arrive(each.target)),
-    { rootMargin: "600px 0px" });
+    { rootMargin: "150px 0px" });
 
   // ---- elements; text is only ever set as text ----
   function element(name, attributes = {}, ...children) {
@@ -38,7 +38,7 @@
   }
 
   // ---- charts ----
-  const CONFIG = { displaylogo: false, responsive: true, displayModeBar: "hover",
+  const CONFIG = { displaylogo: false, responsive: true, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   const font = { family: '"Liberation Sans", Arial, Helvetica, sans-serif', size: 12, color: INK };
   const axis = (title, more = {}) => ({ title: { text: title, standoff: 8 }, gridcolor: GRID, zerolinecolor: GRID,
@@ -119,6 +119,12 @@
       setting.name + (setting.runs > 1 ? ` (${setting.runs} runs)` : "")));
   });
 
+  const means = settings.some(setting => setting.mean && Object.keys(setting.mean.measures).length);
+  const lines = choice("lines ", means
+    ? [["mean", "mean over seeds"], ["each", "every run"]] : [["each", "every run"]], () => redraw());
+  lines.select.id = "lines";
+  if (means) section("legend").append(element("span", { class: "controls" }, lines.label));
+
   // ---- success ----
   const COSTS = [["responses", "responses sampled"], ["tokens", "tokens sampled"], ["updates", "updates"],
     ["seconds", "seconds of training"]];
@@ -134,12 +140,9 @@
     section("success").append(grid);
     const against = choice("against ", COSTS, () => render(), without);
     const what = choice("show ", measures.map(name => [name, MEASURES[name] ?? name]), () => render());
-    const means = settings.some(setting => setting.mean && Object.keys(setting.mean.measures).length);
-    const lines = choice("lines ", means
-      ? [["mean", "mean over seeds"], ["each", "every run"]] : [["each", "every run"]], () => render());
-    against.select.id = "success-against"; what.select.id = "success-measure"; lines.select.id = "success-lines";
+    against.select.id = "success-against"; what.select.id = "success-measure";
     const render = chart(grid, { id: "success-plot", title: "Held-out success", wide: true,
-      controls: [what, against, lines],
+      controls: [what, against],
       caption: () => lines.value === "mean"
         ? "Mean over seeds with its 95 % t-interval; a table with one seed has its run, with the interval over prompts."
         : "Each run, with the 95 % bootstrap interval over its held-out prompts.",
@@ -172,10 +175,30 @@
   // ---- groups ----
   const stretched = () => {
     const longest = Math.max(...runs.map(run => run.steps), 0);
+    const over = lines.value === "mean" ? " over seeds" : "";
     return longest > data.stretches
-      ? ` Long runs are drawn as ${data.stretches} stretches of equal length: the line is the mean of a stretch, the band its smallest and largest value.`
-      : " The line is what was recorded.";
+      ? ` Drawn in ${data.stretches} stretches of equal length: mean${over} (line), smallest and largest value (band).`
+      : over ? " Mean over seeds (line), smallest and largest value (band)." : "";
   };
+  const least = values => values.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
+  const largest = values => values.reduce((a, b) => (a === null || (b !== null && b > a) ? b : a), null);
+  // The runs that are shown, or, where means are asked for, one line for those of a setting that have the same steps.
+  function drawn(name) {
+    const there = visible().filter(run => run.series[name]);
+    if (lines.value !== "mean") return there.map(run => ({ ...run, drawn: run.series[name] }));
+    return settings.flatMap((setting, i) => {
+      const of = there.filter(run => run.setting === i);
+      if (of.length < 2 || of.some(run => run.steps !== of[0].steps)) return of.map(run => ({ ...run, drawn: run.series[name] }));
+      const column = (key, j) => of.map(run => run.series[name][key][j]);
+      const at = of[0].first.map((_, j) => j);
+      const mean = values => {
+        const known = values.filter(value => value !== null);
+        return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+      };
+      return [{ ...of[0], name: `${setting.name}, ${of.length} runs`, several: true, drawn: { mean: at.map(j => mean(column("mean", j))),
+        low: at.map(j => least(column("low", j))), high: at.map(j => largest(column("high", j))) } }];
+    });
+  }
   // A line for each run over its steps, of one of several series.
   function series(where, { id, title, options, caption, wide = false }) {
     const missing = new Set(options.map(([name]) => name).filter(name => runs.every(run => !run.series[name])));
@@ -187,14 +210,14 @@
       draw: () => {
         if (missing.size === options.length) return "Not recorded by these runs.";
         const [name, , label, format] = entry();
-        const traces = visible().filter(run => run.series[name]).flatMap(run => {
-          const { mean, low, high } = run.series[name];
+        const traces = drawn(name).flatMap(run => {
+          const { mean, low, high } = run.drawn;
           const x = run.first.map((first, i) => (first + run.last[i]) / 2);
-          const band = run.steps > run.first.length;
+          const band = run.several || run.steps > run.first.length;
           const custom = run.first.map((first, i) => [first === run.last[i] ? `step ${first}` : `steps ${first} to ${run.last[i]}`,
             band ? low[i] : null, band ? high[i] : null]);
           return banded(x, mean, band ? low : null, band ? high : null, { name: run.name, setting: settings[run.setting],
-            width: settings[run.setting].runs > 1 ? 1.2 : 1.6, opacity: 0.1, custom, hover: `%{y:${format}}` + (band
+            width: settings[run.setting].runs > 1 && !run.several ? 1.2 : 1.6, opacity: 0.13, custom, hover: `%{y:${format}}` + (band
               ? ` (%{customdata[1]:${format}} to %{customdata[2]:${format}})` : "") + "<br>%{customdata[0]}" });
         });
         if (!traces.length) return "No run that is shown has recorded this.";
@@ -270,7 +293,13 @@
     chart(grid, { id: "share-plot", title: "Where the gradient came from", caption:
       "Share of all |advantage| of the run, over all its groups, that groups with K of M correct had.",
       draw: () => {
-        const traces = visible().filter(run => run.share).map(run => ({ type: "scatter", mode: "lines+markers", name: plain(run.name),
+        const known = visible().filter(run => run.share);
+        const shown = lines.value !== "mean" ? known : settings.flatMap((setting, i) => {
+          const of = known.filter(run => run.setting === i);
+          return of.length ? [{ ...of[0], name: of.length > 1 ? `${setting.name}, ${of.length} runs` : of[0].name,
+            share: of[0].share.map((_, k) => of.reduce((sum, run) => sum + run.share[k], 0) / of.length) }] : [];
+        });
+        const traces = shown.map(run => ({ type: "scatter", mode: "lines+markers", name: plain(run.name),
           x: run.share.map((_, i) => i), y: run.share, line: look(settings[run.setting], 1.5), marker: { size: 4 },
           hovertemplate: `%{y:.1%} at K = %{x} of ${run.group_size}` }));
         return traces.length ? { traces, layout: layout(axis("correct responses K"),

@@ -24,7 +24,6 @@ from rl.records.metrics import (
     Metrics,
     StepRecord,
     TimingRecord,
-    documents,
     read_metrics,
     read_timing,
 )
@@ -276,20 +275,30 @@ def _rollouts(path: Path, most: int, group_size: int) -> Iterator[dict[str, Any]
     with path.open("rb") as file:
         groups = -(-sum(1 for _ in file) // group_size)
     every = max(1, math.ceil(groups * group_size / max(most, 1)))
-    for number, line in documents(path):
-        if ((number - 1) // group_size) % every:
-            continue
-        advantage = line.get("advantage")
-        yield {
-            "step": line["step"],
-            "group": _whole(line.get("group")),
-            "prompt": _cut(line.get("prompt")),
-            "difficulty": _cut(line.get("difficulty")),
-            "response": _cut(line.get("response")),
-            "finished": bool(line.get("finished")),
-            "correct": bool(line.get("correct")),
-            "advantage": _advantage(advantage),
-        }
+    with path.open("rb") as file:
+        for number, text in enumerate(file):
+            if (number // group_size) % every == 0 and text.endswith(b"\n"):  # else it is being written
+                yield _rollout(text, path, number + 1)
+
+
+def _rollout(text: bytes, path: Path, number: int) -> dict[str, Any]:
+    """One response, whatever else the line may hold."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        line = None
+    if not isinstance(line, dict) or _whole(line.get("step")) is None:
+        raise ReportError(f"{path}: line {number} is no response")
+    return {
+        "step": line["step"],
+        "group": _whole(line.get("group")),
+        "prompt": _cut(line.get("prompt")),
+        "difficulty": _cut(line.get("difficulty")),
+        "response": _cut(line.get("response")),
+        "finished": bool(line.get("finished")),
+        "correct": bool(line.get("correct")),
+        "advantage": _advantage(line.get("advantage")),
+    }
 
 
 def _advantage(value: Any) -> float | str | None:

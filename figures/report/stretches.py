@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 200  # stretches of a series: more than a page has room to show apart
+MOST = 120  # stretches of a series: more than a page has room to show apart
 
 
 def edges(count: int, most: int = MOST) -> NDArray[np.int64]:
