@@ -22,6 +22,7 @@ from tests.browser import browser
 from tests.report_runs import record_run
 from theory import catalogue
 from weightopt.catalogue_tables import named_table
+from weightopt.table import WeightTable
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = (
@@ -140,7 +141,7 @@ def test_another_learning_rate_is_another_setting(tmp_path):
 
 def test_the_share_of_each_k_is_that_of_its_responses(document, runs):
     run = document["runs"][2]
-    table = named_table(catalogue.WEIGHTINGS["linear-r"], SIZE)
+    table = WeightTable.load(runs.parent / "linear-r.json").for_group(SIZE)
     assert table.advantage_correct is not None
     assert table.advantage_wrong is not None
     total = np.zeros(SIZE + 1)
