@@ -1,6 +1,7 @@
 """The demonstration's report: its statistics, and that its sentence follows from the numbers."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ def test_the_verdict_follows_from_the_numbers(optimal, grpo, says, tmp_path):
     solve(Problem(0.01, 0.9, "effective")).table().save(tables["optimal"])
     named_table(WEIGHTINGS["grpo"], 16).save(tables["grpo"])
     printed = findings.write_report(tmp_path, frame(optimal, grpo), tables, {"training": 1.0})
-    text = (tmp_path / "findings.md").read_text()
+    text = (tmp_path / "report.md").read_text()
     assert says in text
     assert says in printed
     assert "[table.json](table.json)" in text
@@ -74,3 +75,15 @@ def test_a_seed_that_never_arrives_is_counted_not_averaged(tmp_path):
         named_table(WEIGHTINGS["grpo" if name == "grpo" else "sqrt-r"], 16).save(path)
     printed = findings.write_report(tmp_path, frame([0.3, 0.3, 0.3], [0.3, 0.02, 0.3]), tables, {})
     assert "reached by 2 of 3 seeds" in printed
+
+
+def test_one_seed_shows_no_winner(tmp_path):
+    tables = {"optimal": tmp_path / "table.json", "grpo": tmp_path / "grpo.json"}
+    for name, path in tables.items():
+        named_table(WEIGHTINGS["grpo" if name == "grpo" else "sqrt-r"], 16).save(path)
+    printed = findings.write_report(tmp_path, frame([0.30], [0.10]), tables, {}, (0.1, 0.2))
+    assert "not which table is better" in printed
+    assert "faster" not in printed
+    assert "ends at 95.0%, GRPO's at 35.0%" in printed
+    # 0.05 + 0.3 a hundred responses reaches 0.2 half way; with 0.1 it takes one and a half times a hundred.
+    assert re.search(r"\| 20% \| 50 \| 150 \|", printed)
