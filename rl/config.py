@@ -30,7 +30,7 @@ REFUSED: Mapping[str, str] = dict.fromkeys(
 )
 
 # The measured settings, which --config may name: demo for configs/demo.toml.
-SHIPPED = shipped_configs(__file__, checkout="configs")
+SHIPPED = shipped_configs()
 
 # What is trained on where no file says it.
 TASK: Mapping[str, Any] = {"name": "addition", "digits": {"1": 1.0, "2": 1.0, "3": 1.0}}

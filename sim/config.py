@@ -15,7 +15,7 @@ from sim.errors import UsageError
 from weightopt.settings import Integer, Number, Section, SettingsError, as_list, each_once, load, shipped_configs
 
 # The measured settings, which --config may name: sft for configs/simulate/sft.toml.
-SHIPPED = shipped_configs(__file__, checkout="configs/simulate")
+SHIPPED = shipped_configs("simulate")
 
 LARGEST_WORLD = 4 * 10**8  # numbers in a world's largest array: 3 GB
 

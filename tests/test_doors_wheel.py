@@ -52,16 +52,15 @@ def test_what_is_in_it(wheel):
         names = set(archive.namelist())
         metadata = archive.read(f"weightopt-{PROJECT['project']['version']}.dist-info/METADATA").decode()
     for path in (ROOT / "configs").glob("*.toml"):
-        assert f"rl/configs/{path.name}" in names
+        assert f"weightopt/configs/{path.name}" in names
     for path in (ROOT / "configs" / "simulate").glob("*.toml"):
-        assert f"sim/configs/{path.name}" in names
+        assert f"weightopt/configs/simulate/{path.name}" in names
     for package in ("weightopt", "theory", "sim", "rl", "figures", "demo"):
         files = (path for path in (ROOT / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         assert {path.relative_to(ROOT).as_posix() for path in files} <= names
     tops = {name.partition("/")[0] for name in names}
     about = f"weightopt-{PROJECT['project']['version']}.dist-info"
     assert tops == {"weightopt", "theory", "sim", "rl", "figures", "demo", about}
-    assert not [name for name in names if name.startswith("rl/configs/simulate")]
     extras = {line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Provides-Extra: ")}
     assert extras == PROJECT["project"]["optional-dependencies"].keys()
 

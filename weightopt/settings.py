@@ -113,19 +113,17 @@ class ByName:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
 
-def shipped_configs(module: str, *, checkout: str) -> Path:
-    """The folder of the configurations that come with a package.
+def shipped_configs(part: str = "") -> Path:
+    """The folder of the configurations that come with the project.
 
     Parameters
     ----------
-    module
-        ``__file__`` of a module at the top of the package: an installation has its ``configs`` beside it.
-    checkout
-        Where a checkout has them, from its root.
+    part
+        Folder in it: "" for training, ``"simulate"`` for simulation.
     """
-    package = Path(module).resolve().parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / checkout
+    here = Path(__file__).resolve().parent
+    installed, checkout = here / "configs", here.parent / "configs"
+    return (installed if installed.is_dir() else checkout) / part
 
 
 def _found(path: Path, shipped: Path | None) -> Path:
