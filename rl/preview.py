@@ -22,7 +22,7 @@ from rl.errors import UsageError
 from rl.learning.loss import Row, micro_batches, rows_of
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
-from rl.models.policy import Policy, choose_device, free_memory, new_policy, save_policy
+from rl.models.policy import Policy, choose_device, free_memory, new_policy, save_policy, settled
 from rl.models.start import parameters_in, start_folder
 from rl.run.checkpoint import open_policy
 from rl.run.display.lines import duration, entry, quoted, sum_of
@@ -51,8 +51,9 @@ class DryRun:
 
     Attributes
     ----------
-    model, device, parameters, trained
-        What it starts from, where that is, how many parameters it has, and how many of them are trained.
+    model, device, precision, parameters, trained
+        What it starts from, where and in which precision it is computed, how many parameters it has, and how many of
+        them are trained.
     memory
         Bytes by what takes them; libraries, and keys and values while sampling, are not counted.
     seconds
@@ -71,6 +72,7 @@ class DryRun:
 
     model: str
     device: str
+    precision: str
     parameters: int
     trained: int
     memory: Mapping[str, int]
@@ -107,7 +109,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)
         reference = open_reference(config.kl, config.lora, policy, start)
-        sampler = TorchSampler(policy, stop=rollout.stop)
+        sampler = TorchSampler(policy, stop=rollout.stop, include_stop=rollout.include_stop)
         batch, sampling, sampled = probe_sampling(sampler, prompts, config)
         correct, verifying = probe_judging(batch, verifier)
         verdict = None if answer is None else _verdict(prompts[0], answer, verifier)
@@ -120,6 +122,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
     return DryRun(
         model="a new one" if config.start_model is None else str(config.start_model),
         device=str(policy.device),
+        precision=policy.settings.precision,
         parameters=parameters,
         trained=trained,
         memory={
@@ -154,9 +157,10 @@ def _start(config: Config) -> Iterator[Path]:
 def check_memory(config: Config, start: Path) -> None:
     """Refuse, with a `UsageError`, a model that would take this machine down before anything could be measured."""
     device, parameters, copies = choose_device(config.device), parameters_in(start), 5
+    precision = settled(config.policy, device)[0].precision
     what = "gradients, AdamW and the sampler's copy"
     if config.lora.rank:
-        copies, what = 1.5 if config.policy.precision == "bf16" else 2, "the sampler's copy"
+        copies, what = 1.5 if precision == "bf16" else 2, "the sampler's copy"
     other = parameters if config.kl.coefficient and not config.lora.rank else 0
     if config.kl.reference is not None:
         other = parameters_in(start_folder(config.kl.reference, key="kl.reference"), key="kl.reference")
@@ -317,7 +321,7 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
     steps, probe = config.training.steps, found.probe
     evaluations, step = 1 + -(-steps // config.training.evaluate_every), sum(found.seconds.values())
     trained = "all trained" if found.trained == found.parameters else f"{found.trained:,} trained"
-    model = f"{found.parameters:,} parameters, {trained} in {config.policy.precision} on {found.device}"
+    model = f"{found.parameters:,} parameters, {trained} in {found.precision} on {found.device}"
     run = duration(steps * step + evaluations * found.evaluation)
     notes = [
         f"Measured in {duration(probe['seconds'])} on {probe['responses']} responses of up to {probe['new_tokens']:,} "

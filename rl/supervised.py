@@ -75,7 +75,7 @@ def make_start_model(
     optimizer = torch.optim.AdamW(
         policy.model.parameters(), lr=config.supervised.learning_rate, betas=BETAS, weight_decay=0.0
     )
-    sampler = TorchSampler(policy, stop=config.rollout.stop)
+    sampler = TorchSampler(policy, stop=config.rollout.stop, include_stop=config.rollout.include_stop)
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     at_temperature_1 = config.evaluation.model_copy(update={"temperature": 1.0, "pass_at": (), "greedy": False})
 

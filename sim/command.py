@@ -1,4 +1,4 @@
-"""The command ``weightopt simulate``.
+"""The commands ``weightopt simulate`` and ``weightopt forecast``.
 
 Only the standard library and typer are imported here, so that the command line starts fast and can say what is missing
 when the simulation extra is not installed.
@@ -126,6 +126,56 @@ def simulate(
         return
     _print(settings, summary)
     print(f"trajectories, measures and summary: {output}/*.{format}")
+
+
+def forecast(
+    pilot: Annotated[
+        Path, typer.Option(help="Folder of a run, or its metrics.jsonl, that reports success by kind of prompt.")
+    ],
+    trained_with: Annotated[
+        str, typer.Option(help="What the pilot was trained with: a name that `weightopt list` prints, or a table file.")
+    ],
+    weighting: Annotated[
+        list[str] | None, typer.Option(help="What to forecast, as --trained-with; repeatable.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Updates of the run that is forecast.", min=1, max=100_000)] = 400,
+    pilot_steps: Annotated[int, typer.Option(help="The pilot's first steps that are used.", min=5, max=10_000)] = 40,
+    level: Annotated[
+        list[float] | None, typer.Option(help="Mean success to be reached; repeatable.", show_default="0.5")
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Simulated runs of each weighting.", min=8, max=4096)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the simulated runs.", min=0)] = 0,
+    best: Annotated[
+        Path | None,
+        typer.Option(help="Search the best table of the fitted world, a local optimum, and write it to this file."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the forecast as one JSON document.")] = False,
+) -> None:
+    """Forecast full runs of other weightings from a pilot, where kinds of prompts compete for shared habits."""
+    try:
+        from sim import report_forecast
+        from sim.errors import UsageError
+    except ModuleNotFoundError as error:
+        _refuse_without_extra(error)
+    try:
+        report_forecast.run(
+            pilot,
+            trained_with,
+            weighting or ["grpo", "rloo", "linear-r", "sqrt-r"],
+            steps=steps,
+            pilot_steps=pilot_steps,
+            levels=level or [0.5],
+            replicas=replicas,
+            seed=seed,
+            best=best,
+            as_json=as_json,
+        )
+    except UsageError as error:
+        _stop(str(error), BAD_USAGE)
+    except OSError as error:
+        _stop(f"{error.filename or best} cannot be written: {error.strerror}", BAD_USAGE)
+    except KeyboardInterrupt:
+        _stop("interrupted", INTERRUPTED)
 
 
 def _print(config: Config, summary: Any) -> None:

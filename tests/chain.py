@@ -5,6 +5,7 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Chain:
@@ -30,11 +31,7 @@ class Chain:
     ) -> Tensor:
         assert max(owner) < len(prompts)
         log_probs = torch.log_softmax(self.logits / temperature, dim=1)
-        longest = max(len(response) for response in responses)
-        padding = torch.zeros(longest, dtype=torch.float64)
-        return torch.stack(
-            [torch.cat([log_probs[[0, *each[:-1]], list(each)], padding[len(each) :]]) for each in responses]
-        )
+        return pad_sequence([log_probs[[0, *each[:-1]], list(each)] for each in responses], batch_first=True)
 
     def told(self, response: Sequence[int]) -> list[float]:
         """Log-probabilities of the tokens of one response, as a sampler gives them."""

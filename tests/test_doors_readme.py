@@ -45,6 +45,7 @@ def run(folder, *arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_every_command_runs(folder):
     for line in SHELL[2:]:
         program, *arguments = shlex.split(line)

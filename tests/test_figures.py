@@ -134,9 +134,20 @@ def tiny():
         yield
 
 
+class Frames(dict[str, pd.DataFrame]):
+    """The data of every figure, made when it is asked for."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+
+    def __missing__(self, name: str) -> pd.DataFrame:
+        self[name] = MODULES[name].data(*([self.runs] if name in command.FROM_RUNS else []))
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def tiny_frames(runs):
-    return {name: module.data(*([runs] if name in command.FROM_RUNS else [])) for name, module in MODULES.items()}
+    return Frames(runs)
 
 
 def called(*arguments):
@@ -166,6 +177,7 @@ def drawn(runs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_all_files_are_there(drawn):
     kinds = {"png": b"\x89PNG", "pdf": b"%PDF", "csv": b""}
     expected = {Path("out", f"{name}.{kind}") for name in command.NAMES for kind in kinds}
@@ -176,6 +188,7 @@ def test_all_files_are_there(drawn):
         assert data.startswith(kinds.get(path.suffix[1:], b""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_a_figure_repeats_byte_for_byte(name, drawn, tiny_frames, tmp_path):
     """Data made anew, drawn anew; the caption too."""
@@ -187,6 +200,7 @@ def test_a_figure_repeats_byte_for_byte(name, drawn, tiny_frames, tmp_path):
     assert text in (drawn / "figures.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_no_file_says_when_or_by_what_it_was_written(drawn):
     for path, data in contents(drawn).items():
         if path.suffix == ".pdf":
@@ -196,6 +210,7 @@ def test_no_file_says_when_or_by_what_it_was_written(drawn):
             assert b"Software" not in data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_the_csv_holds_the_plotted_numbers(name, drawn, tiny_frames):
     written = pd.read_csv(drawn / "out" / f"{name}.csv")
@@ -404,6 +419,7 @@ def test_estimates():
     assert estimates.crossing(x, np.ones(3), 0.5) == 0
 
 
+@pytest.mark.slow
 def test_the_page_links_its_pictures_and_shows_its_tables(drawn):
     text = (drawn / "figures.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.+)$", text, re.M) == list(command.NAMES)
@@ -455,6 +471,7 @@ def test_a_missing_extra_is_one_sentence_with_the_install_line(tmp_path, monkeyp
     )
 
 
+@pytest.mark.slow
 def test_what_has_no_runs_is_left_out_and_the_page_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "NAMES", ("weights", "training"))
@@ -463,6 +480,15 @@ def test_what_has_no_runs_is_left_out_and_the_page_says_so(tmp_path, monkeypatch
     assert done.stderr.startswith("training: left out, no runs")
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"weights.png", "weights.pdf", "weights.csv"}
     assert "needs training runs" in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def test_a_figure_drawn_alone_repeats_byte_for_byte(tmp_path):
+    for again in ("one", "two"):
+        assert called("surrogates", "--output", str(tmp_path / again)).exit_code == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert {path.suffix for path in contents(tmp_path / "one")} == {".png", ".pdf", ".csv"}
+    assert b"CreationDate" not in (tmp_path / "one" / "surrogates.pdf").read_bytes()
+    assert b"Software" not in (tmp_path / "one" / "surrogates.png").read_bytes()
 
 
 def test_files_are_listed_as_json(tmp_path):

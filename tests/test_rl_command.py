@@ -18,31 +18,18 @@ from rl.records.metrics import EvaluationRecord
 from rl.records.versions import versions
 from rl.run.folder import packages
 from rl.train import Outcome
+from tests.amounts import some_of
+from tests.worlds import MODEL, toml_of
 
 ROOT = Path(__file__).parent.parent
-CONFIG = """
-[task]
-name = "addition"
-digits = { 1 = 1, 2 = 1 }
-[model]
-layers = 1
-hidden_size = 16
-intermediate_size = 24
-heads = 2
-context = 16
-[supervised]
-steps = 1
-batch_size = 2
-[rollout]
-prompts_per_step = 2
-group_size = 2
-max_new_tokens = 4
-[training]
-steps = 1
-[evaluation]
-prompts = 2
-samples = 1
-"""
+SETTINGS = {
+    "task": {"name": "addition", "digits": {"1": 1, "2": 1}},
+    "model": MODEL,
+    "supervised": {"steps": 1, "batch_size": 2},
+    "rollout": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 4},
+    "training": {"steps": 1},
+    "evaluation": {"prompts": 2, "samples": 1},
+}
 
 
 DATA_SHAPE = {"layers": 1, "hidden_size": 16, "intermediate_size": 16, "heads": 2, "context": 64}
@@ -51,7 +38,7 @@ DATA_SHAPE = {"layers": 1, "hidden_size": 16, "intermediate_size": 16, "heads": 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "run.toml"
-    path.write_text(CONFIG)
+    path.write_text(toml_of(SETTINGS))
     return path
 
 
@@ -239,6 +226,7 @@ def test_how_a_run_ends_is_the_exit_status(
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_data_again(
     tmp_path: Path, table: Path, invoke: Callable[..., Any], start_model: Callable[..., Path]
 ) -> None:
@@ -312,7 +300,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("missing", ["torch", "transformers", "safetensors"])
+@some_of("missing", ["torch", "transformers", "safetensors"], 1)
 @pytest.mark.parametrize(
     "arguments",
     [["train", "--config", "c", "--output", "o"], ["start-model", "--config", "c", "--output", "o"], ["check", "."]],

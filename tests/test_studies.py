@@ -164,6 +164,7 @@ def _table(name: str) -> WeightTable:
     return named_table(WEIGHTINGS[name], 16)
 
 
+@pytest.mark.slow
 def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY, encoding="utf-8")
     setting = replace(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,28 +9,13 @@ import pytest
 from theory import catalogue, finite_group
 from theory.quadrature import integrate
 from theory.weighting import GroupScheme
-from weightopt import Problem, cli, compare
+from weightopt import Problem, compare
 from weightopt.catalogue_tables import budget_scale, catalogue_table
 from weightopt.comparison import NAMES
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
 
 SPAN = ["--start", "0.01", "--target", "0.9"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in an empty folder: exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["weightopt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return call
 
 
 def scheme_table(name, size=8, **options) -> WeightTable:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from theory import catalogue, closed_forms
-from weightopt import cli
 from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
 from weightopt.verify import verify
@@ -18,21 +17,6 @@ from weightopt.verify import verify
 ROOT = Path(__file__).resolve().parent.parent
 SOLVE = ["solve", "--start", "0.01", "--target", "0.9", "--clock", "effective"]
 COMPARE = ["compare", "--start", "0.01", "--target", "0.9", "--clock", "effective"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in an empty folder: exit status, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["weightopt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return call
 
 
 def document(result):
@@ -313,6 +297,7 @@ def test_without_a_command_the_help_is_shown(run):
     assert "weightopt: ." not in err
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program(tmp_path):
     def start(*arguments):
         return subprocess.run(

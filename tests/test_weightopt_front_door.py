@@ -45,6 +45,7 @@ def test_the_package_itself_loads_nothing():
     assert {"theory", "scipy", "cvxpy"}.isdisjoint(light)
 
 
+@pytest.mark.slow
 def test_solving_directly_loads_no_cvxpy():
     code = "import weightopt; weightopt.solve(weightopt.Problem(0.1, 0.9, 'regular'))"
     assert {"cvxpy", "matplotlib", "pandas", "typer"}.isdisjoint(loaded_by(code))

@@ -303,6 +303,7 @@ def test_weights_that_are_really_off_are_found(kind, size):
         verify(perturbed(CERTIFIED[kind], size))
 
 
+@pytest.mark.slow
 def test_a_table_solved_on_one_processor_is_accepted_on_another(tmp_path):
     path = tmp_path / "t.json"
     CERTIFIED["large group"].save(path)

@@ -47,15 +47,17 @@ class ModelConfig(Section):
 class PolicyConfig(Section):
     """``[policy]``: how the trained model is held and computed."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """With bf16 computes in bfloat16 what torch's autocast does, from weights that stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """With "bf16" computes in bfloat16 what torch's autocast does, from weights that stay in float32; "auto" is "bf16"
+    on a GPU that has it and on a processor with AVX-512, else "fp32"."""
     gradient_checkpointing: bool = False
     """Compute the layers of a backward pass again instead of keeping what they held."""
     logits_at_once: Literal["auto"] | Annotated[Integer, Field(ge=1, le=2**40)] = "auto"
     """Bound on the logits (tokens times vocabulary) that exist at a time while learning: a number, or "auto", 2^23
     on a CPU and 2^27 on a GPU. Experimental: other values and the one on a GPU have not been measured."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Implementation in transformers; "auto" is "eager" on a CPU, the faster for a few dozen tokens, else "sdpa"."""
+    """Implementation in transformers; "auto" is "eager" on a CPU, the faster for a few dozen tokens, else "sdpa"
+    if it computes the same."""
 
 
 class LoraConfig(Section):

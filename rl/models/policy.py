@@ -6,8 +6,8 @@ A folder written by `save_policy` opens with ``AutoModelForCausalLM.from_pretrai
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rl.errors import UsageError
+from rl.models.agreement import PLAIN, attention_gap, checkpointing_gap, layers_checkpointed, prefix_gap, tolerance
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, merged_weights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
@@ -37,7 +38,7 @@ PAD = "<pad>"
 END = "<end>"
 
 # Plain matrix products: for sequences of a few dozen tokens 10 % faster on a CPU than the fused kernel.
-ATTENTION_ON_CPU = "eager"
+ATTENTION_ON_CPU = PLAIN
 ATTENTION_ELSEWHERE = "sdpa"
 
 # Parameters that a model may lack, beside as many as it has, before it is refused without naming them.
@@ -61,12 +62,15 @@ class Policy:
         How the model is computed.
     adapter
         With LoRA what the layers of ``model`` then hold; else None.
+    notes
+        Sentences that the user of a run should see.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     settings: PolicyConfig = field(default_factory=PolicyConfig)
     adapter: Adapter | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -225,22 +229,9 @@ def _read_again(
     tokens = torch.cat([prompt_tokens, prompt_tokens.new_tensor(rows).reshape(len(rows), longest - 1)], dim=1)
     seen = torch.cat([prompt_seen, prompt_seen.new_ones(len(rows), longest - 1)], dim=1)
     positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-    with _layers_checkpointed(model):
+    with layers_checkpointed(model):
         output = model(input_ids=tokens, attention_mask=seen, position_ids=positions, use_cache=False)
     return said(output)[:, prompt_tokens.shape[1] - 1 :]
-
-
-@contextmanager
-def _layers_checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """Let the layers forget what they hold; they do so only while they think they are trained, and dropout must not."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
 
 
 def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
@@ -317,8 +308,8 @@ def load_policy(
         If the folder does not hold a causal language model in safetensors with a tokenizer that has an end token, or
         the model cannot be computed as ``settings`` ask.
     """
-    settings = settings or PolicyConfig()
     device = device or torch.device("cpu")
+    settings, notes = settled(settings or PolicyConfig(), device)
     check_model(folder)
     attention = settings.attention
     if attention == "auto":
@@ -350,10 +341,52 @@ def load_policy(
             f"model {str(folder)!r} has {len(unknown)} weights that config.json does not ask for, first {unknown[0]!r}"
         )
     tokenizer = load_tokenizer(folder)
+    model.eval().to(device)  # type: ignore[arg-type]
+    notes += _agree(model, folder, attention, forced=settings.attention != "auto")
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
-    model.eval().to(device)  # type: ignore[arg-type]
-    return Policy(model=model, tokenizer=tokenizer, settings=settings)
+    return Policy(model=model, tokenizer=tokenizer, settings=settings, notes=notes)
+
+
+def settled(settings: PolicyConfig, device: torch.device) -> tuple[PolicyConfig, tuple[str, ...]]:
+    """The settings with what ``precision = "auto"`` means on a device, and what the user should know of it."""
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _has_bf16()
+    if settings.precision == "auto":
+        return settings.model_copy(update={"precision": "bf16" if fast else "fp32"}), ()
+    if settings.precision == "bf16" and not fast:
+        told = (
+            'policy.precision is "bf16", which this device has no fast arithmetic for: a step takes several times as '
+            'long as with "fp32" or "auto"'
+        )
+        return settings, (told,)
+    return settings, ()
+
+
+def _has_bf16() -> bool:
+    """Whether products in bfloat16 are at least as fast as in float32 on this processor."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool) -> tuple[str, ...]:
+    """Hold the ways of computing this model to each other; where fused attention fails, "auto" takes the plain kind."""
+    notes: tuple[str, ...] = ()
+    gap, allowed = attention_gap(model, attention), tolerance(model)
+    if gap > allowed:
+        said = f"model {str(folder)!r}: attention {attention!r} is off by {gap:.2g} nats a token from {PLAIN!r}"
+        if forced:
+            raise UsageError(f'{said}; set policy.attention = "{PLAIN}"')
+        model.set_attn_implementation(PLAIN)
+        notes = (f"{said}, which is used instead",)
+    try:
+        gap, reason = prefix_gap(model), ""
+    except Exception as error:  # a cache of another kind raises whatever it raises
+        gap, reason = float("inf"), f" ({' '.join(str(error).split())[:200]})"
+    if gap > allowed:
+        raise UsageError(
+            f"model {str(folder)!r} cannot be trained: responses share what was read of their prompt, and it keeps "
+            f"more than keys and values{reason or f', off by {gap:.2g} nats a token'}"
+        )
+    return notes
 
 
 def _check_size(folder: Path) -> None:
@@ -401,14 +434,12 @@ def free_memory(device: torch.device) -> int | None:
 
 def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:
     """Switch it on, or say why this model cannot."""
-    text = model.config.get_text_config().to_dict()
-    dropout = sorted(name for name, value in text.items() if "drop" in name and isinstance(value, float) and value > 0)
-    if dropout:
-        raise UsageError(
-            f"policy.gradient_checkpointing: model {str(folder)!r} has dropout ({dropout[0]}), which differs "
-            "between a computation and its repetition: set it to 0 in its config.json"
-        )
     if not any(isinstance(module, GradientCheckpointingLayer) for module in model.modules()):
         raise UsageError(f"policy.gradient_checkpointing: model {str(folder)!r} has no layers that support it")
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()  # for the other kind of checkpoint; the hook would spoil frozen embeddings
+    if (gap := checkpointing_gap(model)) > tolerance(model):
+        raise UsageError(
+            f"policy.gradient_checkpointing: the layers of model {str(folder)!r} apply dropout, which differs between "
+            f"a computation and its repetition ({gap:.2g} nats a token): set it to 0 in its config.json"
+        )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 ABOUT, LOCK = "run.json", ".lock"
 START, MODEL, CHECKPOINTS, BEST, TRACKING = "start", "model", "checkpoints", "best", "tracking"
-FOLDERS = (START, MODEL, CHECKPOINTS, BEST, TRACKING)
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 

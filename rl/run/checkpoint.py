@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from rl.errors import UsageError
 from rl.models.config import LoraConfig, PolicyConfig
 from rl.models.lora import add_adapter, load_adapter
-from rl.models.policy import Policy, choose_device, load_policy, save_policy
+from rl.models.policy import Policy, choose_device, load_policy, save_policy, settled
 from rl.processes.sharded import gathered, parted_like, whole
 from rl.records.layout import step_folder, step_folders, step_of
 from rl.records.metrics import Spent
@@ -97,6 +97,7 @@ def open_policy(
     place = choose_device(device)
     if not lora.rank:
         return load_policy(checkpoint / "model" if checkpoint else start, settings, device=place)
+    settings, _ = settled(settings, place)
     # What is not trained needs no more precision than it is computed in.
     frozen = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     policy = load_policy(start, settings, device=place, dtype=frozen)

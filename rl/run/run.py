@@ -183,7 +183,7 @@ class Run:
             self._records.cut()
             self._tidy()
         self._progress.catch_up(output)
-        for note in self._ready.notes:
+        for note in (*self._ready.notes, *policy.notes):
             self._progress.warn(note)
         shown = config.tracking if ranks.leading else TrackingConfig()
         self._trackers = self._stack.enter_context(

@@ -20,6 +20,8 @@ class RolloutConfig(Section):
     """Longest response, in tokens."""
     stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
     """Strings that end a response."""
+    include_stop: bool = False
+    """Whether the string that ended a response belongs to its text, as </answer> does where a verifier asks for it."""
     dynamic_sampling: bool = False
     """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on."""
     over_generation_limit: Annotated[Integer, Field(ge=1, le=10_000)] = 8

@@ -62,7 +62,7 @@ def open_sampler(
         If the engine does not compute what the policy does.
     """
     if config.sampler.backend == "torch":
-        yield shared(TorchSampler(policy, stop=config.rollout.stop), ranks)
+        yield shared(TorchSampler(policy, stop=config.rollout.stop, include_stop=config.rollout.include_stop), ranks)
         return
     from rl.samplers.vllm_sampler import VllmSampler
 
@@ -71,6 +71,7 @@ def open_sampler(
         config.sampler,
         weights=weights,
         stop=config.rollout.stop,
+        include_stop=config.rollout.include_stop,
         probe=probe,
         seed=derive_seed(config.seed, "probe"),
     )

@@ -27,8 +27,8 @@ class Completion:
         Natural logarithm of the probability with which each token was drawn, same length as ``tokens``, ≤ 0; at
         temperature T the probability is that of the logits divided by T, at temperature 0 it is 1.
     text
-        The response without its end token, or what stands before the stop string that ended it; any other special
-        token in it shows under its name.
+        The response without its end token, or what stands before the stop string that ended it, with it if the run asks
+        for that; any other special token in it shows under its name.
     finished
         Whether the policy ended the response, by its end token or by a stop string, rather than the length limit.
     """
@@ -111,7 +111,7 @@ class Sampler(Protocol):
     (``rollout.stop``, none by default): a response ends at the first token after which one of them stands in its
     decoded text, wherever in a token the stop string begins or ends. Up to and including that token the tokens are the
     response: they are what the policy drew, so they are trained on and their log-probabilities are recorded. Its text
-    is cut before the earliest stop string, and it counts as finished.
+    is cut before the earliest stop string, or behind it with ``rollout.include_stop``, and it counts as finished.
     """
 
     @property

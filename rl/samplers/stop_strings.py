@@ -1,4 +1,4 @@
-"""Stop strings: where the decoded text of a response first shows one, and what stands before it."""
+"""Stop strings: where the decoded text of a response first shows one, and the text that it ends."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,19 +18,28 @@ class StopStrings:
         Whose tokenizer decodes the responses.
     strings
         Stop strings, each of at least one character; may be empty.
+    include
+        Whether the string that ends a response belongs to its text.
     """
 
-    def __init__(self, policy: Policy, strings: Sequence[str]) -> None:
+    def __init__(self, policy: Policy, strings: Sequence[str], *, include: bool = False) -> None:
         self._policy = policy
         self._strings = tuple(strings)
+        self._include = include
 
     def __bool__(self) -> bool:
         return bool(self._strings)
 
-    def before(self, text: str) -> str | None:
-        """What stands in ``text`` before the earliest stop string; None if there is none."""
-        starts = [text.index(string) for string in self._strings if string in text]
-        return text[: min(starts)] if starts else None
+    def ended(self, text: str) -> str | None:
+        """What the earliest stop string in ``text`` leaves of it; None if there is none.
+
+        Of several that begin at the same place the shortest counts: it was complete first.
+        """
+        found = [(text.index(string), len(string)) for string in self._strings if string in text]
+        if not found:
+            return None
+        start, length = min(found)
+        return text[: start + length] if self._include else text[:start]
 
     def completed(self, responses: Tensor) -> Tensor:
         """Which responses hold a stop string that their last token has completed.
@@ -49,7 +58,7 @@ class StopStrings:
         rows = self._may_complete[responses[:, -1].cpu()].nonzero().squeeze(1)
         if len(rows):
             texts = self._policy.decode(responses[rows.to(responses.device)].tolist())
-            completed[rows] = torch.tensor([self.before(text) is not None for text in texts])
+            completed[rows] = torch.tensor([self.ended(text) is not None for text in texts])
         return completed.to(responses.device)
 
     @cached_property

@@ -34,13 +34,15 @@ class TorchSampler:
         Policy to copy.
     stop
         Stop strings; see `rl.samplers.rollout.Sampler`.
+    include_stop
+        Whether the one that ended a response belongs to its text.
     """
 
-    def __init__(self, policy: Policy, *, stop: Sequence[str] = ()) -> None:
+    def __init__(self, policy: Policy, *, stop: Sequence[str] = (), include_stop: bool = False) -> None:
         self._policy = policy.without_adapter()
         if policy.settings.precision == "bf16":
             _round_linear_layers(self._policy.model)
-        self._stop = StopStrings(self._policy, stop)
+        self._stop = StopStrings(self._policy, stop, include=include_stop)
         self._end_tokens = torch.tensor(policy.end_tokens, device=policy.device)
         self.ends = (*policy.end_names, *stop)
 
@@ -87,7 +89,7 @@ class TorchSampler:
             Completion(
                 tokens=tuple(response),
                 log_probs=tuple(row[: len(response)]),
-                text=(self._stop.before(text) or "") if at_stop else text,
+                text=(self._stop.ended(text) or "") if at_stop else text,
                 finished=at_end or at_stop,
             )
             for response, row, text, at_end, at_stop in zip(

@@ -48,8 +48,8 @@ class VllmSampler:
         The policy that is trained: its tokenizer is used, and its weights when the engine is checked against it.
     config
         The engine's settings.
-    stop
-        Stop strings; see `rl.samplers.rollout.Sampler`.
+    stop, include_stop
+        Stop strings, and whether the one that ended a response belongs to its text; see `rl.samplers.rollout.Sampler`.
     weights
         Its weights, for the first hand-over; see `publish`.
     probe
@@ -72,12 +72,13 @@ class VllmSampler:
         *,
         weights: Mapping[str, Tensor],
         stop: Sequence[str] = (),
+        include_stop: bool = False,
         probe: Sequence[Prompt[Any]],
         seed: int,
     ) -> None:
         self._policy = policy
         self._stops = tuple(stop)
-        self._stop = StopStrings(policy, stop)
+        self._stop = StopStrings(policy, stop, include=include_stop)
         self.ends = (*policy.end_names, *stop)
         limits = [limit for limit in (config.context, policy.context) if limit is not None]
         if not limits:
@@ -163,17 +164,17 @@ class VllmSampler:
             raise DivergenceError("the logits of the policy are not finite")
         ended = tokens[-1] in self._policy.end_tokens
         text = self._text(tokens[:-1] if ended else tokens)
-        before = self._stop.before(text)
-        if before is not None:
+        cut = self._stop.ended(text)
+        if cut is not None:
             # The engine decodes with the prompt at hand, and may see a stop string later than the text shows it.
-            while len(tokens) > 1 and self._stop.before(self._text(tokens[:-1])) is not None:
+            while len(tokens) > 1 and self._stop.ended(self._text(tokens[:-1])) is not None:
                 tokens = tokens[:-1]
             ended = False
         return Completion(
             tokens=tuple(tokens),
             log_probs=tuple(log_probs[: len(tokens)]) if temperature else (0.0,) * len(tokens),
-            text=text if before is None else before,
-            finished=ended or stopped or before is not None,
+            text=text if cut is None else cut,
+            finished=ended or stopped or cut is not None,
         )
 
     def _text(self, tokens: list[int]) -> str:

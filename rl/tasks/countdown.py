@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from random import Random
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ from weightopt.settings import Integer
 # How tightly an operator binds; a number binds tightest.
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 ATOM = 3
+
+Strata = Literal["numbers", "operators"]
 
 # Draws of numbers for one arrangement of operators before another arrangement is tried: some, such as two divisions of
 # small numbers, hardly ever give a whole target.
@@ -42,6 +44,8 @@ class CountdownConfig(TaskConfig):
     """Operator to the relative frequency with which problems are built from it."""
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
     """Operator to the relative frequency with which the demonstrations of a new model use it."""
+    strata: Strata = "numbers"
+    """What counts as a problem's difficulty: how many numbers, or the operators of the solution it was built from."""
 
     def build(self) -> "Countdown":
         """As `TaskConfig.build`."""
@@ -51,6 +55,7 @@ class CountdownConfig(TaskConfig):
             largest_target=self.largest_target,
             operators={**self.operators},
             habits={**self.habits},
+            strata=self.strata,
         )
 
 
@@ -78,6 +83,9 @@ class Countdown:
         Operator (one of ``+ - * /``) to the relative frequency (> 0) with which problems are built from it.
     habits
         The same for the random expressions of the format demonstrations: what the start model tends to write.
+    strata
+        What counts as a problem's difficulty: "numbers", how many are given, or "operators", those of the solution that
+        it was built from.
     """
 
     numbers: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.0, 3: 1.0, 4: 1.0}))
@@ -85,6 +93,7 @@ class Countdown:
     largest_target: int = 100
     operators: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
     habits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
+    strata: Strata = "numbers"
 
     @property
     def alphabet(self) -> str:
@@ -104,7 +113,7 @@ class Countdown:
                 target = int(built.value)
                 if target not in given:
                     rng.shuffle(given)
-                    return _prompt(given, target, built.text)
+                    return _prompt(given, target, built.text, self.strata)
 
     def demonstrate(self, prompt: Prompt[Numbers], rng: Random, *, solved: bool) -> str:
         """Write the known solution, or a random expression that uses every number once and defies no rule."""
@@ -128,11 +137,12 @@ class Countdown:
         )
 
 
-def _prompt(given: Sequence[int], target: int, solution: str) -> Prompt[Numbers]:
+def _prompt(given: Sequence[int], target: int, solution: str, strata: Strata) -> Prompt[Numbers]:
+    used = "".join(sorted(set(solution) & set(PRECEDENCE)))
     return Prompt(
         id=f"{' '.join(str(number) for number in sorted(given))}={target}",
         text=f"{' '.join(str(number) for number in given)}={target}:",
-        difficulty=f"{len(given)} numbers",
+        difficulty=used if strata == "operators" else f"{len(given)} numbers",
         problem=Numbers(given=tuple(given), target=target, solution=solution),
     )
 

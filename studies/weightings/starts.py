@@ -102,6 +102,7 @@ def _measure(config: Config, setting: Setting, model: Path, path: Path) -> None:
     sampler = TorchSampler(
         open_policy(model, None, config.policy, config.lora, device=config.device, seed=config.seed),
         stop=config.rollout.stop,
+        include_stop=config.rollout.include_stop,
     )
     batch = sampler.sample(
         training_prompts(build_task(config.task), count=PROMPTS, seed=derive_seed(config.seed, "start prompts")),

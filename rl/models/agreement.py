@@ -1,0 +1,104 @@
+"""Ways of computing a model that have to agree: with fused and with plain attention, with checkpoints, with a cache.
+
+A fused kernel that does not know what a model asks of its attention, such as a cap on its logits, leaves it out in
+silence; trainer and sampler then agree with each other and neither with the model. So every model is computed both
+ways, once, when it is opened. Gaps are in nats, between log-probabilities of a token.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rl.models.prefix import Prefix
+
+PLAIN = "eager"
+ROWS, TOKENS = 2, 32  # of the sequences on which two ways are compared
+LONGEST = 1024  # sequences that are longer than a sliding window, up to this
+
+# Nats by which log-probabilities of a token may differ: rounding of float32 and bfloat16 in some dozens of layers. What
+# a kernel leaves out shows as more.
+FINE, ROUGH = 1e-4, 0.25
+
+
+def attention_gap(model: PreTrainedModel, used: str) -> float:
+    """Between the attention that a model was opened with and the plain one; 0 where it is the plain one."""
+    if used == PLAIN:
+        return 0.0
+    fused = _log_probs(model)
+    model.set_attn_implementation(PLAIN)
+    try:
+        return _distance(fused, _log_probs(model))
+    finally:
+        model.set_attn_implementation(used)
+
+
+def checkpointing_gap(model: PreTrainedModel) -> float:
+    """Between layers that are told to train and those that are not: what dropout in them does."""
+    plain = _log_probs(model)
+    with layers_checkpointed(model):
+        return _distance(plain, _log_probs(model))
+
+
+def tolerance(model: PreTrainedModel) -> float:
+    """What a gap may be."""
+    return FINE if model.dtype.itemsize >= torch.float32.itemsize else ROUGH
+
+
+@contextmanager
+def layers_checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Let the layers forget what they hold; they do so only while they think they are trained, and dropout must not."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def prefix_gap(model: PreTrainedModel) -> float:
+    """Between responses that share what was read of their prompt and whole texts read at once.
+
+    A model that keeps more of what it has read than keys and values by position, such as one with a recurrent state,
+    may differ, or raise whatever it raises.
+    """
+    tokens = _tokens(model)[:, :TOKENS]
+    short, split = TOKENS // 4, TOKENS // 2
+    rows = tokens.tolist()
+    with torch.no_grad():
+        # Prompts of two lengths, the second of which has two responses.
+        prefix = Prefix.read(model, [rows[0][short:split], rows[1][:split]])
+        prefix.select(torch.tensor([1, 0, 1], device=model.device))
+        ends = tokens[[1, 0, 0], split:]
+        shared = torch.log_softmax(prefix.extend(ends).float(), dim=-1)
+        whole = [torch.cat([tokens[1, :split], ends[0]]), torch.cat([tokens[0, short:split], ends[1]])]
+        whole.append(torch.cat([tokens[1, :split], ends[2]]))
+        apart = [_log_probs(model, each[None])[0, -ends.shape[1] :] for each in whole]
+    return max(_distance(first, second) for first, second in zip(shared, apart, strict=True))
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    gap = float((first - second).abs().max())
+    return gap if gap == gap else float("inf")
+
+
+def _tokens(model: PreTrainedModel) -> Tensor:
+    """The same random tokens each time, shape (rows, length): longer than a sliding window that is not very long."""
+    text = model.config.get_text_config()
+    window = getattr(text, "sliding_window", None) or 0
+    length = min(max(TOKENS, window + 8), LONGEST, getattr(text, "max_position_embeddings", None) or LONGEST)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(text.vocab_size, (ROWS, length), generator=generator).to(model.device)
+
+
+@torch.no_grad()
+def _log_probs(model: PreTrainedModel, tokens: Tensor | None = None) -> Tensor:
+    """Of the next token after each, shape (rows, length, vocabulary), float32."""
+    tokens = _tokens(model) if tokens is None else tokens
+    output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+    return torch.log_softmax(output.logits.float(), dim=-1)
