@@ -49,7 +49,7 @@ for name, command in (
 
 
 # Commands that may think for minutes and have nothing to show before the end.
-SOLVERS = ("solve", "compare", "population", "check")
+SOLVERS = ("solve", "compare", "population", "check", "forecast")
 
 
 def _print_version(asked: bool) -> None:

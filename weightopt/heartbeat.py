@@ -1,15 +1,22 @@
-"""A line from time to time from what takes long: a log, or a pipe, shows that it is alive and how far it is."""
+"""A line from time to time from what takes long: a log, or a pipe, shows that it is alive and how far it is.
+
+The environment variable ``WEIGHTOPT_HEARTBEAT`` sets other seconds between two lines than 30.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Self
 
-SECONDS = 30.0  # at most this long is nothing heard
+try:
+    SECONDS = max(0.1, float(os.environ.get("WEIGHTOPT_HEARTBEAT", "30")))  # at most this long is nothing heard
+except ValueError:
+    SECONDS = 30.0
 
 
 class Heartbeat:
