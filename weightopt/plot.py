@@ -22,7 +22,14 @@ TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
 def draw_weights(answer: CurveAnswer, table: WeightTable) -> bytes:
-    """Clock, weight and effective weight over success probability as PNG bytes, the axis even in log-odds.
+    """The picture of `weights_figure` as PNG bytes."""
+    buffer = io.BytesIO()
+    weights_figure(answer, table).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def weights_figure(answer: CurveAnswer, table: WeightTable) -> Any:
+    """Clock, weight and effective weight over success probability, the axis even in log-odds; a matplotlib figure.
 
     The named weightings stand behind the solved one, each scaled to the same budget. Dots show where a group of M looks
     the table up, or the rows of a measured clock.
@@ -71,9 +78,7 @@ def draw_weights(answer: CurveAnswer, table: WeightTable) -> bytes:
         fontsize=9,
         color=INK,
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _clock(ax: Any, answer: CurveAnswer, rho: NDArray[np.float64]) -> None:
