@@ -80,6 +80,7 @@ class Page:
         """Wait until an expression is true."""
         until = time.monotonic() + PATIENCE
         while not self.run(f"Boolean({code})"):
+            assert not self.errors, self.errors  # what has failed does not come any more
             assert time.monotonic() < until, f"never true: {code}; the console says {self.errors}"
             time.sleep(0.05)
 

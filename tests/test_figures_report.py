@@ -207,6 +207,12 @@ REFUSED = {
     ),
     "no metrics": (lambda run: (run / METRICS_FILE).unlink(), "has recorded nothing yet"),
     "a bad line": (lambda run: spoil(run, METRICS_FILE, "{}\n"), "line 1 is no record of a step"),
+    "groups of another size": (
+        lambda run: spoil(
+            run, "run.json", (run / "run.json").read_text().replace('"group_size": 8', '"group_size": 4')
+        ),
+        "are not of 4 responses",
+    ),
     "bad rollouts": (lambda run: spoil(run, "rollouts.jsonl", "[]\n"), "rollouts.jsonl: line 1"),
 }
 
@@ -406,6 +412,30 @@ def test_hostile_names_stay_text(tmp_path, tab):
     assert tab.run("window.hacked") is None
     assert tab.run("document.querySelectorAll('main img, main b').length") == 0
     assert HOSTILE in tab.run("document.querySelector('#legend').textContent")
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3])
+def test_a_run_that_has_just_begun_has_a_page(lines, tmp_path, tab):
+    pytest.importorskip("plotly")
+    table = tmp_path / "grpo.json"
+    named_table(catalogue.WEIGHTINGS["grpo"]).save(table)
+    run = tmp_path / "run"
+    record_run(run, table, steps=5, rollouts=False, timing=False)
+    whole = (run / METRICS_FILE).read_bytes().splitlines(keepends=True)
+    # The last line is being written.
+    (run / METRICS_FILE).write_bytes(b"".join(whole[:lines]) + whole[lines][:40])
+    path = tmp_path / "report.html"
+    path.write_text(page.write_page([run]), encoding="utf-8")
+    tab.size(1280, 900)
+    tab.open(path.as_uri())
+    tab.run("window.dispatchEvent(new Event('beforeprint'))")
+    tab.wait("document.querySelector('#weights-plot .main-svg')")
+    said = tab.run("[...document.querySelectorAll('.empty')].map(e => e.textContent).join(' ')")
+    assert ("No evaluation has been recorded yet." in said) == (lines == 0)
+    assert ("No step has been recorded yet." in said) == (lines < 2)
+    assert "training.rollout_share = 0.01" in said
+    assert tab.run("document.querySelector('#success-against option[value=seconds]').disabled") == (lines == 0)
     assert tab.errors == []
 
 

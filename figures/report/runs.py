@@ -99,8 +99,10 @@ def read_run(folder: Path, *, rollouts: int) -> dict[str, Any]:
         raise ReportError(f"{str(folder)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ReportError(str(error)) from error
-    if len({len(step.success_histogram) for step in metrics.steps}) > 1:
-        raise ReportError(f"{folder / METRICS_FILE}: the groups of its steps are of several sizes")
+    size = about["group_size"]
+    if any(len(step.success_histogram) != size + 1 for step in metrics.steps):
+        raise ReportError(f"{folder / METRICS_FILE}: the groups of a step are not of {size} responses, as {ABOUT} says")
+    histogram = _histogram(metrics, size)
     tables = _tables(about, folder)
     seconds = {record.step: record for record in timing}
     first, last = spans([step.step for step in metrics.steps])
@@ -112,8 +114,8 @@ def read_run(folder: Path, *, rollouts: int) -> dict[str, Any]:
         "first": first,
         "last": last,
         "series": _series(metrics, seconds),
-        "histogram": shares(_histogram(metrics)),
-        "by_k": [int(count) for count in _histogram(metrics).sum(axis=0)],
+        "histogram": shares(histogram),
+        "by_k": [int(count) for count in histogram.sum(axis=0)],
         "stages": {stage: sum(getattr(each, stage) for each in timing) for stage in (*STAGES, "evaluating")},
         "timed": len(timing),
         "warnings": [record.warning for record in metrics.evaluations if record.warning],
@@ -233,13 +235,13 @@ def _evaluations(metrics: Metrics, timing: Mapping[int, TimingRecord]) -> dict[s
         for k, estimate in record.pass_at.items():
             measures.setdefault(f"pass@{k}", []).append(list(estimate))
     count = len(metrics.evaluations)
-    whole = {name: values for name, values in measures.items() if len(values) == count and None not in values}
+    whole = {name: values for name, values in measures.items() if count == len(values) > 0 and None not in values}
     return rows | {"measures": whole}  # pyright: ignore[reportReturnType]
 
 
-def _histogram(metrics: Metrics) -> np.ndarray:
+def _histogram(metrics: Metrics, size: int) -> np.ndarray:
     """Groups with K correct responses in each step, shape (steps, M + 1)."""
-    return np.array([step.success_histogram for step in metrics.steps], dtype=float).reshape(len(metrics.steps), -1)
+    return np.array([step.success_histogram for step in metrics.steps], dtype=float).reshape(-1, size + 1)
 
 
 def _series(metrics: Metrics, timing: Mapping[int, TimingRecord]) -> dict[str, Any]:
