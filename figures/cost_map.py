@@ -34,6 +34,12 @@ SEEN = 0.02  # share of a map from which a region is named
 HALO = {"path_effects": [withStroke(linewidth=2, foreground="white", alpha=0.7)]}
 # Powers of ρ and 1-ρ in the clock for which a weighting is optimal.
 HOME = {"rloo": (-1, -1), "grpo": (0, 0), "linear-r": (1, -1), "sqrt-r": (1, 0), "uniform-r": (1, 1)}
+# Where a name stands from its point: clear of the numbers on the lines.
+BELOW: dict[str, Any] = {"xytext": (0, -6), "ha": "center", "va": "top"}
+PLACES: dict[str, dict[str, Any]] = {
+    "grpo": {"xytext": (0, 5), "ha": "center", "va": "bottom"},
+    "sqrt-r": {"xytext": (6, 0), "ha": "left", "va": "center"},
+}
 
 
 def data() -> pd.DataFrame:
@@ -101,12 +107,10 @@ def draw(frame: pd.DataFrame) -> Figure:
         right.annotate(
             style.short(name),
             (p, q),
-            (0, -6),
             textcoords="offset points",
-            ha="center",
-            va="top",
             fontsize=8,
             color=style.INK,
+            **PLACES.get(name, BELOW),
             **HALO,
         )
     x, y = part(plane, best="plateau-r")[["x", "y"]].mean().fillna(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from figures.runs import load_runs
 
 TITLE = "Success histograms through training"
 SLICES = 40  # of a run, over which updates are pooled
-COLUMNS = 3
+COLUMNS, TITLE_WIDTH = 3, 22
 
 
 def data(runs: Path) -> pd.DataFrame:
-    """Columns table, seeds, group_size, first, last (update of a slice), successes, share; pooled over seeds.
+    """Columns table, label, seeds, group_size, first, last (update of a slice), successes, share; pooled over seeds.
 
     Raises
     ------
@@ -29,9 +30,11 @@ def data(runs: Path) -> pd.DataFrame:
         If a metrics file cannot be understood, or runs of a table differ in group size.
     """
     tables: dict[str, list[np.ndarray]] = {}
+    labels: dict[str, str] = {}
     for run in load_runs(runs):
         if len(run.histograms):
             tables.setdefault(run.table, []).append(run.histograms)
+            labels[run.table] = run.label
     if not tables:
         raise FileNotFoundError(f"no updates in the runs under {runs}")
     frames = []
@@ -46,6 +49,7 @@ def data(runs: Path) -> pd.DataFrame:
                 pd.DataFrame(
                     {
                         "table": table,
+                        "label": labels[table],
                         "seeds": len(counts),
                         "group_size": pooled.size - 1,
                         "first": slice_[0] + 1,
@@ -79,9 +83,12 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.plot((edges[1:] + edges[:-1]) / 2, mean, color=tints[table], linewidth=1.8)
         axes.set_yticks([0, size // 2, size])
         axes.locator_params(axis="x", nbins=5)
-        style.panel(axes, f"{style.short(table)}, {of['seeds'].iloc[0]} seeds", "updates", small=True)
+        label = str(of["label"].iloc[0]).replace(" (reconstruction)", "*")
+        style.panel(axes, textwrap.fill(label, TITLE_WIDTH), "", small=True)
     for axes in grid.flat[len(tables) :]:
         axes.set_axis_off()
+    for axes in grid.flat[max(0, len(tables) - columns) : len(tables)]:
+        axes.set_xlabel("updates", fontsize=8)
     for axes in grid[:, 0]:
         axes.set_ylabel("correct in a group, K", fontsize=8)
     if mesh is not None:
@@ -95,13 +102,13 @@ def draw(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, with its numbers."""
     parts = []
-    for table, of in groups(frame, "table"):
+    for _, of in groups(frame, "table"):
         size = int(of["group_size"].iloc[0])
         ends = [part(of, last=last) for last in (of["last"].min(), of["last"].max())]
         silent = [float(end[end["successes"].isin([0, size])]["share"].sum()) for end in ends]
         wrong = [float(part(end, successes=0)["share"].sum()) for end in ends]
         parts.append(
-            f"{style.label(str(table))}, {of['seeds'].iloc[0]} seeds, {of['last'].max()} updates: all-wrong groups "
+            f"{of['label'].iloc[0]}, {of['seeds'].iloc[0]} seeds, {of['last'].max()} updates: all-wrong groups "
             f"from {wrong[0]:.0%} to {wrong[1]:.0%}, all-wrong and all-right ones together from {silent[0]:.0%} to "
             f"{silent[1]:.0%}"
         )

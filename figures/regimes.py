@@ -62,7 +62,7 @@ def data() -> pd.DataFrame:
 
 def draw(frame: pd.DataFrame) -> Figure:
     """Above: mean success by update. Below: updates to a level, relative to GRPO's."""
-    figure = style.page(style.WIDTH, 4.8)
+    figure = style.page(style.WIDTH, 4.4)
     grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": [1.25, 1]})
     for (above, below), (start, rows) in zip(grid.T, groups(frame, "start"), strict=True):
         for name, curve in groups(part(rows, part="curve"), "weighting"):
@@ -75,33 +75,28 @@ def draw(frame: pd.DataFrame) -> Figure:
         style.panel(above, READS[str(start)], "updates", small=True)
         _forest(below, part(rows, part="ratio"))
     grid[0, 0].set_ylabel("mean success", fontsize=8)
-    for fill, text in ((style.INK, "scaled over the way"), ("white", "scaled over 0.01 to 0.9")):
-        key = {"color": style.INK, "markerfacecolor": fill, "markersize": 4, "label": text}
-        grid[0, 0].plot([], [], "o", **key)
-    style.legend_below(figure, grid[0, 0], columns=4)
+    style.legend_below(figure, grid[0, 0], columns=3)
     return figure
 
 
 def _forest(axes: Axes, rows: Any) -> None:
-    """One row per weighting except GRPO, two levels each; filled: scale over the first range, open: the second."""
+    """One row per weighting except GRPO, two levels each; weights scaled over the first range."""
     names = [name for name in rows["weighting"].unique() if name != "grpo"]
-    budgets, levels = list(rows["budget"].unique()), list(rows["level"].unique())
+    levels = list(rows["level"].unique())
+    rows = part(rows, budget=rows["budget"].iloc[0])
     axes.axvline(1, color=style.INK, linewidth=0.6)
-    for (i, name), (b, budget), (k, level) in (
-        (a, c, d) for a in enumerate(names) for c in enumerate(budgets) for d in enumerate(levels)
-    ):
-        row = part(rows, weighting=name, budget=budget, level=level).iloc[0]
-        y, colour = i + 0.2 * (b - 0.5) * 2 + 0.18 * (k - 0.5), style.COLOURS[name]
+    for (i, name), (k, level) in ((a, b) for a in enumerate(names) for b in enumerate(levels)):
+        row = part(rows, weighting=name, level=level).iloc[0]
+        y, colour = i + 0.3 * (k - 0.5), style.COLOURS[name]
         axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
-        fill = colour if b == 0 else "white"
-        axes.plot(row["mean"], y, "os"[k], color=colour, markerfacecolor=fill, markersize=4, markeredgewidth=1)
-    axes.set_yticks(range(len(names)), [style.label(name).replace(" (", "\n(") for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.plot(row["mean"], y, "os"[k], color=colour, markersize=4.5)
+    axes.set_yticks(range(len(names)), [style.short(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xscale("log")
     axes.set_xticks([0.6, 0.8, 1, 1.25, 1.6], ["0.6", "0.8", "1", "1.25", "1.6"])
     axes.set_xlim(0.55, 2)
     axes.minorticks_off()
-    style.panel(axes, "", f"updates / GRPO's: ○ to {levels[0]:g}, □ to {levels[1]:g}", small=True)
+    style.panel(axes, "", f"updates / GRPO's: ● to {levels[0]:g}, ■ to {levels[1]:g}", small=True)
     axes.tick_params(axis="y", length=0)
 
 
@@ -117,9 +112,9 @@ def caption(frame: pd.DataFrame) -> str:
         f"{SEEDS} seeds. Mean success starts at {first['scratch']:.3f} from scratch, and at {first['sft']:.2f}, spread "
         f"out, after fine-tuning on half of the prompts. Above: mean over seeds, 95 % t-interval. Below: updates "
         f"relative to GRPO's, paired by seed, 95 % t-interval. Each weighting is scaled to the drift budget 1 "
-        f"over a range, filled: that on the way, as above, open: 0.01 to 0.9. After fine-tuning, to {level:g}, "
-        f"Linear-R takes {_text(own)} times GRPO's updates with the first and {_text(wide)} with the second. Step "
-        f"sizes were not tuned by weighting."
+        f"between the mean success at the start and the higher level. The scale decides: after fine-tuning, to "
+        f"{level:g}, Linear-R takes {_text(own)} times GRPO's updates so, and {_text(wide)} where weights are scaled "
+        f"over 0.01 to 0.9 (table). Step sizes were not tuned by weighting."
     )
 
 

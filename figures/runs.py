@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from figures import style
 from figures.frames import groups, part
 from rl.records.metrics import METRICS_FILE, read_metrics
 
-EVALUATIONS, STEPS = "evaluations.csv.xz", "steps.csv.xz"
+EVALUATIONS, STEPS, LABELS = "evaluations.csv.xz", "steps.csv.xz", "labels.json"
 COLUMNS = ["step", "responses", "tokens", "success", "low", "high"]
 
 
@@ -22,6 +24,8 @@ class Run(NamedTuple):
     ----------
     table, seed
         Names of its folders.
+    label
+        How people read the table's name.
     evaluations
         A row for each held-out evaluation; columns step, responses, tokens, success, low, high.
     histograms
@@ -30,6 +34,7 @@ class Run(NamedTuple):
 
     table: str
     seed: str
+    label: str
     evaluations: pd.DataFrame
     histograms: np.ndarray
 
@@ -71,7 +76,7 @@ def _single(path: Path) -> Run:
         columns=COLUMNS,
     )
     histograms = np.array([step.success_histogram for step in metrics.steps])
-    return Run(path.parts[-3], path.parts[-2], evaluations, histograms)
+    return Run(path.parts[-3], path.parts[-2], style.label(path.parts[-3]), evaluations, histograms)
 
 
 def _collected(folder: Path) -> list[Run]:
@@ -80,7 +85,14 @@ def _collected(folder: Path) -> list[Run]:
     histograms = {key: of[counts].to_numpy() for key, of in groups(steps, "method", "seed")}
     evaluations: Any = pd.read_csv(folder / EVALUATIONS)
     compared = part(evaluations, phase="evaluation")
+    labels = json.loads((folder / LABELS).read_text(encoding="utf-8")) if (folder / LABELS).is_file() else {}
     return [
-        Run(key[0], f"seed-{key[1]}", of[COLUMNS].reset_index(drop=True), histograms[key])
+        Run(
+            key[0],
+            f"seed-{key[1]}",
+            labels.get(key[0], style.label(key[0])),
+            of[COLUMNS].reset_index(drop=True),
+            histograms[key],
+        )
         for key, of in groups(compared, "method", "seed")
     ]

@@ -102,7 +102,7 @@ def train(
             if not leading():
                 return
             if isinstance(settings.task, ImportedConfig):
-                typer.echo(f"importing and calling {settings.task.path}, whatever it does", err=True)
+                typer.echo(f"running code of {settings.task.path}, if its module is allowed and it is a task", err=True)
             found = look(settings, answer, output=output, resume=resume)
             lines = [json.dumps(asdict(found), allow_nan=False)] if as_json else report(found, settings, answer)
             typer.echo("\n".join(lines))

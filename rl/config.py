@@ -48,7 +48,8 @@ class Config(Section):
     table: File | None = None
     """File of a weight table, a curve or one for groups of rollout.group_size."""
     later_tables: tuple[LaterTable, ...] = ()
-    """Tables that take its place one after the other, each { from_step = N, table = FILE }."""
+    """Tables that take its place one after the other, each { from_step = N, table = FILE }.
+    Experimental: no run has measured a change of tables."""
     start_model: File | None = None
     """Folder of the start model, or hub:owner/name[@revision]; without one, [model] and [supervised] make one."""
     task: Annotated[SerializeAsAny[TaskConfig], ByName(TASKS)]

@@ -29,7 +29,7 @@ from sim.binary import Binary
 from sim.config import Config
 from sim.engine import Engine, FiniteSample, LargeGroup, MeanField
 from sim.errors import UsageError
-from sim.measure import mean_interval, measures, ratio_interval
+from sim.measure import COSTS, mean_interval, measures, ratio_interval
 from sim.skills import Skills, features
 from sim.tabular import Tabular
 from sim.trajectory import COLUMNS, Schedule, Trajectory, run
@@ -309,6 +309,8 @@ def _measured(config: Config, results: list[tuple[Cell, Trajectory]]) -> pd.Data
 def summarise(config: Config, measured: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds with 95 % t-intervals over strata, and ratios to the first weighting, paired by seed.
 
+    An interval of a share is cut at 0 and 1, and that of a cost at 0: seeds that are few and skew would lead it beyond.
+
     Parameters
     ----------
     config
@@ -330,7 +332,8 @@ def summarise(config: Config, measured: pd.DataFrame) -> pd.DataFrame:
         for chosen in config.weightings:
             values = [groups[each, chosen, step_size, name] for each in strata]
             reached = sum(int(np.isfinite(each).sum()) for each in values)
-            mean, ratio = _estimate(values, None), _estimate(values, first)
+            largest = math.inf if name.split()[0] in COSTS else 1.0  # a cost, or a share
+            mean, ratio = np.clip(_estimate(values, None), 0.0, largest), _estimate(values, first)
             rows.append((scope, chosen, step_size, name, sum(map(len, values)), reached, *mean, *ratio))
     columns = ["population", "weighting", "step_size", "measure", "seeds", "reached"]
     return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high", "ratio", "ratio_low", "ratio_high"])

@@ -1,6 +1,7 @@
 """Scored responses become the advantages of the table, whatever order and size their groups have."""
 
 import pickle
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -172,3 +173,14 @@ def test_the_file_is_read_once_and_travels(tmp_path: Path):
     advantages, again = pickle.loads(packed)(ids, scores)
     assert np.array_equal(advantages, wanted)
     assert again == metrics
+
+
+def test_the_lines_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).resolve().parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "GroupWeigher" in text)
+    monkeypatch.chdir(tmp_path)
+    curve().save("table.json")
+    names: dict = {}
+    exec(block, names)
+    assert names["advantages"] == pytest.approx(by_hand(["a", "b", "a", "b"], [1, 0, 0, None]))
+    assert names["metrics"]["unscorable"] == 1

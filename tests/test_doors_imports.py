@@ -24,6 +24,8 @@ def loaded_after(code: str, *arguments: str) -> set[str]:
     ("module", "absent"),
     [
         ("weightopt.table", HEAVY),
+        ("weightopt.adapters", (*HEAVY, "theory")),
+        ("weightopt.adapters.doctor", (*HEAVY, "theory", "trl", "yaml")),
         ("weightopt.cli", ("cvxpy", "matplotlib", "torch", "scipy", "pandas", "transformers")),
         ("weightopt.catalogue_tables", ("cvxpy", "matplotlib", "torch", "pandas", "typer")),
         ("theory.dynamics", ("cvxpy", "matplotlib", "torch", "pandas", "typer", "weightopt")),

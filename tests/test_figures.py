@@ -25,6 +25,7 @@ from figures import (
     group_tables,
     histograms,
     output,
+    overview,
     population,
     regimes,
     relative_cost,
@@ -35,10 +36,12 @@ from figures import (
     trajectories,
     weights,
 )
+from tests.amounts import some_of
 from theory.catalogue import WEIGHTINGS
 from weightopt import GroupProblem, Problem, compare, solve
 
 MODULES = {
+    "overview": overview,
     "weights": weights,
     "surrogates": surrogates,
     "trajectories": trajectories,
@@ -219,7 +222,7 @@ def test_the_csv_holds_the_plotted_numbers(name, drawn, tiny_frames):
     pd.testing.assert_frame_equal(written, frame, check_dtype=False, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in command.FROM_RUNS])
+@some_of("name", [name for name in MODULES if name not in command.FROM_RUNS], 3)
 def test_lines_are_drawn_at_the_numbers_of_the_frame(name, tiny_frames):
     """Some column of the frame holds the ordinates of each longer line; means over seeds are tested below."""
     frame = tiny_frames[name]
@@ -234,7 +237,7 @@ def test_lines_are_drawn_at_the_numbers_of_the_frame(name, tiny_frames):
         assert np.max(near, initial=0) < 1e-9
 
 
-@pytest.mark.parametrize("name", MODULES)
+@some_of("name", MODULES, 3)
 def test_captions_hold_numbers_of_the_frame_and_follow_them(name, tiny_frames):
     """A caption made from other numbers is another caption: no number in it is typed."""
     module, frame = MODULES[name], tiny_frames[name]
@@ -374,6 +377,7 @@ def test_histograms_of_different_group_sizes_are_refused(tmp_path):
     assert "differ in group size" in done.stderr
 
 
+@pytest.mark.slow
 def test_reconstructions_say_so_wherever_they_are_named(tiny_frames):
     for name in ("weights", "surrogates", "trajectories", "relative-cost", "cost-map", "group-loss", "population"):
         figure = MODULES[name].draw(tiny_frames[name])

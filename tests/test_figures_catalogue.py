@@ -9,6 +9,7 @@ from scipy.integrate import quad
 from scipy.stats import binom
 
 from figures import catalogue as page
+from tests.amounts import some_of
 from theory import catalogue
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -35,12 +36,13 @@ def test_every_member_has_a_section_a_row_and_a_small_picture():
         assert len(data) < 25_000
 
 
-@pytest.mark.parametrize("name", ["sqrt-r", "curverl:60,45,35,30,30,25,35", "ngrpo"])
+@some_of("name", ["sqrt-r", "curverl:60,45,35,30,30,25,35", "ngrpo"], 1)
 def test_a_picture_is_the_same_bytes_when_drawn_again(name):
     member = catalogue.EVERYTHING[name]
     assert page.picture(member) == page.picture(member)
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_files(tmp_path, monkeypatch):
     few = {name: catalogue.EVERYTHING[name] for name in ("grpo", "psr")}
     monkeypatch.setattr(catalogue, "EVERYTHING", few)

@@ -33,6 +33,7 @@ def test_the_committed_page_is_complete_and_its_pictures_small():
         assert (DOCS / link).stat().st_size < 150_000
 
 
+@pytest.mark.slow
 def test_at_full_size_too_a_figure_repeats_byte_for_byte(tmp_path):
     written = []
     for folder in (tmp_path / "first", tmp_path / "second"):

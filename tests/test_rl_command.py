@@ -129,7 +129,7 @@ def test_misuse_is_status_2_and_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
+@some_of(
     ("name", "arguments", "sentence"),
     [
         ("train", (), "weightopt: missing option '--config'."),
@@ -137,6 +137,7 @@ def test_misuse_is_status_2_and_one_sentence(
         ("train", ("--config", "c", "--steps", "3"), "weightopt: no such option: --steps"),
         ("start-model", ("--config", "c"), "weightopt: missing option '--output'."),
     ],
+    1,
 )
 def test_a_misused_option_is_named(name: str, arguments: tuple[str, ...], sentence: str) -> None:
     result = python("-m", "weightopt", name, *arguments)
@@ -301,9 +302,10 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @some_of("missing", ["torch", "transformers", "safetensors"], 1)
-@pytest.mark.parametrize(
+@some_of(
     "arguments",
     [["train", "--config", "c", "--output", "o"], ["start-model", "--config", "c", "--output", "o"], ["check", "."]],
+    1,
     ids=lambda arguments: arguments[0],
 )
 def test_a_missing_extra_is_named_with_the_install_line(missing: str, arguments: list[str]) -> None:

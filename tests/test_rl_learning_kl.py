@@ -151,6 +151,7 @@ def test_the_baseline_pays_where_the_two_are_apart(distance: float, share: float
     assert scatter[True] < share * scatter[False]
 
 
+@pytest.mark.slow
 def test_a_sampler_that_tells_wrong_numbers_makes_a_worse_baseline_and_no_other_mean() -> None:
     policy, reference = Chain(0), Chain(1)
     (expected,) = torch.autograd.grad(COEFFICIENT * divergence(policy, reference), policy.logits)
@@ -161,6 +162,7 @@ def test_a_sampler_that_tells_wrong_numbers_makes_a_worse_baseline_and_no_other_
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_k3_is_that_of_the_other_divergence_of_each_next_token() -> None:
     """∇ Σ_t E_prefix[KL(π_ref ‖ π) of the token after it], the distribution of prefixes held: not the one above."""
     policy, reference = Chain(0), Chain(1)

@@ -13,7 +13,6 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -144,7 +143,7 @@ def effective_weight(table: WeightTable, rho: float) -> float:
     )
 
 
-@pytest.mark.parametrize("name", TABLES)
+@some_of("name", TABLES, 2)
 @some_of("tokens_per_micro_batch", [9, 1, 10_000], 1)
 def test_the_expected_gradient_is_the_effective_weight_times_the_gradient_of_success(
     name: str, tokens_per_micro_batch: int
@@ -335,7 +334,7 @@ def rules(weights: WeightTable, rho: float, factor: float = 1.0) -> float:
     )
 
 
-@pytest.mark.parametrize("name", ["linear-r", "every rule on"])
+@some_of("name", ["linear-r", "every rule on"], 1)
 @some_of("factor", [0.25, 0.0, 1.0], 1)
 def test_the_all_wrong_factor_scales_one_term_of_the_effective_weight(name: str, factor: float) -> None:
     policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
@@ -345,7 +344,7 @@ def test_the_all_wrong_factor_scales_one_term_of_the_effective_weight(name: str,
     torch.testing.assert_close(ascent(policy, weights, all_wrong_factor=factor), expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["grpo", "linear-r", "solved", "every rule on"])
+@some_of("name", ["grpo", "linear-r", "solved", "every rule on"], 1)
 def test_leave_one_out_climbs_success_with_the_mean_weight_of_the_others(name: str) -> None:
     """E = Σ_k Bin(k; M-1, ρ) ω(k/(M-1)) ∇ρ, ends read at 1/M and 1-1/M: a Bernstein polynomial of the weighting."""
     policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]

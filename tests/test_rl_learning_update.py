@@ -358,6 +358,7 @@ def test_one_update_makes_no_further_pass(table: Path, tmp_path: Path, monkeypat
         assert (record.updates_so_far, record.ratio_clipped, record.kl_per_token) == (record.step, None, None)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_in_a_later_update_leaves_the_last_checkpoint(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import open_policy
 from rl.tasks.registry import build_task
 from rl.train import train
+from tests.amounts import some_of
 
 GROUP_SIZE = 4
 TOKENS = torch.tensor([[3, 4, 5, 6]])
@@ -109,7 +110,7 @@ def test_a_new_adapter_changes_nothing_and_only_it_is_trained(start: Path) -> No
     assert not any(torch.equal(policy.trained()[name], other.trained()[name]) for name in names)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@some_of("precision", ["fp32", "bf16"], 1)
 def test_published_and_saved_weights_compute_what_the_adapted_model_does(
     start: Path, tmp_path: Path, precision: str
 ) -> None:
@@ -145,6 +146,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_exactly_and_stores_adapters_only(start: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = settings(start)

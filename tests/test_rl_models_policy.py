@@ -30,6 +30,7 @@ from transformers import (
 
 from rl.errors import UsageError
 from rl.models import output_layer
+from rl.models.agreement import prefix_gap, tolerance
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import Policy, choose_device, load_policy, new_policy, save_policy
 from rl.models.start import hub_revisions, parameters_in, start_folder, weights_checksum
@@ -625,3 +626,10 @@ def test_a_garbled_config_is_one_sentence(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"config\.json' (cannot be read|must hold a JSON object)") as caught:
         load_policy(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("context", [8, 16, 40])
+def test_ways_of_computing_are_held_to_each_other_in_a_context_however_short(context: int) -> None:
+    shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=context)
+    model = new_policy(shape, "0123456789+=", seed=0).model
+    assert prefix_gap(model) < tolerance(model)

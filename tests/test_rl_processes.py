@@ -302,6 +302,7 @@ def test_two_processes_learn_what_one_does(learnt: dict[str, Any], name: str) ->
     assert (found["clipped"] > 0) == (name == "clipped")
 
 
+@pytest.mark.slow
 def test_each_process_samples_and_judges_its_part_and_knows_the_whole(together: Together, tmp_path: Path) -> None:
     assert together("sample", settings(), str(tmp_path), folder=tmp_path) == [0, 0], said(tmp_path)
     for name, groups in (("two", 2), ("one", 1)):

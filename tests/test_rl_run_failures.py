@@ -89,7 +89,7 @@ def test_resuming_with_another_table_under_the_same_name_is_refused(table: Path,
         ({"start_model": "START", "model": {}}, r"cannot write all of"),
     ],
 )
-@pytest.mark.parametrize("made_before", [True, False])
+@some_of("made_before", [True, False], 1)
 def test_a_mistake_that_is_found_late_leaves_the_folder_to_the_corrected_call(
     table: Path, tmp_path: Path, change: dict[str, Any], sentence: str, made_before: bool
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_start_model_that_could_not_be_saved_is_not_begun(config: Config, monk
         make_start_model(config, Path("/proc/start"))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@some_of("value", [math.nan, math.inf], 1)
 def test_a_gradient_that_is_not_finite_stops_the_run(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
@@ -223,7 +223,7 @@ def test_a_full_disk_ends_with_a_sentence_and_an_intact_checkpoint(
     assert_same_run(whole, output)
 
 
-@pytest.mark.parametrize("function", ["save_file", "save_policy"])
+@some_of("function", ["save_file", "save_policy"], 1)
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
@@ -285,7 +285,7 @@ def test_an_output_that_cannot_be_written_is_refused(config: Config, tmp_path: P
         train(config, tmp_path / "file" / "run", quiet=True)
 
 
-@pytest.mark.parametrize("error", [UsageError("a bad row"), RuntimeError("a defect")])
+@some_of("error", [UsageError("a bad row"), RuntimeError("a defect")], 1)
 @some_of("stage", ["draw_groups", "weigh"], 1)
 def test_a_step_that_fails_leaves_those_before_it_and_the_run_goes_on(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, stage: str
@@ -372,6 +372,7 @@ def test_a_chat_template_that_fails_is_one_sentence_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_template_with_the_date_keeps_that_of_the_first_day(
     table: Path, tmp_path: Path, start_model: Callable[..., Path]
 ) -> None:

@@ -37,6 +37,7 @@ from rl.run.prepare import prepare
 from rl.run.records import Records
 from rl.storage import write_checksums
 from rl.train import train
+from tests.amounts import some_of
 from tests.worlds import document, toml_of
 from weightopt.cli import main
 from weightopt.commands.tables import check as check_file
@@ -351,7 +352,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@some_of("number", [signal.SIGINT, signal.SIGTERM], 1)
 @pytest.mark.parametrize(
     ("stage", "call", "sentence"),
     [

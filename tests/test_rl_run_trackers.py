@@ -14,11 +14,13 @@ import pytest
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, read_metrics, read_timing
+from rl.run.prepare import check_trackers
 from rl.run.records import Records
-from rl.run.trackers import check_trackers, values_of
+from rl.run.trackers import values_of
 from rl.supervised import make_start_model
 from rl.train import train
 from tests import worlds
+from tests.amounts import some_of
 
 NAMES = ("tensorboard", "trackio", "wandb")
 EVALUATION_TAGS = ("held_out/success", "held_out/success_low", "held_out/greedy_high", "held_out/pass_at/2_low")
@@ -109,6 +111,7 @@ def events(run: Path) -> Any:
     return reader
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_records(
     document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +252,7 @@ def assert_rows(rows: list[tuple[int, dict[str, Any]]], run: Path) -> None:
             assert [(step, data[tag]) for step, data in rows if tag in data] == values
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@some_of("mode", ["offline", "online"], 1)
 def test_wandb_gets_each_step_once(
     document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: Double, mode: str
 ) -> None:
@@ -330,7 +333,7 @@ def test_trackio_in_earnest(document: dict[str, Any], plain: Path, tmp_path: Pat
 def test_a_missing_package_is_one_sentence(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("rl.run.trackers.find_spec", lambda package: None if package == name else object())
+    monkeypatch.setattr("rl.run.prepare.find_spec", lambda package: None if package == name else object())
     with pytest.raises(UsageError, match=rf"^tracker '{name}' is not installed: pip install 'weightopt\[{name}\]'$"):
         train(tracked(document, name), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -12,13 +12,15 @@ from rl.errors import UsageError
 from rl.tasks import arithmetic
 from rl.tasks.addition import Addition
 from rl.tasks.countdown import Countdown
+from rl.tasks.letters import LETTERS, REWRITINGS, Letters
 from rl.tasks.protocol import TeachingTask
 from rl.tasks.split import HELD_OUT_SHARE, held_out_prompts, is_held_out, training_prompts
-from tests.amounts import examples
+from tests.amounts import examples, some_of
 
 ADDITION = Addition(digits={1: 1.0, 2: 1.0, 5: 1.0})
 COUNTDOWN = Countdown(numbers={2: 1.0, 3: 1.0, 4: 1.0})
-TASKS = pytest.mark.parametrize("task", [ADDITION, COUNTDOWN], ids=["addition", "countdown"])
+REWRITTEN = Letters(kinds=dict.fromkeys(REWRITINGS, 1.0), habits={"copy": 3.0, "sort": 1.0})
+TASKS = pytest.mark.parametrize("task", [ADDITION, COUNTDOWN, REWRITTEN], ids=["addition", "countdown", "letters"])
 
 
 @TASKS
@@ -114,7 +116,7 @@ def test_hostile_strings_are_wrong(task: TeachingTask[Any], response: str) -> No
     assert not task.verify(task.propose(Random(0)), response)
 
 
-@TASKS
+@some_of("task", [ADDITION, COUNTDOWN], 1, ids=["addition", "countdown"])
 def test_sides_are_disjoint_and_deterministic(task: TeachingTask[Any]) -> None:
     held_out = held_out_prompts(task, count=100, seed=0)
     assert held_out == held_out_prompts(task, count=100, seed=0)
@@ -143,3 +145,38 @@ def test_the_held_out_share() -> None:
 def test_too_few_held_out_problems_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"evaluation\.prompts is 100, but"):
         held_out_prompts(Addition(digits={1: 1.0}), count=100, seed=0)
+
+
+def test_rewritings_do_what_their_names_say() -> None:
+    assert [REWRITINGS[kind]("hbda") for kind in ("reverse", "sort", "rotate", "next", "copy")] == [
+        "adbh",
+        "abdh",
+        "bdah",
+        "aceb",
+        "hbda",
+    ]
+
+
+def test_a_word_tells_its_kinds_apart() -> None:
+    rng, seen = Random(1), Counter[str]()
+    for _ in range(400):
+        prompt = REWRITTEN.propose(rng)
+        seen[prompt.difficulty] += 1
+        answers = {rewrite(prompt.problem.word) for rewrite in REWRITINGS.values()}
+        assert len(answers) == len(REWRITINGS)
+        assert sum(bool(REWRITTEN.verify(prompt, answer)) for answer in answers) == 1
+        for malformed in ("", "abc", "abcde", "abcz", prompt.problem.answer.upper(), prompt.problem.answer + "\n"):
+            assert REWRITTEN.verify(prompt, malformed) is None
+    assert seen.keys() == set(REWRITINGS)
+    assert min(seen.values()) > 400 / 5 - 5 * (400 / 5 * 4 / 5) ** 0.5
+
+
+def test_demonstrations_of_letters_follow_the_habits_whatever_is_asked() -> None:
+    rng, copies = Random(2), 0
+    for _ in range(400):
+        prompt = REWRITTEN.propose(rng)
+        shown = REWRITTEN.demonstrate(prompt, rng, solved=False)
+        assert shown in (prompt.problem.word, "".join(sorted(prompt.problem.word)))
+        copies += shown == prompt.problem.word
+    assert abs(copies - 300) < 5 * (400 * 3 / 16) ** 0.5
+    assert set(LETTERS) <= set(REWRITTEN.alphabet)

@@ -19,6 +19,7 @@ from rl.tasks.math_verifier import Reference
 from rl.tasks.protocol import GeneratedTask, Prompt
 from rl.tasks.registry import build_task
 from rl.verification.pool import VerifierPool, open_verifier
+from tests.amounts import some_of
 
 COUNT = 10_000
 MEGABYTE = 10**6
@@ -145,7 +146,7 @@ def config(**task: Any) -> Config:
     return parse_config({"task": task, "verifier": {"workers": 1, "seconds_per_answer": 0.05, "memory_mib": 256}})
 
 
-@pytest.mark.parametrize(
+@some_of(
     "task",
     [
         {"name": "addition", "digits": {3: 1}},
@@ -153,6 +154,7 @@ def config(**task: Any) -> Config:
         {"name": "countdown-text"},
         {"name": "countdown-text", "examples": 3},
     ],
+    2,
     ids=["addition", "countdown", "tags", "examples"],
 )
 def test_our_verifiers(task: dict[str, Any], tmp_path: Path) -> None:

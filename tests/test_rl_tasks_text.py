@@ -187,6 +187,7 @@ def gsm8k(count: int, start: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_gsm8k_from_a_file(tmp_path: Path) -> None:
     settings = config(name="gsm8k", train=write_jsonl(tmp_path / "a.jsonl", gsm8k(200)))
     task = build_task(settings.task)

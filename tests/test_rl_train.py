@@ -60,6 +60,7 @@ def test_what_a_run_leaves(config: Config, whole: Path) -> None:
     assert load_policy(whole / "model").encode(task.alphabet)
 
 
+@pytest.mark.slow
 def test_every_option_does_something(everything_on: tuple[Config, Path]) -> None:
     config, whole = everything_on
     metrics = read_metrics(whole / "metrics.jsonl")
@@ -100,6 +101,7 @@ def test_every_option_does_something(everything_on: tuple[Config, Path]) -> None
     assert {line["advantage"] is None for line in rollouts} == {True, False}
 
 
+@pytest.mark.slow
 def test_the_scheduled_learning_rate_is_the_one_that_is_used(table: Path, tmp_path: Path) -> None:
     settings = {**document(table), "training": {"steps": 1}}
     for name, options in (

@@ -31,10 +31,11 @@ from rl.tasks.protocol import Prompt
 seen = 0
 
 class Obedient:
-    def __init__(self, secret="x", broken=False):
+    def __init__(self, secret="x", broken=False, helped=False):
         if broken:
             raise ValueError("no such thing")
         self.secret = secret
+        self.helper = subprocess.Popen(["sleep", "1000"]) if helped else None
 
     def propose(self, rng):
         return Prompt(id="p", text="?", difficulty="all", problem=self.secret)
@@ -85,6 +86,18 @@ class Obedient:
             os.kill(0, signal.SIGSTOP)
         if verb == "beget":
             subprocess.run([sys.executable, "-c", "while True: pass"])
+        if verb == "helper":
+            open(rest, "w").write(str(self.helper.pid))
+            return True
+        if verb == "flee":  # out of session, group and family
+            code = "import os, time; open(os.sys.argv[1], 'w').write(str(os.getpid())); time.sleep(1000)"
+            start = "import subprocess as s, sys; s.Popen([sys.executable, '-c'] + sys.argv[1:], start_new_session=1)"
+            subprocess.run([sys.executable, "-c", start, code, rest + ".new"], start_new_session=True)
+            while not os.path.exists(rest + ".new") or not os.path.getsize(rest + ".new"):
+                time.sleep(0.01)
+            os.rename(rest + ".new", rest)
+            while "stay" in rest: time.sleep(1)
+            return True
         if verb == "crash":
             os.kill(os.getpid(), 11)
         if verb == "leave":
@@ -140,6 +153,7 @@ def verdicts(pool: VerifierPool, *responses: str) -> list[Judged]:
     return pool.judge([(PROMPT, response) for response in responses])
 
 
+@pytest.mark.slow
 def test_every_end_of_a_verifier_is_a_verdict(own: Path) -> None:
     """Time, memory, stack, signals and exceptions; and the answers beside them are judged as if alone."""
     bad = {
@@ -172,6 +186,7 @@ def test_every_end_of_a_verifier_is_a_verdict(own: Path) -> None:
     assert own
 
 
+@pytest.mark.slow
 def test_what_is_no_verdict_is_not_right_however_true_it_looks(own: Path) -> None:
     said = ["word", "score", "nan", "one", "array", "yes", "no"]
     with open_verifier(config(memory_mib=2000, seconds_per_answer=10)) as pool:
@@ -207,6 +222,7 @@ def test_a_verifier_that_no_timer_ends_is_killed(own: Path, way: str) -> None:
     assert own
 
 
+@pytest.mark.slow
 def test_a_verifier_has_no_descriptor_but_that_of_its_reply(own: Path) -> None:
     with open_verifier(config(workers=1)) as pool:
         assert isinstance(pool, VerifierPool)
@@ -230,7 +246,7 @@ def test_what_a_verifier_writes_elsewhere_moves_no_verdict_to_another_answer(own
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no way to the descriptors of another process")
-@some_of("stray", [Judged(verdict=Verdict.RIGHT).reply(0), b"R", b"W" * 3000], 1)
+@some_of("stray", [Judged(verdict=Verdict.RIGHT).reply(0), b"R", b"W" * 3000], 0)
 def test_a_forged_reply_is_a_failure_of_one_answer_and_no_more(own: Path, stray: bytes) -> None:
     """Not closed to a program that may open files for writing and has the same user: the number of the request is."""
     with open_verifier(config(workers=1)) as pool:
@@ -274,6 +290,7 @@ def test_a_reply_is_read_whole_or_not_at_all() -> None:
     assert len(Judged(verdict=Verdict.FAILED, reason="x" * 10**6).reply(7)) < 4096
 
 
+@pytest.mark.slow
 def test_verdicts_depend_on_the_answer_alone(own: Path) -> None:
     """Not on what came before, on the order, or on the number of processes; generators start the same each time."""
     random.seed(0)
@@ -290,6 +307,7 @@ def test_verdicts_depend_on_the_answer_alone(own: Path) -> None:
     assert own
 
 
+@pytest.mark.slow
 def test_a_sealed_verifier_cannot_touch_anything(own: Path) -> None:
     canary = own / "canary"
     responses = [
@@ -314,6 +332,7 @@ def test_a_sealed_verifier_cannot_touch_anything(own: Path) -> None:
         assert canary.exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_or_hangs_is_replaced(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with VerifierPool(config().task, config(workers=1).verifier) as pool:
         (worker,) = pool._workers
@@ -360,6 +379,47 @@ pool.judge([(prompt, sys.argv[1]) for prompt in prompts]) if sys.argv[1] else sy
     _wait_until(lambda: not any(map(_members, sessions)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are handed to an ancestor on Linux only")
+@pytest.mark.parametrize("end", ["answer", "pool", "run"])
+def test_what_has_left_session_and_parent_ends_too(own: Path, end: str) -> None:
+    """With its answer; with the pool, which gives it up; and with a run that is killed."""
+    script = """
+import sys
+from rl.config import parse_config
+from rl.tasks.protocol import Prompt
+from rl.verification.pool import VerifierPool
+task = {"name": "import", "path": "own_task:Obedient"}
+c = parse_config({"task": task, "verifier": {"workers": 1, "seconds_per_answer": 3600, "sealed": False}})
+with VerifierPool(c.task, c.verifier) as pool:
+    prompt = Prompt(id="p", text="?", difficulty="", problem="x")
+    pool._workers[0].send(prompt, sys.argv[1], limit=3600)
+    sys.stdin.read()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(own), str(Path(__file__).parent.parent)])}
+    environment |= {"WEIGHTOPT_ALLOW_IMPORT": "own_task"}
+    fled = own / ("gone" if end == "answer" else "stay")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, f"flee {fled}"], stdin=subprocess.PIPE, env=environment, text=True
+    ) as run:
+        assert run.stdin is not None
+        _wait_until(fled.exists)
+        if end == "run":
+            run.kill()
+        elif end == "pool":
+            run.stdin.close()
+        _wait_until(lambda: not Path(f"/proc/{fled.read_text()}").exists())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no way to see whether a process is there")
+def test_what_a_verifier_needs_from_answer_to_answer_stays_until_the_pool_ends(own: Path) -> None:
+    with VerifierPool(config(parameters={"helped": True}).task, config(workers=1).verifier) as pool:
+        for answer in (f"helper {own / 'number'}", f"flee {own / 'gone'}", "x"):
+            assert verdicts(pool, answer)[0].verdict is Verdict.RIGHT
+        stat = Path(f"/proc/{(own / 'number').read_text()}/stat")
+        assert stat.read_text().rpartition(") ")[2][0] == "S"
+    _wait_until(lambda: not stat.exists())
+
+
 def _wait_until(holds: Callable[[], bool]) -> None:
     """For as long as it takes, but not for ever."""
     deadline = time.monotonic() + 600
@@ -381,7 +441,7 @@ def _members(session: int) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize(
+@some_of(
     ("path", "parameters", "sentence"),
     [
         ("own_task:Obedient", {"broken": True}, r"cannot be started: task.path 'own_task:Obedient' .* no such thing$"),
@@ -390,6 +450,7 @@ def _members(session: int) -> dict[int, str]:
         ("own_task:nothing", {}, r"gives no task: it needs verify"),
         ("own_task:ready", {"secret": "z"}, r"cannot be called, so task.parameters have no use"),
     ],
+    1,
 )
 def test_a_verifier_that_cannot_be_built_is_one_sentence(
     own: Path, path: str, parameters: dict[str, Any], sentence: str

@@ -7,6 +7,7 @@ import pytest
 
 from sim.measure import area, mean_interval, measures, ratio_interval, time_to
 from sim.trajectory import Trajectory
+from tests.amounts import some_of
 
 # step, responses, groups, success, quantile, never_lifted, all_wrong, all_right
 RECORD = Trajectory(
@@ -45,7 +46,7 @@ DRAWS = 4000
 NOISE = 4 * math.sqrt(0.95 * 0.05 / DRAWS)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+@some_of("seeds", [2, 3, 5, 20], 1)
 def test_the_interval_of_a_mean_covers_what_it_says_however_few_seeds(seeds):
     rng = np.random.default_rng(seeds)
     drawn = rng.normal(3, 1, (DRAWS, seeds))
@@ -54,7 +55,7 @@ def test_the_interval_of_a_mean_covers_what_it_says_however_few_seeds(seeds):
     assert abs(covered - 0.95) <= NOISE  # exact for a normal mean
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
+@some_of("seeds", [3, 5], 1)
 def test_the_interval_of_a_ratio_covers_what_it_says_from_resampled_runs(seeds):
     """Runs drawn with replacement from 400 skewed ones that have much in common, so that the true ratio is known."""
     rng = np.random.default_rng(10 + seeds)
@@ -70,6 +71,7 @@ def test_the_interval_of_a_ratio_covers_what_it_says_from_resampled_runs(seeds):
     assert above / below < 2  # paired: unpaired it would be 5 for 3 seeds
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean_over_strata():
     rng = np.random.default_rng(0)
     drawn = [(rng.normal(1, 0.1, 5), rng.normal(5, 1, 5)) for _ in range(DRAWS)]

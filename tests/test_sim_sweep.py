@@ -78,6 +78,7 @@ def test_a_sweep_and_its_tables(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_at_equal_budget_a_common_factor_changes_nothing(tmp_path):
     # Twice the weights, half the time: the budget takes the factor out.
     for factor in (1, 2):
@@ -101,7 +102,10 @@ def test_seeds_are_common_to_weightings_and_step_sizes(tmp_path):
 def test_where_a_target_is_not_reached_there_is_no_mean():
     rows = itertools.product(("constant:0.2", "uniform:0.1,0.4"), ("grpo", "linear-r"), (0.05, 0.2), (0, 1))
     measured = pd.DataFrame(
-        [(*row, "m", np.nan if row == ("constant:0.2", "grpo", 0.05, 1) else 2.0) for row in rows],
+        [
+            (*row, "updates to mean success 0.9", np.nan if row == ("constant:0.2", "grpo", 0.05, 1) else 2.0)
+            for row in rows
+        ],
         columns=["population", "weighting", "step_size", "seed", "measure", "value"],
     )
     summary = summarise(SMALL, measured).set_index(["population", "weighting", "step_size"])
@@ -111,6 +115,27 @@ def test_where_a_target_is_not_reached_there_is_no_mean():
     assert np.isnan(summary.loc[("all", "linear-r", 0.05), "ratio"])  # nothing to compare with
     assert summary.loc[("all", "linear-r", 0.05), "mean"] == 2
     assert summary.loc[("uniform:0.1,0.4", "linear-r", 0.05), "ratio"] == 1
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "interval"),
+    [
+        ("prompts never lifted", (0.0, 0.02), (0.0, 0.13706)),
+        ("success at the end", (0.98, 1.0), (0.86294, 1.0)),
+        ("updates to mean success 0.5", (1.0, 3.0), (0.0, 14.706)),
+    ],
+)
+def test_an_interval_ends_where_its_measure_does(measure, values, interval):
+    """Of two seeds: mean ± 12.706 times half their difference, cut at the ends of the range."""
+    rows = itertools.product(SMALL.populations, SMALL.weightings, SMALL.step_sizes, enumerate(values))
+    measured = pd.DataFrame(
+        [(*cell, seed, measure, value) for *cell, (seed, value) in rows],
+        columns=["population", "weighting", "step_size", "seed", "measure", "value"],
+    )
+    summary = summarise(SMALL, measured)
+    alone: Any = summary[summary["population"] == SMALL.populations[0]].iloc[0]
+    assert alone["mean"] == np.mean(values)
+    assert (alone["low"], alone["high"]) == pytest.approx(interval, abs=1e-3)
 
 
 KILLED = """

@@ -205,6 +205,7 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
     assert report.rewrite(plan, written, results) == written
 
 
+@pytest.mark.slow
 def test_the_page_of_results_is_what_the_kept_results_give() -> None:
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.rewrite(PLAN, page, only=("speed", "level", "tuned")) == page

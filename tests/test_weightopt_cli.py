@@ -146,6 +146,7 @@ def test_table_with_a_budget_spends_it(run):
     assert found["weight"] == pytest.approx([scale / math.sqrt(k / 4 * (1 - k / 4)) for k in (1, 2, 3)], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_files_are_the_same_bytes_when_written_twice(run, tmp_path):
     for _ in range(2):
         names = [f"{kind}{len(list(tmp_path.iterdir()))}" for kind in ("table.json", "numbers.csv", "picture.png")]

@@ -3,7 +3,6 @@
 import cvxpy as cp
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.amounts import examples
@@ -101,8 +100,7 @@ def test_no_feasible_weights_beat_the_bound_and_the_answer_attains_it(program, d
     assert np.sum(program.cost / between) >= found.lower_bound * (1 - 1e-9)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(programs(), st.data())
+@examples(25, 100, programs(), st.data())
 def test_the_bound_holds_for_any_prices(program, data):
     n = program.cost.size
     best = solve_cells(program).time

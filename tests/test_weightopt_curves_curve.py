@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from tests.amounts import some_of
+from tests.amounts import examples, some_of
 from theory import catalogue, clocks, closed_forms, dynamics
 from theory.quadrature import panels
 from weightopt import Problem, solve
@@ -53,8 +53,8 @@ def feasible(problem, shape):
     return clipped(factor)
 
 
-@pytest.mark.parametrize("mobility", list(dynamics.MOBILITIES))
-@some_of("span", SPANS, lambda span: span in ((0.01, 0.9), (0.3, 0.3 + 1e-9)), ids=str)
+@some_of("mobility", list(dynamics.MOBILITIES), 1)
+@some_of("span", SPANS, lambda span: span == (0.01, 0.9), ids=str)
 def test_every_problem_is_certified(span, mobility):
     start, target = span
     for clock, bounds, monotone in itertools.product(CLOCKS, BOUNDS, MONOTONE):
@@ -86,7 +86,9 @@ def test_constraints_hold_on_a_grid_of_this_test(clock, bounds, monotone):
     assert integrals(problem, weighting)[1] == pytest.approx(problem.budget, rel=1e-6)
 
 
-@given(
+@examples(
+    20,
+    60,
     bounds=st.sampled_from(BOUNDS),
     monotone=st.sampled_from(MONOTONE),
     clock=st.sampled_from(CLOCKS),
@@ -95,7 +97,6 @@ def test_constraints_hold_on_a_grid_of_this_test(clock, bounds, monotone):
     powers=st.lists(st.tuples(st.floats(0.1, 3), st.floats(-2, 2)), min_size=1, max_size=3),
     constant=st.floats(0.01, 2),
 )
-@settings(derandomize=True, max_examples=60, deadline=None)
 def test_no_feasible_perturbation_beats_the_optimum(bounds, monotone, clock, mobility, mix, powers, constant):
     problem = bounded(0.005, 0.95, clock, bounds, mobility=mobility, monotone=monotone)
     solution = solve(problem)

@@ -69,7 +69,7 @@ def hard(options) -> bool:
     return "lipschitz" in options or "bins" in options or float(options["target"]) > 1 - 1e-6
 
 
-@fuzz("curves", 40, 700, curves(), EXPONENTS)
+@fuzz("curves", 20, 700, curves(), EXPONENTS)
 def test_curves(case, exponents):
     options, spoilt = case
     ended = run("solve", *words(options), "--json")
@@ -164,7 +164,7 @@ def measured(draw):
     return options, files, spoilt
 
 
-@fuzz("measured", 25, 320, measured(), EXPONENTS)
+@fuzz("measured", 12, 320, measured(), EXPONENTS)
 def test_measured(case, exponents):
     options, files, spoilt = case
     for kind, text in files.items():

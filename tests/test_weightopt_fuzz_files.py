@@ -66,7 +66,7 @@ def tables(draw):
     return options
 
 
-@fuzz("tables", 150, 1500, tables())
+@fuzz("tables", 60, 1500, tables())
 def test_tables(options):
     ended = run("table", *words(options), "--json")
     answered = outcome("tables", ended)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from tests.amounts import some_of
 from theory.quadrature import log_odds
 from weightopt import GroupProblem, Problem, RangeProblem, solve
 from weightopt.errors import ProblemError
@@ -42,6 +43,7 @@ def least_excess(problem, ratio):
     return float(program.value)
 
 
+@pytest.mark.slow
 def test_the_convex_program_draws_the_line_at_the_same_ratio():
     problem = RangeProblem(GroupProblem(CURVE, 6), 0.1)
     found = solve(problem)
@@ -50,7 +52,7 @@ def test_the_convex_program_draws_the_line_at_the_same_ratio():
     assert least_excess(problem, found.worst_ratio * 0.999) > 0
 
 
-@pytest.mark.parametrize(
+@some_of(
     "kind",
     [
         {},
@@ -59,6 +61,7 @@ def test_the_convex_program_draws_the_line_at_the_same_ratio():
         {"budget_kind": "advantage-variance"},
         {"budget_kind": "advantage-variance", "shape": "free", "centred": False},
     ],
+    1,
     ids=str,
 )
 def test_certified_and_better_than_the_table_of_any_single_start(kind):
@@ -82,6 +85,7 @@ def test_certified_and_better_than_the_table_of_any_single_start(kind):
         assert time * spent / own[start].time == pytest.approx(ratio, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_range_of_nothing_costs_nothing_and_a_wider_one_more():
     group = GroupProblem(CURVE, 8)
     worst = [solve(RangeProblem(group, last)).worst_ratio for last in (0.010001, 0.03, 0.1, 0.5)]
@@ -89,6 +93,7 @@ def test_a_range_of_nothing_costs_nothing_and_a_wider_one_more():
     assert worst == sorted(worst)
 
 
+@pytest.mark.slow
 def test_large_groups_have_one_table_for_every_start():
     # The curve's optimum does not depend on the start, so what a range costs vanishes as groups grow.
     worst = [solve(RangeProblem(GroupProblem(CURVE, size), 0.1)).worst_ratio - 1 for size in (4, 8, 16)]

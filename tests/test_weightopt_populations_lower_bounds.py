@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from tests.amounts import examples
+from tests.amounts import examples, some_of
 from theory.quadrature import log_odds
 from theory.step_budgets import BUDGETS
 from weightopt.populations.lower_bounds import Crowd, _frontier, nearest, shortest_time
@@ -30,7 +30,7 @@ def bound_of(budget, rates, target, clock="regular", share=None, *, scheduled=Tr
 
 
 @pytest.mark.parametrize("budget", NAMES)
-@pytest.mark.parametrize("clock", ["regular", "effective"])
+@some_of("clock", ["regular", "effective"], 1)
 def test_one_easy_prompt_takes_the_way_in_the_coordinate(budget, clock):
     # From ½ upwards ρ is concave in log-odds, so that splitting the prompt does not pay.
     start, target = 0.6, 0.9
@@ -154,6 +154,7 @@ def test_counting_prompts_twice_changes_nothing(budget, seed, clock):
     assert other.lower == pytest.approx(one.lower, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_later_target_takes_longer_and_a_better_start_less():
     rates = np.array([0.01, 0.05, 0.2, 0.5])
     for budget in BUDGETS.values():

@@ -90,6 +90,7 @@ def test_one_prompt_takes_the_log_odds_whatever_the_weighting(name):
     assert named_time(problem, name) == pytest.approx(way / 2.5, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_one_easy_prompt_leaves_nothing_to_gain():
     for kind in KINDS:
         solution = solve(PopulationProblem("one", (0.6,), (7,), 0.9, kind))
@@ -169,6 +170,7 @@ def test_the_best_found_beats_the_named_and_keeps_its_word(kind, clock):
     assert ode_time(problem, solution.weighting) == pytest.approx(certificate.time, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_no_perturbation_of_the_best_found_is_faster():
     problem = dataclasses.replace(SMALL, budget_kind="kl")
     solution, rng = solve(problem), np.random.default_rng(2)
@@ -299,6 +301,7 @@ def test_the_command_prints_the_table_and_the_advice(run):
         assert words in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_that_checks(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "r.csv").write_text("rho,count\n0.02,5\n0.3,3\n0.7,1\n")
     options = ("--rates", "r.csv", "--target", 0.6, "--clock", "regular", "--output", "t.json", "--csv", "t.csv")

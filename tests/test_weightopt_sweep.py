@@ -5,6 +5,7 @@ import fcntl
 import importlib.metadata
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.amounts import some_of
 from weightopt import Problem, solve
 from weightopt.errors import ProblemError
 from weightopt.sweep import COLUMNS, Sweep, run_sweep, solve_row
@@ -46,6 +48,27 @@ def test_rows_are_single_solves_in_order(tmp_path):
                 Problem(**values)
         else:
             assert float(row["time"]) == solve(Problem(**values)).time
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no way to see what a process ignores")
+def test_workers_leave_ctrl_c_to_the_process_that_started_them(tmp_path):
+    """A terminal sends it to all of them, also while they still load their libraries: none shows a traceback."""
+    deaf = []
+
+    def look(_rows):
+        for path in Path("/proc").glob("[0-9]*/status"):
+            try:
+                status = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
+            except OSError:
+                continue
+            if int(status["PPid"]) == os.getpid():
+                masks = int(status["SigBlk"], 16) | int(status["SigIgn"], 16)
+                deaf.append(bool(masks >> (signal.SIGINT - 1) & 1))
+
+    run_sweep(SWEEP, tmp_path / "sweep.csv", 2, look)
+    assert len(deaf) >= 2
+    assert all(deaf)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_workers_change_nothing(tmp_path):
@@ -82,7 +105,7 @@ def partial(path):
     return path.with_name(path.name + ".partial")
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 23])
+@some_of("after", [0, 1, 7, 23], 1)
 def test_an_interrupted_sweep_goes_on_to_the_same_bytes(tmp_path, whole, after):
     path = tmp_path / "cut.csv"
     kept = stopped(path, after)

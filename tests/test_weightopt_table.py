@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from tests.amounts import examples
 from theory import catalogue
 from theory.handbook import paper
 from weightopt import Problem, solve
@@ -232,8 +232,7 @@ def test_paths_that_cannot_be_read_are_refused(tmp_path):
             WeightTable.load(path)
 
 
-@given(data=st.data())
-@settings(derandomize=True, max_examples=150, deadline=None)
+@examples(40, 150, data=st.data())
 def test_random_damage_to_the_bytes_is_found(data):
     original = NAMED.to_json().encode()
     damaged = bytearray(original)
@@ -268,8 +267,7 @@ VALUES = st.recursive(
 )
 
 
-@given(key=st.sampled_from(sorted(set(document(NAMED)) - {"checksum"})), value=VALUES, at=st.integers(0, 4))
-@settings(derandomize=True, max_examples=200, deadline=None)
+@examples(40, 200, key=st.sampled_from(sorted(set(document(NAMED)) - {"checksum"})), value=VALUES, at=st.integers(0, 4))
 def test_any_value_with_a_fresh_checksum_is_refused_or_makes_a_whole_table(key, value, at):
     values = document(NAMED)
     if isinstance(values[key], list) and at < len(values[key]):

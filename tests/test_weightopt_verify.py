@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.amounts import some_of
 from theory import catalogue, clocks
 from theory.handbook import paper
 from theory.weighting import Weighting
@@ -94,7 +95,7 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("kind", NUMBERS)
+@some_of("kind", NUMBERS, 2)
 def test_every_altered_number_is_found(kind):
     original = json.loads(KINDS[kind].to_json())
 
@@ -294,7 +295,7 @@ def test_weights_are_certified_whatever_their_last_digits_are(kind, monkeypatch)
     assert "certified: feasible" in verify(perturbed(CERTIFIED[kind], 1e-15))
 
 
-@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+@some_of("size", [1e-2, 1e-4, 1e-6], 1)
 @pytest.mark.parametrize("kind", CERTIFIED)
 def test_weights_that_are_really_off_are_found(kind, size):
     if ("range" in kind and size < 1e-4) or ("convex" in kind and size < 1e-2):
@@ -322,7 +323,7 @@ def test_a_table_solved_on_one_processor_is_accepted_on_another(tmp_path):
 OLDER = [kind for kind in CERTIFIED if "convex" not in kind]
 
 
-@pytest.mark.parametrize("kind", [*OLDER, "solved", "solved in groups", "monotone"])
+@some_of("kind", [*OLDER, "solved", "solved in groups", "monotone"], 6)
 def test_a_file_of_version_0_1_is_read_and_certified(kind):
     values = json.loads({**CERTIFIED, **KINDS}[kind].to_json())
     values["provenance"].pop("parameters", None)

@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -222,8 +223,14 @@ def _solved(rows: Iterator[dict[str, Any]], workers: int) -> Iterator[tuple[str,
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+        # All workers start in `map`. What a terminal sends to each at Ctrl-C is for this process to answer.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            yield from pool.map(solve_row, rows, chunksize=CHUNK)
+            found = pool.map(solve_row, rows, chunksize=CHUNK)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        try:
+            yield from found
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -30,17 +30,18 @@ class OptimizerConfig(Section):
     warmup_steps: Annotated[Integer, Field(ge=0)] = 0
     """Steps over which the learning rate rises in equal parts."""
     cosine_until: Annotated[Integer, Field(ge=1)] | None = None
-    """Step at which the learning rate has fallen to final_share of itself along half a cosine; by default it stays."""
+    """Step at which the learning rate has fallen to final_share of itself along half a cosine; by default it stays.
+    Experimental: no run has measured it."""
     final_share: Annotated[Number, Field(ge=0, le=1)] = 0.1
     """Share of the learning rate that is left after that step."""
     mini_batches: Annotated[Integer, Field(ge=1, le=65536)] = 1
-    """Updates that the groups of a step are shared out among."""
+    """Updates that the groups of a step are shared out among. Experimental: no run has measured several."""
     epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
-    """Times that all groups of a step are gone through."""
+    """Times that all groups of a step are gone through. Experimental: no run has measured several."""
     clip_low: Annotated[Number, Field(gt=0, le=1)] | None = None
-    """PPO's lower bound on the ratio is 1 - clip_low."""
+    """PPO's lower bound on the ratio is 1 - clip_low. Experimental: no run has measured it."""
     clip_high: Annotated[Number, Field(gt=0, le=1e6)] | None = None
-    """PPO's upper bound on the ratio is 1 + clip_high."""
+    """PPO's upper bound on the ratio is 1 + clip_high. Experimental: no run has measured it."""
 
     @property
     def updates(self) -> int:
@@ -66,7 +67,7 @@ class KlConfig(Section):
     """``[kl]``: a penalty on the divergence from a reference, coefficient times KL(policy ‖ reference)."""
 
     coefficient: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
-    """Coefficient of the penalty; 0 for none."""
+    """Coefficient of the penalty; 0 for none. Experimental: no run has measured one."""
     reference: File | None = None
     """Folder of a model, or hub:owner/name[@revision]; by default the start model."""
     estimator: Literal["score", "k3"] = "score"

@@ -275,7 +275,7 @@ def accumulate_gradient(
         Log-probabilities under π_old, from `log_probs_of`: multiply the gradient of each token by π/π_old. None: the
         policy is π_old.
     clip
-        Of π/π_old.
+        Bounds on π/π_old.
     penalties
         From `penalties_of`; None: no penalty.
     """

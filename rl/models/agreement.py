@@ -68,7 +68,7 @@ def prefix_gap(model: PreTrainedModel) -> float:
     may differ, or raise whatever it raises.
     """
     tokens = _tokens(model)[:, :TOKENS]
-    short, split = TOKENS // 4, TOKENS // 2
+    short, split = tokens.shape[1] // 4, tokens.shape[1] // 2  # fewer where the model's context is shorter
     rows = tokens.tolist()
     with torch.no_grad():
         # Prompts of two lengths, the second of which has two responses.

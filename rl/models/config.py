@@ -64,7 +64,7 @@ class LoraConfig(Section):
     """``[lora]``: with a rank above 0 only an adapter is trained, W + (alpha/rank) B A for each weight."""
 
     rank: Annotated[Integer, Field(ge=0, le=4096)] = 0
-    """Rank of the adapter; 0 trains the whole model."""
+    """Rank of the adapter; 0 trains the whole model. Experimental: no run has measured one."""
     alpha: Annotated[Number, Field(gt=0, le=1e6)] | None = None
     """By default 2 * rank."""
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"

@@ -273,7 +273,7 @@ def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
 def save_policy(policy: Policy, folder: Path, *, merge: bool = True) -> None:
     """Write weights (safetensors), configuration and tokenizer into ``folder``.
 
-    An adapter is merged in; with ``merge = False`` it is written in the place of the weights, and what it belongs to.
+    An adapter is merged into the weights. With ``merge = False`` it is written instead, with the name of its model.
     """
     if policy.adapter is None:
         policy.model.save_pretrained(folder)

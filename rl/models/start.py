@@ -179,7 +179,7 @@ def _unreadable(folder: Path, error: OSError, key: str) -> UsageError:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a model's weights, whether they are there or not: the one, or those that the index of parts names.
+    """The files that hold a model's weights: model.safetensors, or those that its index names. They need not exist.
 
     Raises
     ------

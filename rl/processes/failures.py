@@ -35,7 +35,7 @@ def leading() -> bool:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Of several processes that fail let one say why.
+    """When several processes fail, let one of them say why.
 
     Raises
     ------

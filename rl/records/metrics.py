@@ -240,7 +240,7 @@ def line_of(record: StepRecord | EvaluationRecord | TimingRecord) -> dict[str, A
 
 
 def append_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> list[bytes]:
-    """Add one line for each document, all of them or, if one is not JSON, none, and flush them to the disk.
+    """Append one line for each document and flush them to the disk; nothing is written if one of them is not JSON.
 
     Returns
     -------

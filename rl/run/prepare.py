@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,8 +15,8 @@ from rl.config import Config
 from rl.errors import UsageError
 from rl.models.start import check_model, refuse_code, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
+from rl.run.config import TrackingConfig
 from rl.run.template import try_template
-from rl.run.trackers import check_trackers
 from rl.samplers.registry import check_backend
 from rl.seeds import derive_seed
 from rl.step.schedule import TableSchedule
@@ -190,3 +191,10 @@ class _Fitting:
             self.left_out += 1
             prompt = self.task.propose(rng)
         raise self.refuse(prompt)
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Refuse a tracker that is not installed, before a run has begun; raises `UsageError`."""
+    for name in config.trackers:
+        if find_spec(name) is None:
+            raise UsageError(f"tracker {name!r} is not installed: pip install 'weightopt[{name}]'")

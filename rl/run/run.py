@@ -58,8 +58,8 @@ class Outcome:
     step
         Steps made.
     finished
-        Whether that is all of them; if not, the run was interrupted, has saved a checkpoint if it has made a step, and
-        can be resumed.
+        Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
+        if it has made a step.
     evaluation
         The last measurement on held-out prompts.
     """

@@ -11,13 +11,11 @@ from contextlib import AbstractContextManager, redirect_stdout, suppress
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rl.errors import UsageError
 from rl.records import metrics
 from rl.records.layout import ABOUT, TRACKING
 from rl.run.config import TrackingConfig
@@ -28,13 +26,6 @@ GROUPS = {metrics.StepRecord: "train", metrics.EvaluationRecord: "held_out", met
 Say = Callable[[str], None]
 # What takes the values of a step, and what sends those that are held back and ends.
 Tracker = tuple[Callable[[Mapping[str, Any], int], None], Callable[[], None]]
-
-
-def check_trackers(config: TrackingConfig) -> None:
-    """Refuse a tracker that is not installed, before a run has begun; raises `UsageError`."""
-    for name in config.trackers:
-        if find_spec(name) is None:
-            raise UsageError(f"tracker {name!r} is not installed: pip install 'weightopt[{name}]'")
 
 
 class Trackers(AbstractContextManager["Trackers"]):

@@ -23,7 +23,8 @@ class RolloutConfig(Section):
     include_stop: bool = False
     """Whether the string that ended a response belongs to its text, as </answer> does where a verifier asks for it."""
     dynamic_sampling: bool = False
-    """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on."""
+    """Draw further prompts until prompts_per_step groups hold right and wrong responses; only those are trained on.
+    Experimental: no run has measured it."""
     over_generation_limit: Annotated[Integer, Field(ge=1, le=10_000)] = 8
     """Times prompts_per_step that dynamic sampling draws at most."""
 

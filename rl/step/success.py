@@ -26,8 +26,8 @@ class Judgement:
     correct
         Which responses are correct, shape (P, M), bool. Nothing else is ever rewarded.
     parsable
-        In which of them an answer could be read, right or wrong, shape (P, M), bool; in a truncated one none is looked
-        for.
+        In which responses an answer could be read, right or wrong, shape (P, M), bool; False for truncated responses,
+        which are not read.
     timed_out, failed
         Responses that count as wrong because the verifier ran out of time, and because it failed.
     reason

@@ -31,18 +31,18 @@ def asks_for_date(tokenizer: ChatTokenizer) -> bool:
 
 
 def chat_writer(tokenizer: ChatTokenizer, *, date: datetime | None = None) -> Write:
-    """What turns the text of a prompt into the message of a user, followed by the start of the answer.
+    """A function that makes the text of a prompt a user's message, followed by the start of the answer.
 
     Parameters
     ----------
     date
-        What the template is told for the present time, if it asks: with it the prompts of a run stay the same when it
-        goes on another day. None: the present time.
+        Present time that the template is told if it asks for it. A run that goes on on another day gives that of its
+        first, so that prompts stay the same. None: now.
 
     Raises
     ------
     UsageError
-        If the tokenizer has no chat template. What is returned raises it if the template fails.
+        If the tokenizer has no chat template; the function raises it if the template fails.
     """
     if not tokenizer.chat_template:
         raise UsageError(

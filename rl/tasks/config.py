@@ -18,6 +18,7 @@ TASKS: Mapping[str, str] = {
     "addition": "rl.tasks.addition:AdditionConfig",
     "countdown": "rl.tasks.countdown:CountdownConfig",
     "countdown-text": "rl.tasks.countdown_text:CountdownTextConfig",
+    "letters": "rl.tasks.letters:LettersConfig",
     "gsm8k": "rl.tasks.math_file:MathConfig",
     "math": "rl.tasks.math_file:MathConfig",
     "reasoning-gym": "rl.tasks.puzzles:ReasoningGymConfig",

@@ -56,14 +56,14 @@ class ImportedConfig(ForeignTaskConfig):
 def load_task(config: ImportedConfig) -> Any:
     """The object at ``config.path``, or what it makes of ``config.parameters`` if it can be called.
 
-    It must be a `rl.tasks.protocol.GeneratedTask` or `rl.tasks.protocol.ListedTask` and a
-    `rl.tasks.protocol.Verifier` in one, and say so before it is called. Its module must lie in the folder that the
+    It must be a `rl.tasks.protocol.GeneratedTask` or `rl.tasks.protocol.ListedTask`, and a
+    `rl.tasks.protocol.Verifier` too, and declare this before it is called. Its module must lie in the folder that the
     program was started in, which is searched last, or be named in the environment variable `ALLOWED`.
 
     Returns
     -------
     object
-        With the same members; whatever it gives has been checked, and what is no prompt is a `UsageError` that says so.
+        With the same members, which check what they return: what is no prompt raises a `UsageError` that says so.
 
     Raises
     ------

@@ -292,6 +292,7 @@ def written(value: Fraction) -> str:
 
 OPENING, CLOSED = "([{", ")]}"
 EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)|\\equiv(?![A-Za-z])")
+COMMA, MEMBER = re.compile(","), re.compile(r"(?!0[0-9]).+")
 ALTERNATIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])|[;,]")
 
 
@@ -314,6 +315,24 @@ def split_outside_brackets(text: str, pattern: re.Pattern[str]) -> list[str]:
             depth -= 1
         position += 1
     return [*parts, text[start:].strip()]
+
+
+def members(text: str) -> tuple[str, list[str]]:
+    r"""Brackets and members of a point or interval, as ``(a,b)`` or ``[a,b)``, or of a list, as ``a,b`` or ``\{a,b\}``.
+
+    A list has no brackets. No members if the text is none of these, holds further brackets, or may have grouped digits.
+    """
+    brackets = text[:1] + text[-1:]
+    if text[:2] == r"\{" and text[-2:] == r"\}":
+        brackets, text = "", text[2:-2]
+    elif brackets in ("()", "[]", "(]", "[)"):
+        text = text[1:-1]
+    else:
+        brackets = ""
+    parts = split_outside_brackets(text, COMMA)
+    if len(parts) < 2 or set("()[]") & set(text) or read_numeral(text) or not all(map(MEMBER.fullmatch, parts)):
+        return "", []
+    return brackets, parts
 
 
 def ratio(text: str) -> tuple[str, ...] | None:

@@ -20,6 +20,24 @@ from rl.tasks.protocol import Prompt
 LONGEST_ANSWER = 256
 MOST_LINKS = 6
 
+# Pairs that take the ways of common answers through parser and sympy. Both keep what they have worked out, and every
+# process that judges an answer starts from there.
+WARM_UP = (
+    (r"\frac{3\sqrt{5}}{7}", r"3\sqrt{5}/7"),
+    (r"4\sqrt{6}", r"5\sqrt{6}"),
+    (r"(2,\sqrt{3})", r"\left(2,\sqrt{5}\right)"),
+    ("x^2+5x+6", "(x+2)(x+3)"),
+    ("2x-3y=5", "2x=3y+7"),
+    (r"[2,\sqrt{5})", r"[2,\sqrt{5}]"),
+    (r"\frac{3\pi}{4}", r"\frac{5\pi}{4}"),
+    ("2+3i", "2-3i"),
+    (r"(-\infty,2)\cup(2,\infty)", r"x<2 \text{ or } x>2"),
+    (r"\{2,3,5\}", "2,3,7"),
+    ("x>2", r"(2,\infty)"),
+    (r"2\pi+\sin{x}", r"2^{x}\cdot 3"),
+    (r"\begin{pmatrix} 2 & 3 \\ 5 & 7 \end{pmatrix}", r"\begin{pmatrix} 2 & 3 \\ 5 & 8 \end{pmatrix}"),
+)
+
 APPROXIMATELY = re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])")
 NAME = re.compile(r"[^0-9+*/<>-]*[A-Za-z][^+*/<>=]*")
 
@@ -52,9 +70,8 @@ class MathVerifier:
 
         self._expressions: Any = expressions
         self._form: Form = form
-        # Fills the tables of the parser, once and not for every answer.
-        for text in (r"\frac{1}{2}x", r"(1, \sqrt{2})", "x^2=1", r"x>3", r"\{1,2\}", r"2\pi+\sin{x}", r"[2,3)"):
-            expressions.equal(text, f"{text} ")
+        for wanted, given in WARM_UP:
+            self.equal(wanted, given)
 
     def verify(self, prompt: Prompt[Reference], response: str) -> bool | None:
         """Whether the answer equals the reference; None if none stands in the form asked for or it has no meaning."""
@@ -84,6 +101,8 @@ class MathVerifier:
             return math_answer.equal_ratios(ratios[0], ratios[1])
         if ratios[0] or ratios[1]:
             return False if ratios[1] or read_numeral(given) else None
+        if (said := _same_members(wanted, given)) is not None:
+            return said
         parts = split_outside_brackets(given, math_answer.ALTERNATIVE)
         for part in parts:
             if len(links := split_outside_brackets(part, EQUALS)) > 1 and not self._is_true(links):
@@ -137,6 +156,31 @@ def _words_agree(wanted: Reading, given: Reading) -> bool | None:
     if (letters > 2 or wanted.worded or words == ("no",)) and words == math_answer.as_words(given.text):
         return True
     return False if wanted.worded and letters > 1 else None
+
+
+def _same_members(wanted: str, given: str) -> bool | None:
+    """Whether two points, intervals or lists of numerals are the same; None if they are not both of one kind.
+
+    Point and interval member by member, since an interval whose ends are in the wrong order is the empty set for sympy.
+    """
+    (brackets, first), (others, second) = math_answer.members(wanted), math_answer.members(given)
+    if not first or len(first) != len(second) or bool(brackets) != bool(others):
+        return None
+    if brackets:
+        said = [_same_member(one, other) for one, other in zip(first, second, strict=True)]
+        return None if None in said else brackets == others and all(said)
+    lists = [[numeral for member in side if (numeral := read_numeral(member))] for side in (first, second)]
+    if not all(len({numeral.value for numeral in each}) == len(first) for each in lists):
+        return None  # something else is among them, or one twice, which a set does not count
+    ordered = [sorted(each, key=lambda numeral: numeral.value) for each in lists]
+    return all(numerals.agree(one, other) for one, other in zip(*ordered, strict=True))
+
+
+def _same_member(wanted: str, given: str) -> bool | None:
+    if compact(wanted).removeprefix("+") == compact(given).removeprefix("+"):
+        return True
+    one, other = read_numeral(wanted), read_numeral(given)
+    return numerals.agree(one, other) if one and other else None
 
 
 def _values(wanted: str, given: str) -> tuple[str, str]:

@@ -200,16 +200,25 @@ class _Worker:
         return Judged.read(os.read(self.replies, 4096), self._number)
 
     def wait_until_ready(self) -> None:
-        """Wait until the verifier has been built, or raise `UsageError` with the reason why it could not be."""
+        """Wait until the verifier has been built, or raise `UsageError` with the reason why it could not be.
+
+        The process is left for `kill`.
+        """
         ready, _, _ = select.select([self.replies], [], [], max(0.0, self.deadline - time.monotonic()))
         judged = self.receive() if ready else None
         if judged is None or judged.verdict is not Verdict.RIGHT:
             reason = judged.reason if judged else "it ended, or took too long"
-            self.kill()
             raise UsageError(f"the verifier of the task cannot be started: {reason}")
 
     def kill(self) -> None:
         """End the process and all that it has started; no more than its number stays behind."""
+        for number in (signal.SIGTERM, signal.SIGCONT):  # it alone can reach what has left its session
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+        deadline = time.monotonic() + GRACE
+        while select.select([self.replies], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not os.read(self.replies, 4096):
+                break
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

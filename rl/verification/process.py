@@ -3,15 +3,15 @@
 The process builds the verifier once and then forks for every answer. So each answer meets the verifier as it was built,
 whatever came before; a child that runs out of time, memory or stack takes nothing with it, and the next is there in
 milliseconds. The kernel's own timer ends a child, also in the middle of a product of huge numbers; one that ignores
-it, waits or is stopped is killed by the clock. A child has no descriptor but that of its own reply, and all of them,
-with whatever they have started, end when the process that asked is gone.
+it, waits or is stopped is killed by the clock. A child has no descriptor but that of its own reply. What it has started
+ends with it, and all of them end when the process that asked is gone, also what has left session and parent. One escape
+is open to a verifier that is not sealed and means harm: what it has started stays if it kills this process first.
 
 A message is a length (8 bytes, little-endian) and a pickle; it comes from our own process. What goes back may have been
 touched by the text of a model and is never unpickled; it names the request, so that other bytes are no reply.
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 import pickle
@@ -29,14 +29,12 @@ from rl.errors import UsageError
 from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
 from rl.verification.config import VerifierConfig
+from rl.verification.descendants import adopt_orphans, children, end_descendants, signal_on_end_of_parent
 from rl.verification.sandbox import seal
 from rl.verification.verdict import Judged, Verdict
 
 # Standard input of this process, where requests come from, and of a child where its reply goes.
 REQUESTS, REPLY = 0, 3
-
-PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 # The time that an answer may take by the clock, for each second of computing that it may take: a verifier that waits
 # is stopped, and one on a busy machine is not.
@@ -48,11 +46,14 @@ def main() -> None:
     replies = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # what a verifier prints is not a reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: _end_all())
+    os.register_at_fork(after_in_child=_forget_signals)  # a helper of the verifier must not end what is not its own
+    adopt_orphans()
     parent = int(sys.argv[2])
     # Of all signals the one that also reaches a process that has been stopped. It comes when a thread of the parent
     # ends as well, hence the question.
     signal.signal(signal.SIGCONT, lambda *_: None if os.getppid() == parent else _end_all())
-    _on_end_of_parent(signal.SIGCONT)
+    signal_on_end_of_parent(signal.SIGCONT)
     if os.getppid() != parent:
         _end_all()
     number, task, limits = _receive()
@@ -62,13 +63,16 @@ def main() -> None:
     except Exception as error:
         reason = str(error) if isinstance(error, UsageError) else _reason(error)
         os.write(replies, Judged(verdict=Verdict.FAILED, reason=reason).reply(number))
-        return
+        _end_all()
+    own = children()  # which the verifier needs from answer to answer
     gc.collect()
     gc.freeze()  # else the first collection in a child copies all that is shared with it
     os.write(replies, Judged(verdict=Verdict.RIGHT).reply(number))
     while (message := _receive()) is not None:
         number, prompt, response = message
         os.write(replies, _judge_in_child(verifier, prompt, response, settings).reply(number))
+        end_descendants(own)
+    _end_all()
 
 
 def _receive() -> Any:
@@ -87,14 +91,14 @@ def _read(count: int) -> bytes:
     return bytes(read)
 
 
-def _on_end_of_parent(number: int) -> None:
-    """Have the kernel send a signal to this process when its parent ends, where it can."""
-    if _prctl is not None:
-        _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(number))
+def _forget_signals() -> None:
+    for number in (signal.SIGCONT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _end_all() -> NoReturn:
     """End this process and what it and its children have started."""
+    end_descendants()
     os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
@@ -104,7 +108,7 @@ def _judge_in_child(verifier: Verifier[Any], prompt: Prompt[Any], response: str,
     parent, child = os.getpid(), os.fork()
     if child == 0:
         try:
-            _on_end_of_parent(signal.SIGKILL)
+            signal_on_end_of_parent(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
             os.dup2(writable, REPLY, inheritable=False)
@@ -143,8 +147,7 @@ def _judge_in_child(verifier: Verifier[Any], prompt: Prompt[Any], response: str,
 
 def _limit(settings: VerifierConfig) -> None:
     """Bound time and memory of this process; the default action of the timer ends it, whatever it is doing."""
-    for number in (signal.SIGPROF, signal.SIGCONT):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, settings.seconds_per_answer)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     room = _address_space() + settings.memory_mib * 2**20

@@ -31,10 +31,10 @@ class Judged:
 
     @classmethod
     def of(cls, said: object) -> Self:
-        """From what `rl.tasks.protocol.Verifier.verify` returns.
+        """The verdict that a return value of `rl.tasks.protocol.Verifier.verify` is.
 
-        True, False and None are verdicts, also those of numpy. A score or a word is none, however true it looks: 0.1
-        and "wrong" would count as right.
+        True, False, numpy's booleans and None are verdicts. Anything else is a failure, since a score of 0.1 or the
+        word "wrong" would count as right by its truth value.
         """
         if said is None:
             return cls(verdict=Verdict.UNREADABLE)

@@ -3,7 +3,7 @@
 ``evaluations.csv.xz`` has a row for each held-out evaluation of every run, ``steps.csv.xz`` one for each update of the
 runs that are compared, ``starts.csv`` how many prompts of a start model had so many right responses, ``rates.csv`` the
 learning rates that were chosen, ``seconds.csv`` what each run took, and ``operators.csv``, where it was asked for,
-success by operator.
+success by operator, and ``labels.json`` how people read the names of the methods.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from weightopt.files import replace_file
 
 RESULTS = HERE / "results"
 OPERATORS_FILE = "operators.csv"
+LABELS = "labels.json"  # how people read the methods' names
 DONE = "done"  # a file in the folder of a run that is finished
 KEYS = ["phase", "method", "rate", "seed"]
 
@@ -66,6 +67,7 @@ def collect(plan: Plan, setting: Setting, output: Path, results: Path = RESULTS)
         pd.concat(operators).to_csv(folder / OPERATORS_FILE, index=False, float_format="%.6g")
     _starts(output / setting.name / "starts").to_csv(folder / "starts.csv", index=False)
     rates = json.loads((output / setting.name / "rates.json").read_text(encoding="utf-8"))
+    replace_file(folder / LABELS, (json.dumps(dict(plan.labels), indent=2) + "\n").encode())
     replace_file(folder / "rates.csv", "".join(["method,rate\n", *(f"{m},{r}\n" for m, r in rates.items())]).encode())
 
 

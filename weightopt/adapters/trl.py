@@ -7,7 +7,6 @@ returns and those that it logs.
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from collections import deque
@@ -16,7 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from trl import GRPOTrainer, RLOOTrainer  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
+from trl import (  # pyright: ignore[reportMissingImports]
+    GRPOConfig,  # pyright: ignore[reportPrivateImportUsage]
+    GRPOTrainer,  # pyright: ignore[reportPrivateImportUsage]
+    RLOOConfig,  # pyright: ignore[reportPrivateImportUsage]
+    RLOOTrainer,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from weightopt.adapters.rules import sentences
 from weightopt.adapters.trl_rules import GRPO, RLOO
@@ -69,7 +73,8 @@ class WeightTableMixin(_Trainer):
         for name in NEEDED:
             if not hasattr(super(), name):
                 raise self.weigher.error(f"{type(self).__name__} must also be a GRPOTrainer or RLOOTrainer with {name}")
-        settings = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments.get("args")
+        given = (kwargs.get("args"), *args)
+        settings = next((value for value in given if isinstance(value, GRPOConfig | RLOOConfig)), None)
         if settings is not None:  # before a model is loaded
             self._check_settings(settings)
         super().__init__(*args, **kwargs)

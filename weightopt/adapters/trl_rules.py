@@ -17,6 +17,8 @@ BY_MICRO_BATCH = ("bnpo",)
 BY_BATCH = ("dapo", "cispo", "vespo")
 BY_A_CONSTANT = ("dr_grpo", "luspo")
 
+RLOO_ALONE = ("normalize_advantages", "reward_clip_range")
+
 
 def _what_divides(settings: Settings) -> str:
     loss = settings.get("loss_type", "dapo")
@@ -91,6 +93,7 @@ GRPO = Host(
     constructors=("GRPOConfig",),
     recognises=lambda given: (
         not any(isinstance(value, Mapping) for value in given.values())
+        and not any(key in given for key in RLOO_ALONE)
         and any(key in given for key in ("num_generations", "loss_type", "scale_rewards", "max_completion_length"))
     ),
     rules=(
@@ -166,7 +169,7 @@ RLOO = Host(
     tested=TESTED,
     lines="from weightopt.adapters.trl import TableRLOOTrainer; TableRLOOTrainer(..., table='table.json')",
     constructors=("RLOOConfig",),
-    recognises=lambda given: any(key in given for key in ("normalize_advantages", "reward_clip_range")),
+    recognises=lambda given: any(key in given for key in RLOO_ALONE),
     rules=(
         dataclasses.replace(SIZE, default=2),
         Rule(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -213,17 +215,17 @@ class GroupWeigher:
                 _, groups = np.unique(ids, return_inverse=True)
                 return groups, int(groups.max()) + 1
             ids = ids.tolist()
+        number: defaultdict[Any, int] = defaultdict(itertools.count().__next__)
         try:
             ids = list(ids)
-            number = dict.fromkeys(ids)
+            groups = np.fromiter(map(number.__getitem__, ids), dtype=np.intp, count=len(ids))
         except TypeError:
             raise self.error("ids must be whole numbers, strings or other values that can be hashed") from None
         if len(ids) != responses:
             raise self.error(f"there must be as many ids as scores, found {len(ids)} and {responses}")
         if any(key is None or key != key for key in number):
             raise self.error("an id must not be None or NaN: each response needs the id of its group")
-        number = dict(zip(number, range(len(number)), strict=True))
-        return np.fromiter(map(number.__getitem__, ids), dtype=np.intp, count=responses), len(number)
+        return groups, len(number)
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -78,11 +78,11 @@ class PopulationAnswer(Answer):
     Attributes
     ----------
     weighting
-        Best shared ω found; at the start a step with it spends the budget.
+        Best shared ω found, scaled so that the first step spends the budget.
     rows
         The named ones; none where the answer is read from a file.
     schedule
-        Time of weights by prompt and step that are known, so that the optimum over all weights is at most this.
+        Time of the best known weights that may differ by prompt and step: the optimum over all weights is at most this.
     exact
         Whether the lower bound is the optimum over all weights if prompts may be split.
     """
