@@ -39,7 +39,7 @@ class _Readable:
         settings["help"] = plain(unwrapped(text))
         if examples:
             settings["epilog"] = "Examples:\n\n" + plain(inspect.cleandoc(examples[0]))
-        super().__init__(*arguments, **settings)
+        super().__init__(*arguments, **settings)  # pyright: ignore[reportCallIssue]  of the command it is mixed into
         self._readable: set[int] = set()
 
     def get_params(self, ctx: Any) -> list[Any]:
