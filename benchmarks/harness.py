@@ -6,8 +6,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +51,21 @@ def load() -> str:
 def introduce(about: dict[str, str]) -> None:
     """Print where this runs, in one line."""
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+
+
+def cpu_seconds(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds on the wall and CPU seconds of a command and what it starts, with numerical libraries as users have them.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If it fails.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - begin, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def duration(seconds: float) -> str:

@@ -142,17 +142,21 @@ class Turns:
         # Whatever the libraries print goes elsewhere.
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        self._began = math.nan
+        self._began = self._spent = math.nan
 
     def wait(self) -> None:
         """Say that the last turn is over, or that all is prepared, and wait for the next one."""
         if sys.stdin.readline() != "go\n":
             raise Enough
-        self._began = time.perf_counter()
+        self._began, self._spent = time.perf_counter(), time.process_time()
 
     def elapsed(self) -> float:
         """Seconds since the turn began."""
         return time.perf_counter() - self._began
+
+    def spent(self) -> float:
+        """CPU seconds of all threads since the turn began."""
+        return time.process_time() - self._spent
 
     def say(self, **what: Any) -> None:
         """Report."""
@@ -196,6 +200,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
             )
             turns.say(
                 seconds=turns.elapsed(),
+                cpu=turns.spent(),
                 computed=record["distinct_responses"],
                 **last,
                 **{stage: timing[stage] for stage in ("sampling", "learning", "hand_over")},
@@ -254,8 +259,8 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
     class InTurn(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if found:
-                seconds = turns.elapsed()
-                turns.say(seconds=seconds, learning=seconds - found.pop("prepared"), **found)
+                seconds, cpu = turns.elapsed(), turns.spent()
+                turns.say(seconds=seconds, cpu=cpu, learning=seconds - found.pop("prepared"), **found)
             else:
                 turns.say(ready=True)
             turns.wait()

@@ -3,7 +3,8 @@
     python -m benchmarks.rl_step [--model small|smollm2] [--precision fp32|bf16] [--sampler torch|vllm]
 
 A step is 16 prompts with 8 responses of 32 new tokens each and one update of AdamW. The parties take turns in one run,
-each in a process of its own that sleeps while another computes:
+each in a process of its own that sleeps while another computes. CPU seconds of a step say more than seconds where other
+programs share the machine, and with one thread (`--threads 1`) they are the same where none does:
 
 * ours: `rl.train.train` as it is called by the command line, its own records giving seconds of sampling and learning;
 * TRL: `GRPOTrainer.train` with its sampling by transformers; without gradient checkpointing, its default, unless
@@ -170,10 +171,10 @@ def ratios(first: Party, second: Party, stage: str) -> list[float]:
 def row(party: Party) -> str:
     """One line of the table."""
     cells = []
-    for stage in ("seconds", "sampling", "learning"):
+    for stage in ("seconds", "cpu", "sampling", "learning"):
         values = [report[stage] for report in party.reports if stage in report]
         cells.append(spread(values) if values else "")
-    return f"  {party.name:<8}" + "".join(f"{cell:<25}" for cell in cells) + f"{party.reports[-1]['peak_mib']:.0f}"
+    return f"  {party.name:<8}" + "".join(f"{cell:<24}" for cell in cells) + f"{party.reports[-1]['peak_mib']:.0f}"
 
 
 def judge(parties: Mapping[str, Party], model: Path, aim: float) -> list[dict[str, Any]]:
@@ -187,6 +188,7 @@ def judge(parties: Mapping[str, Party], model: Path, aim: float) -> list[dict[st
 
     if "trl" in parties:
         add("step, times as fast as TRL", ratios(mine, parties["trl"], "seconds"), aim)
+        add("CPU seconds of TRL's step over ours", ratios(mine, parties["trl"], "cpu"), None)
         add("sampling, times as fast as TRL", ratios(mine, parties["trl"], "sampling"), None)
         add("learning, times as fast as TRL", ratios(mine, parties["trl"], "learning"), None)
     if "bare" in parties:
@@ -205,7 +207,7 @@ def judge(parties: Mapping[str, Party], model: Path, aim: float) -> list[dict[st
 
 def report(parties: Sequence[Party], found: Sequence[Mapping[str, Any]], model: Path) -> None:
     """Print it."""
-    print(f"  {'':<8}{'seconds a step':<25}{'sampling':<25}{'learning':<25}peak MiB")
+    print(f"  {'':<8}{'seconds a step':<24}{'CPU seconds':<24}{'sampling':<24}{'learning':<24}peak MiB")
     for party in parties:
         print(row(party))
     named = {party.name: party for party in parties}

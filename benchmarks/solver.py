@@ -14,7 +14,8 @@ What is compared. On N cells of success probability 0.01 → 0.9, even in log-od
 
 Why it is fair. Everybody starts from the same arrays (group: from start, target and size), knows no answer and is
 timed cold: modelling, solving and reading the weights, in a process in which every library has run before, BLAS on one
-thread (two are slower for everybody). Solvers take turns; in its turn a short solve is repeated for 20 ms and the
+thread (two are slower for everybody). Seconds are CPU seconds of the process: other programs that share the machine
+lengthen the wait and hardly the work. Solvers take turns; in its turn a short solve is repeated for 20 ms and the
 median counts, for everybody alike. Ratios are formed within each round. Peers are set up as by somebody who knows them:
 
     units       weights in units of the unconstrained optimum, objective and budget times N, so that the numbers a
@@ -27,7 +28,8 @@ median counts, for everybody alike. Ratios are formed within each round. Peers a
                 or hinges ≥ 0 (in softmax form it ends 4e-6 off, and later). Bounds have no natural form
     slsqp       dense, so N = 200 only; all gradients and Jacobians given
 
-Also timed: `weightopt --help`, and a sweep of 10 000 solves with two workers, all of them certified.
+Also timed: `weightopt --help` in CPU seconds of a new process, beside a bare Python and the help of an empty typer
+application; and a sweep of 10 000 solves with two workers, all of them certified, by the clock on the wall.
 
 Starts: the constant weight; for lbfgsb equal shares of the budget.
 
@@ -45,7 +47,6 @@ import dataclasses
 import gc
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -53,7 +54,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import solver_peers
-from benchmarks.harness import THREADS, duration, introduce, machine, on_one_thread, paired, save, verdict
+from benchmarks.harness import THREADS, cpu_seconds, duration, introduce, machine, on_one_thread, paired, save, verdict
 from benchmarks.solver_peers import LABELS, OF_CELLS, OF_GROUPS, OURS, Answer, Solver, absent
 from benchmarks.solver_problems import GROUP_SIZE, Exact, Group, cells_of
 
@@ -70,10 +71,11 @@ AIMS: dict[str, tuple[tuple[float, str | None], ...]] = {
     "lipschitz": ((10, None),),
     "group": ((20, "cvxpy"), (5, "lbfgsb")),
 }
-# Command lines and the seconds in which they should end; 125 starts × 4 clocks × 20 pairs of bounds are 10 000 solves.
+# Seconds in which the help and the sweep should end; 125 starts × 4 clocks × 20 pairs of bounds are 10 000 solves.
+HELP, SWEPT = 0.25, 20.0
+LEAST_HELP = "import typer; app = typer.Typer(); app.command()(lambda: None); app(['--help'])"
 SWEEP = ["sweep", "--start=0.001:0.5:125", "--target=0.9", "--min-weight=0,0.5", "--max-weight=3:60:10", "--workers=2"]
 SWEEP += [f"--clock={clock}" for clock in ("regular", "effective", "failures", "mixed:16")]
-COMMANDS = {"help": (["--help"], 0.4), "sweep": (SWEEP, 20.0)}
 
 
 @dataclasses.dataclass
@@ -96,13 +98,13 @@ class Row:
 
 
 def turn(solve: Solver, problem: Any, limit: float) -> tuple[float, Answer]:
-    """Median seconds of the solves that fit into a turn, at least one."""
+    """Median CPU seconds of the solves that fit into a turn, at least one."""
     gc.collect()
     seconds: list[float] = []
     while True:
-        begin = time.perf_counter()
+        begin = time.process_time()
         answer = solve(problem, limit)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
         if sum(seconds) >= TURN:
             return statistics.median(seconds), answer
 
@@ -157,24 +159,33 @@ def judge(problem: str, size: int, rows: list[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def time_command(name: str, repeats: int) -> dict[str, Any]:
-    """Wall time of a command line as a user would run it; what it writes must all be certified."""
-    arguments, aim = COMMANDS[name]
-    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
-    seconds, sound = [], True
+def start_up(repeats: int) -> dict[str, Any]:
+    """CPU seconds from the start to the end of `weightopt --help`, of a bare Python, and of the least help by typer."""
+    starts = {"help": ["-m", "weightopt", "--help"], "python": ["-c", ""], "typer": ["-c", LEAST_HELP]}
+    taken = {name: [cpu_seconds([sys.executable, *rest])[1] for _ in range(repeats)] for name, rest in starts.items()}
+    least = {name: min(seconds) for name, seconds in taken.items()}
+    return {"problem": "help", "seconds": least, "aim": HELP, "reached": least["help"] < HELP}
+
+
+def sweep(_: int) -> dict[str, Any]:
+    """Wall time of a sweep as a user would run it; what it writes must all be certified."""
     with tempfile.TemporaryDirectory() as folder:
-        for round_ in range(repeats if name == "help" else 1):
-            file = Path(folder) / f"{round_}.csv"
-            output = [] if name == "help" else ["--output", str(file)]
-            begin = time.perf_counter()
-            command = [sys.executable, "-m", "weightopt", *arguments, *output]
-            subprocess.run(command, check=True, capture_output=True, env=environment)
-            seconds.append(time.perf_counter() - begin)
-            if output:
-                rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-                sound = len(rows) == 10_000 and all(float(row["gap"] or "inf") <= CERTIFIED for row in rows)
-    reached = sound and statistics.median(seconds) < aim
-    return {"problem": name, "seconds": seconds, "sound": sound, "aim": aim, "reached": reached}
+        file = Path(folder) / "sweep.csv"
+        seconds, cpu = cpu_seconds([sys.executable, "-m", "weightopt", *SWEEP, "--output", str(file)])
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    sound = len(rows) == 10_000 and all(float(row["gap"] or "inf") <= CERTIFIED for row in rows)
+    reached = sound and seconds < SWEPT
+    return {"problem": "sweep", "seconds": seconds, "cpu": cpu, "sound": sound, "aim": SWEPT, "reached": reached}
+
+
+def told(found: dict[str, Any]) -> str:
+    """What a command line took, in words."""
+    verdict_ = verdict(found["aim"], found["reached"], " s")
+    if found["problem"] == "sweep":
+        took = f"{duration(found['seconds'])}, {duration(found['cpu'])} of CPU time"
+        return f"weightopt sweep, 10 000 solves, 2 workers: {took}{verdict_}"
+    help_, python, typer = (duration(found["seconds"][name]) for name in ("help", "python", "typer"))
+    return f"weightopt --help: {help_} of CPU time; the least help by typer {typer}, a bare Python {python}{verdict_}"
 
 
 def table(rows: list[Row]) -> str:
@@ -204,15 +215,17 @@ def sentence(found: dict[str, Any]) -> str:
 
 
 CAPTION = f"""
-Ratios are formed within each round; their median is shown. A peer whose error (of time, budget or a constraint) exceeds
-{ACCURATE:g}, that failed or that ran out of time is shown but cannot be the fastest. gap: certified, relative.
+CPU seconds. Ratios are formed within each round; their median is shown. A peer whose error (of time, budget or a
+constraint) exceeds {ACCURATE:g}, that failed or that ran out of time is shown but cannot be the fastest.
+gap: certified, relative.
 Aims: N = {AIM_SIZE} against the fastest peer, group against cvxpy and L-BFGS-B; gap and error at most {CERTIFIED:g}."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and print; 1 where an aim is missed, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    problems, peers = [*AIMS, *COMMANDS], [name for name in LABELS if name != OURS]
+    commands = {"help": start_up, "sweep": sweep}
+    problems, peers = [*AIMS, *commands], [name for name in LABELS if name != OURS]
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 2000, 20000], help="numbers of cells")
     parser.add_argument("--problems", nargs="+", choices=problems, default=problems)
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
@@ -229,12 +242,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("CasADi is not installed, IPOPT is left out: make .venv/.bench")
     results: list[dict[str, Any]] = []
     for problem in options.problems:
-        if problem in COMMANDS:
-            found = time_command(problem, options.repeats)
-            text = "weightopt --help" if problem == "help" else "weightopt sweep, 10 000 solves, 2 workers"
-            took = duration(statistics.median(found["seconds"]))
-            print(f"\n{text}: {took}{verdict(found['aim'], found['reached'], ' s')}", flush=True)
-            results.append(found)
+        if problem in commands:
+            results.append(commands[problem](options.repeats))
+            print(f"\n{told(results[-1])}", flush=True)
             continue
         for size in [GROUP_SIZE] if problem == "group" else options.sizes:
             rows, exact = measure(problem, size, [OURS, *options.only], options.repeats, options.limit)

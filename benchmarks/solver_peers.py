@@ -188,7 +188,7 @@ def _slsqp(cells: Cells, limit: float) -> Answer:
 
 
 def _group_ours(_: Group, __: float) -> Answer:
-    solution = solve(GroupProblem(Problem(START, TARGET, "effective"), GROUP_SIZE))
+    solution = solve(GroupProblem(Problem(START, TARGET, "effective"), GROUP_SIZE, budget_kind="drift"))
     return Answer(np.array(solution.weight), solution.gap)
 
 

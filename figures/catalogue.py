@@ -40,6 +40,11 @@ weight is e(ρ) = ρ(1-ρ)ω(ρ), its surrogate h has h' = ω. In a group of M r
 at K = 0 and K = M is a rule of its own: the limit of -ρω, respectively (1-ρ)ω, or what the published method does.
 The word reconstruction marks forms that are ours and not the paper's (arXiv 2602.11128).
 
+The elasticity of φ(ρ) = ρu(ρ), d ln φ/d ln ρ, says what becomes of kinds of prompts that share a habit: above 1 the
+more successful kind drives the others out, below 1 shares come back, and the lower it is, the longer rare kinds stay
+([problems.md](problems.md#kinds-that-compete)). For large groups it is 1 + d ln ω/d ln ρ; in groups of {GROUP_SIZE} the
+rules for uniform groups are part of it.
+
 Each picture shows ω and e, grey and dotted those of GRPO; for rules that exist in groups only, the advantage of a
 correct and of a wrong response by K, for M = {GROUP_SIZE}.
 
@@ -107,7 +112,7 @@ def page() -> str:
         if name in ratios:
             in_brackets = [f" ({place})" if name in catalogue.WEIGHTINGS else "" for place in places[name]]
             cells = [f"{ratio:.3f}{place}" for ratio, place in zip(ratios[name], in_brackets, strict=True)]
-        if name in catalogue.BATCH_EXAMPLES and slug(member) == "curverl":
+        if _fixed_window(member):
             cells += ["—"] * len(GROUP_CASES)  # its window fixes another group size
         else:
             cells += [f"{group_ratio(member, GROUP_SIZE, *case):.3f}" for case in GROUP_CASES]
@@ -127,6 +132,11 @@ def page() -> str:
     return "\n".join(sections)
 
 
+def _fixed_window(member: Member) -> bool:
+    """Whether a member's statistics are those of groups of another size."""
+    return member.name in catalogue.BATCH_EXAMPLES and slug(member) == "curverl"
+
+
 def anchor(member: Member) -> str:
     """The link to a member's section: its name as a heading, without the characters that headings drop."""
     return "".join(character for character in member.name if character.isalnum() or character == "-")
@@ -139,6 +149,7 @@ def _power_of_ten(value: float) -> str:
 
 def _section(member: Member) -> str:
     text = describe(member)
+    groups = "–" if _fixed_window(member) else catalogue.elasticity_text(member, GROUP_SIZE)
     source = text["source"][:1].upper() + text["source"][1:]
     lines = [f"### {member.name}", "", f"{text['label']}. {source}.", ""]
     if isinstance(member, Weighting):
@@ -147,6 +158,9 @@ def _section(member: Member) -> str:
     else:
         lines += [f"- advantages: {text['formula']}", f"- large groups: A⁺-A⁻ → {member.limit.formula}"]
     lines += [f"- all-wrong group: {text['all_wrong']}", f"- all-right group: {text['all_right']}"]
+    lines.append(
+        f"- elasticity of φ at 0.1, 0.25, 0.4: {catalogue.elasticity_text(member)}; M = {GROUP_SIZE}: {groups}"
+    )
     if text["note"]:
         lines.append(f"- {text['note']}")
     return "\n".join([*lines, "", f"![{text['label']}]({FOLDER}/{slug(member)}.png)", ""])

@@ -28,6 +28,7 @@ NAMES = (
     "group-tables",
     "group-loss",
     "population",
+    "advice-over-m",
     "simulation",
     "regimes",
     "all-wrong",

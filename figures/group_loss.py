@@ -31,7 +31,7 @@ def data() -> pd.DataFrame:
     for clock in CLOCKS:
         for size in SIZES:
             for start in starts.tolist():
-                problem = GroupProblem(Problem(start, TARGET, clock), size)
+                problem = GroupProblem(Problem(start, TARGET, clock), size, budget_kind="drift")
                 _, compared = compare_groups(problem, style.NAMES, ())
                 rows += [
                     (clock, size, start, row.weighting, row.ratio) for row in compared if row.weighting in style.NAMES

@@ -38,10 +38,10 @@ def data() -> pd.DataFrame:
         plug = solve(curve).weighting
         for size in SIZES:
             k = np.arange(1, size)
-            problem = GroupProblem(curve, size, shape="free")
+            problem = GroupProblem(curve, size, budget_kind="drift", shape="free")
             tables = {"plug-in": np.asarray(plug(k / size))}
             for shape in SHAPES:
-                tables[shape] = np.array(solve(GroupProblem(curve, size, shape=shape)).weight)
+                tables[shape] = np.array(solve(GroupProblem(curve, size, budget_kind="drift", shape=shape)).weight)
             found = {name: _time_and_budget(problem, weight) for name, weight in tables.items()}
             best = found["free"][0]
             for name, weight in tables.items():

@@ -11,11 +11,12 @@ from weightopt import Problem, compare
 from weightopt.curves.curve import TOLERANCE
 
 TITLE = "Cost relative to the optimum"
+REFILL = "refill:16,1.0,1.0"
 CASES = (
     (0.01, 0.9, "regular"),
     (0.01, 0.9, "effective"),
     (0.01, 0.9, "failures"),
-    (0.01, 0.9, "mixed:16"),
+    (0.01, 0.9, REFILL),
     (0.05, 0.9, "regular"),
     (0.05, 0.9, "effective"),
     (0.38, 0.70, "regular"),
@@ -68,8 +69,9 @@ def caption(frame: pd.DataFrame) -> str:
         f"Time from start to target over the certified optimum (gap below {TOLERANCE:g}) at equal budget "
         f"∫ω dρ, one prompt in the population limit. From 0.01 to 0.9 GRPO takes "
         f"{ratio[0.01, 0.9, 'regular', 'grpo']:.3f} in regular time, {ratio[0.01, 0.9, 'effective', 'grpo']:.3f} in "
-        f"effective time and {ratio[0.01, 0.9, 'mixed:16', 'grpo']:.3f} where groups of 16 are drawn until one is "
-        f"mixed; Sqrt-R {ratio[0.01, 0.9, 'regular', 'sqrt-r']:.3f}, {ratio[0.01, 0.9, 'effective', 'sqrt-r']:.3f} and "
-        f"{ratio[0.01, 0.9, 'mixed:16', 'sqrt-r']:.3f}. From 0.38 to 0.7, as after supervised fine-tuning, no named "
+        f"effective time and {ratio[0.01, 0.9, REFILL, 'grpo']:.3f} with dynamic sampling where training on a group "
+        f"of 16 costs as much as drawing it; Sqrt-R {ratio[0.01, 0.9, 'regular', 'sqrt-r']:.3f}, "
+        f"{ratio[0.01, 0.9, 'effective', 'sqrt-r']:.3f} and {ratio[0.01, 0.9, REFILL, 'sqrt-r']:.3f}. From 0.38 to "
+        f"0.7, as after supervised fine-tuning, no named "
         f"weighting takes more than {after.max():.3f} in either clock: there the choice hardly matters."
     )

@@ -5,8 +5,8 @@ and wrong responses in the weight table at K, and makes one update. The table is
 baseline and a solved weighting.
 
 Options that change the weighting are off by default, and docs/training.md says what each of them changes: the
-leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables and of the learning rate,
-several updates a step with PPO's clip, a penalty on the distance to a reference.
+leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables and of the learning rate, a
+table file that is followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of this with the same numbers. They share the work
 of sampling, judging and computing gradients, and they share the weights (rl/processes/ranks.py); the first alone writes
@@ -69,6 +69,7 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         if run.evaluation_due:
             run.measure(loop)
         while run.going:
+            loop = run.follow(loop)
             step = take_step(loop, run.next_step)
             run.record(step)
             if run.evaluation_due:
@@ -130,6 +131,7 @@ def take_step(loop: Loop, number: int) -> Step:
         number=number,
         collected=collected,
         table=table.group.name,
+        table_checksum=table.group.checksum,
         all_wrong_factor=factor,
         advantages=advantages,
         responses=denominator(config.rollout),

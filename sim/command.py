@@ -61,6 +61,14 @@ def simulate(
         typer.Option("--set", metavar="KEY=VALUE", help="Change any key, e.g. tabular.answers=64; repeatable."),
     ] = None,
     format: Annotated[str, typer.Option(help="Of the result tables: csv or parquet.")] = "csv",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Spread the cells over this Ray cluster, HOST:PORT; without an address over that of this machine.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed sweep in --output was.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the outcome.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON document.")] = False,
@@ -91,6 +99,7 @@ def simulate(
         from sim.progress import Display
         from sim.sweep import sweep
         from weightopt.settings import as_toml
+        from weightopt.spread import SpreadError
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
     try:
@@ -105,8 +114,8 @@ def simulate(
         _stop("missing option '--output'", BAD_USAGE)
     try:
         with Display(quiet=quiet or as_json) as display:
-            summary = sweep(settings, output, resume=resume, format=format, reporter=display)
-    except UsageError as error:
+            summary = sweep(settings, output, resume=resume, format=format, reporter=display, ray=ray)
+    except (UsageError, SpreadError) as error:
         _stop(str(error), BAD_USAGE)
     except OSError as error:
         _stop(f"{error.filename or output} cannot be written: {error.strerror}", BAD_USAGE)

@@ -39,6 +39,7 @@ from theory.dynamics import update_budget
 from weightopt.files import replace_file
 from weightopt.journal import Journal, JournalError, open_journal
 from weightopt.settings import differences
+from weightopt.spread import check_cluster, spread
 
 RECORDS = 200  # where record_every is 0
 DAPO_GROUPS = 64  # groups drawn at most by a weighting that is defined by dynamic sampling
@@ -79,7 +80,13 @@ def cells(config: Config) -> list[Cell]:
 
 
 def sweep(
-    config: Config, output: Path, *, resume: bool = False, format: Format = "csv", reporter: Reporter | None = None
+    config: Config,
+    output: Path,
+    *,
+    resume: bool = False,
+    format: Format = "csv",
+    reporter: Reporter | None = None,
+    ray: str | None = None,
 ) -> pd.DataFrame:
     """Run, or go on with, a sweep.
 
@@ -95,6 +102,8 @@ def sweep(
         Of the three tables. "csv" or "parquet".
     reporter
         Told how the sweep goes on; default silence.
+    ray
+        Address of a Ray cluster to spread the cells over, one thread each; see `weightopt.spread`.
 
     Returns
     -------
@@ -107,6 +116,8 @@ def sweep(
     ------
     UsageError
         If the sweep cannot start as asked; nothing has been written.
+    weightopt.spread.SpreadError
+        If the cluster cannot be worked with.
     """
     reporter = reporter or Reporter()
     populations = {name: starts.parse(name) for name in config.populations}
@@ -114,18 +125,56 @@ def sweep(
         name: _scaled(weighting.read(name, config.group_size, config.all_wrong), config) for name in config.weightings
     }
     todo = cells(config)
-    worlds: dict[str, Callable[..., World]] = {"binary": _binary, "tabular": _tabular, "shared": _shared}
-    build = worlds[config.world]
-
-    def world(cell: Cell) -> World:
-        rng = _generator(cell.seed, "population", config.populations.index(cell.population))
-        rho = populations[cell.population].draw(config.prompts, rng)
-        return build(config, cell, rho, rng, weights[cell.weighting])
-
     for cell in {cell.weighting: cell for cell in todo}.values():
-        world(cell).use(weights[cell.weighting])  # whatever a world refuses, it refuses before anything is written
+        # Whatever a world refuses, it refuses before anything is written.
+        _world(config, cell, populations[cell.population], weights[cell.weighting]).use(weights[cell.weighting])
+    check_cluster(ray)
     document = _document(config, weights, populations)
     _check_folder(output, document, resume=resume)
+    with _journal(output, document, resume=resume) as journal:
+        found = {entry["cell"]: Trajectory(np.array(entry["rows"])) for entry in journal.entries}
+        reporter.start(len(todo), len(found), config.steps)
+        left = [cell for cell in todo if cell.index not in found]
+
+        def checkpoint(cell: Cell) -> Path:
+            return output / f"cell-{cell.index:06d}.npz"
+
+        def here() -> Iterator[tuple[int, Trajectory]]:
+            for number, cell in enumerate(left):
+                start, chosen = populations[cell.population], weights[cell.weighting]
+                yield number, run_cell(config, cell, start, chosen, checkpoint(cell), reporter)
+
+        def elsewhere() -> Iterator[tuple[int, Trajectory]]:
+            single = config.model_copy(update={"threads": 1})
+            calls = ((single, cell, populations[cell.population], weights[cell.weighting]) for cell in left)
+            return spread(run_cell, calls, ray=ray, packages=("weightopt", *PACKAGES))
+
+        for number, trajectory in here() if ray is None else elsewhere():
+            cell = left[number]
+            found[cell.index] = trajectory
+            journal.append({"cell": cell.index, "rows": trajectory.rows.tolist()})
+            reporter.finished(cell, trajectory)
+            checkpoint(cell).unlink(missing_ok=True)
+        for cell in todo:
+            checkpoint(cell).unlink(missing_ok=True)  # of a cell that was kept just before the sweep was killed
+        results = [(cell, found[cell.index]) for cell in todo]
+        measured = _measured(config, results)
+        summary = summarise(config, measured)
+        for name, frame in (("trajectories", _trajectories(results)), ("measures", measured), ("summary", summary)):
+            _write(output / f"{name}.{format}", frame)
+    return summary
+
+
+def run_cell(
+    config: Config,
+    cell: Cell,
+    start: starts.Start,
+    weights: PromptWeights,
+    checkpoint: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Trajectory:
+    """One run of a sweep; what it gives follows from its arguments alone."""
+    reporter = reporter or Reporter()
     schedule = Schedule(
         steps=config.steps,
         record_every=config.record_every or max(1, config.steps // RECORDS),
@@ -134,31 +183,22 @@ def sweep(
         warm_up=config.warm_up.steps,
         warm_up_shape=config.warm_up.shape,
     )
-    with _journal(output, document, resume=resume) as journal:
-        found = {entry["cell"]: Trajectory(np.array(entry["rows"])) for entry in journal.entries}
-        reporter.start(len(todo), len(found), config.steps)
-        results: list[tuple[Cell, Trajectory]] = []
-        for cell in todo:
-            checkpoint = output / f"cell-{cell.index:06d}.npz"
-            if cell.index not in found:
-                found[cell.index] = run(
-                    world(cell),
-                    weights[cell.weighting],
-                    schedule,
-                    _generator(cell.seed, "groups", 0),
-                    checkpoint=checkpoint,
-                    save_every=config.save_every,
-                    report=lambda step, success, cell=cell: reporter.at(cell, step, success),
-                )
-                journal.append({"cell": cell.index, "rows": found[cell.index].rows.tolist()})
-                reporter.finished(cell, found[cell.index])
-            checkpoint.unlink(missing_ok=True)
-            results.append((cell, found[cell.index]))
-        measured = _measured(config, results)
-        summary = summarise(config, measured)
-        for name, frame in (("trajectories", _trajectories(results)), ("measures", measured), ("summary", summary)):
-            _write(output / f"{name}.{format}", frame)
-    return summary
+    return run(
+        _world(config, cell, start, weights),
+        weights,
+        schedule,
+        _generator(cell.seed, "groups", 0),
+        checkpoint=checkpoint,
+        save_every=config.save_every,
+        report=lambda step, success: reporter.at(cell, step, success),
+    )
+
+
+def _world(config: Config, cell: Cell, start: starts.Start, weights: PromptWeights) -> World:
+    rng = _generator(cell.seed, "population", config.populations.index(cell.population))
+    rho = start.draw(config.prompts, rng)
+    worlds: dict[str, Callable[..., World]] = {"binary": _binary, "tabular": _tabular, "shared": _shared}
+    return worlds[config.world](config, cell, rho, rng, weights)
 
 
 def _generator(seed: int, what: str, index: int) -> np.random.Generator:

@@ -248,7 +248,7 @@ def model_of(options, start: float, target: float, physics: Physics | None = Non
     rho = expit(theta)
     size = int(options["group_size"])
     groups = binom.pmf(np.arange(size + 1), size, rho[:, None])
-    step_model, budget_kind = options.get("step_model", "ratio"), options.get("budget_kind", "drift")
+    step_model, budget_kind = options.get("step_model", "ratio"), options.get("budget_kind", "advantage-variance")
     return Model(theta, rho, groups, physics or physics_of(options), str(step_model), str(budget_kind))
 
 

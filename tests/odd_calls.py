@@ -48,7 +48,7 @@ def empty_folder() -> Iterator[Path]:
     """An empty folder to be in, and the command line without the commands of other packages."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_add_commands", lambda: None)
+        patch.setattr(cli, "_add_commands", lambda _: None)
         patch.setattr(cli, "app", command())
         os.chdir(path)
         yield Path(path)

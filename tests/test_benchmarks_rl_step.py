@@ -107,11 +107,12 @@ def party(name: str, **columns: list[float]) -> rl_step.Party:
 
 def test_ratios_are_formed_round_by_round(job: dict[str, Any]) -> None:
     seconds, hand_over = [1.0, 2.0, 4.0], [0.0, 0.0, 0.0]
-    mine = party("ours", seconds=seconds, sampling=seconds, learning=seconds, hand_over=hand_over)
-    other = party("trl", seconds=[3.0, 2.0, 8.0], sampling=seconds, learning=seconds)
+    mine = party("ours", seconds=seconds, cpu=seconds, sampling=seconds, learning=seconds, hand_over=hand_over)
+    other = party("trl", seconds=[3.0, 2.0, 8.0], cpu=[4.0, 2.0, 2.0], sampling=seconds, learning=seconds)
     found = rl_step.judge({"ours": mine, "trl": other}, Path(job["model"]), 2.0)
     assert found[0]["values"] == [3.0, 1.0, 2.0]
     assert found[0]["reached"]
+    assert found[1]["values"] == [4.0, 1.0, 0.5]
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

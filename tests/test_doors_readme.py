@@ -1,4 +1,4 @@
-"""The README's commands run, in order, in an empty folder of their own."""
+"""The commands and the Python of the README and of the guides run, in order, in an empty folder of their own."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()]
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+GUIDES = ("README.md", "docs/solve.md", "docs/problems.md")
 # What the README runs at full size, at a size for a test.
 SMALL = {
     "start-model": ["--set", "supervised.steps=2"],
@@ -29,14 +29,6 @@ def test_the_two_commands_come_first_and_exist():
     assert re.search(r"^test:", makefile, re.M)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder as a reader would have it after `make demo`, with nothing in it but the repository's configs."""
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "configs").symlink_to(ROOT / "configs")
-    return folder
-
-
 def run(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -46,14 +38,16 @@ def run(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_every_command_runs(folder):
-    for line in SHELL[2:]:
+@pytest.mark.parametrize("page", GUIDES)
+def test_every_command_runs(page, tmp_path):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    for line in (line for block in blocks for line in block.splitlines() if not line.startswith("make ")):
         program, *arguments = shlex.split(line)
-        assert program in (".venv/bin/weightopt", ".venv/bin/python"), line
-        command = ["-m", "weightopt", *arguments] if program.endswith("weightopt") else arguments
-        key = next((key for key in SMALL if key in command[:3]), None)
-        run(folder, *command, *SMALL.get(key or "", []))
-    for name in ("table.json", "weights.png", "table16.json", "grpo.json"):
-        assert (folder / name).stat().st_size > 0
-    for code in PYTHON:
-        run(folder, "-c", code)
+        assert program in (".venv/bin/weightopt", "weightopt"), line
+        key = next((key for key in SMALL if key == arguments[0]), "")
+        run(tmp_path, "-m", "weightopt", *arguments, *SMALL.get(key, []))
+        if "--output" in arguments:
+            assert (tmp_path / arguments[arguments.index("--output") + 1]).exists(), line
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        run(tmp_path, "-c", code)

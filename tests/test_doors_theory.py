@@ -19,6 +19,8 @@ ALLOWED_IMPORTS = {
     "__future__",
     "collections",
     "dataclasses",
+    "functools",  # constants that are computed once, read-only
+    "heapq",
     "itertools",
     "math",
     "typing",

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from typer.testing import CliRunner
 
 from figures import (
+    advice_over_m,
     all_wrong,
     captions,
     command,
@@ -50,6 +51,7 @@ MODULES = {
     "group-tables": group_tables,
     "group-loss": group_loss,
     "population": population,
+    "advice-over-m": advice_over_m,
     "simulation": simulation,
     "regimes": regimes,
     "all-wrong": all_wrong,
@@ -68,6 +70,7 @@ TINY = {
         "TARGETS": {"from-scratch": (0.3, 0.9)},
         "SOLVED_FOR": (0.9,),
     },
+    advice_over_m: {"STARTS": ("post-sft",), "SIZES": (4, 8), "RESAMPLES": 20},
     simulation: {"PROMPTS": 10, "SEEDS": 2, "SIZES": (8,), "EVERY": 40},
     regimes: {"PROMPTS": 16, "SKILLS": 8, "SEEDS": 2, "STEPS": 60},
     all_wrong: {"PROMPTS": 8, "SEEDS": 2, "STEPS": 40},
@@ -322,7 +325,7 @@ def test_group_tables_are_certified_and_the_plug_in_is_slower(tiny_frames):
     # theory.md: the reference values of the prototype.
     assert ratio["effective", 8, "plug-in"] == pytest.approx(1.547, abs=5e-4)
     assert ratio["regular", 4, "plug-in"] == pytest.approx(1.094, abs=5e-4)
-    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8))
+    solution = solve(GroupProblem(Problem(0.01, 0.9, "effective"), 8, budget_kind="drift"))
     shown = frames.part(frame, clock="effective", group_size=8, table="convex")["weight"].to_numpy()
     np.testing.assert_allclose(shown, solution.weight, rtol=1e-6, atol=1e-9)
 
@@ -334,6 +337,16 @@ def test_no_weighting_beats_the_bound_of_a_population(tiny_frames):
     for key, ratio in shared["shared"].items():
         assert ratio <= shared["grpo"][key] + 1e-9
         assert shared["known"][key] <= max(ratio, 1) + 1e-9
+
+
+def test_the_table_of_advice_is_the_cheapest_and_its_saving_is_over_the_best_named(tiny_frames):
+    frame = tiny_frames["advice-over-m"]
+    for _, rows in frames.groups(frame, "start", "cost", "group_size"):
+        of = rows.set_index("weighting")["ratio"]
+        assert of["bound"] <= of["table"] <= of.drop(["bound", "table", "saving"]).min() * (1 + 1e-9)
+        named = of.drop(["bound", "table", "saving"]).min()
+        assert of["saving"] == pytest.approx(1 - of["table"] / named)
+    assert "half of the way" in advice_over_m.caption(frame)
 
 
 def test_simulated_points_lie_on_the_theory_of_groups(monkeypatch):
@@ -379,7 +392,16 @@ def test_histograms_of_different_group_sizes_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_reconstructions_say_so_wherever_they_are_named(tiny_frames):
-    for name in ("weights", "surrogates", "trajectories", "relative-cost", "cost-map", "group-loss", "population"):
+    for name in (
+        "weights",
+        "surrogates",
+        "trajectories",
+        "relative-cost",
+        "cost-map",
+        "group-loss",
+        "population",
+        "advice-over-m",
+    ):
         figure = MODULES[name].draw(tiny_frames[name])
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         texts += [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels())]
@@ -495,6 +517,7 @@ def test_a_figure_drawn_alone_repeats_byte_for_byte(tmp_path):
     assert b"Software" not in (tmp_path / "one" / "surrogates.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_files_are_listed_as_json(tmp_path):
     done = called("relative-cost", "--output", str(tmp_path), "--json")
     files = json.loads(done.stdout)["relative-cost"]

@@ -30,6 +30,7 @@ from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
 from rl.train import train
 from tests import worlds
+from tests.amounts import some_of
 from tests.chain import Chain
 from weightopt.table import WeightTable, group_table
 
@@ -162,7 +163,7 @@ def noisy_batch(old: Chain, seed: int) -> tuple[Batch, np.ndarray]:
     return Batch(groups=tuple(groups)), advantages
 
 
-@pytest.mark.parametrize("tokens", [99, 6, 1])
+@some_of("tokens", [99, 6, 1], 2)
 @pytest.mark.parametrize("cap", [None, 1.2])
 @pytest.mark.parametrize(
     "clip", [NO_CLIP, Clip(low=0.2, high=0.2), Clip(low=0.3, high=0.5), Clip(high=0.1), Clip(low=0.1)]
@@ -337,6 +338,7 @@ def test_equal_responses_of_either_sign_are_computed_where_the_clip_may_part_the
         assert update.rows == rows
 
 
+@pytest.mark.slow
 def test_a_run_with_several_updates_a_step_says_so(table: Path, tmp_path: Path) -> None:
     options = {"mini_batches": 2, "epochs": 2, "clip_low": 0.1, "clip_high": 0.2, "warmup_steps": 4}
     train(parse_config(document(table, **options)), tmp_path / "run", quiet=True)

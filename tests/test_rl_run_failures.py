@@ -413,6 +413,7 @@ def test_a_model_without_layers_and_one_that_changes_are_refused(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fit_are_left_out_and_counted(
     table: Path, tmp_path: Path, start_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

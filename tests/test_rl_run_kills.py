@@ -99,6 +99,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
     assert [path.name for path in (output / "checkpoints").iterdir()] == [f"step-{STEPS:06d}"]
 
 
+@pytest.mark.slow
 def test_a_line_cut_in_half_is_dropped(config: Config, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     train_until(config, output, 3)

@@ -425,6 +425,7 @@ def test_without_a_checkpoint_none_is_called_intact(
     )
 
 
+@pytest.mark.slow
 def test_lines_beyond_the_checkpoint_are_written_again(run: Path, longer: Config, tmp_path: Path) -> None:
     for name in (METRICS, TIMING, ROLLOUTS):
         with (run / name).open("ab") as file:
@@ -482,7 +483,7 @@ def test_weightopt_check_takes_the_folder_of_a_run(
 def test_a_folder_that_nothing_can_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: list[EntryPoint]
 ) -> None:
-    monkeypatch.setattr("weightopt.commands.tables.entry_points", lambda **_: installed)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: installed)
     with pytest.raises(SystemExit) as ended:
         check_file(tmp_path)
     assert ended.value.code == 2
@@ -490,6 +491,7 @@ def test_a_folder_that_nothing_can_check(
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_has_changed_is_named_as_the_run_began(
     run: Path, toml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

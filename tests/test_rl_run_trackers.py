@@ -139,6 +139,7 @@ def test_tensorboard_holds_the_records(
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_tracker_added_later_gets_the_past(document: dict[str, Any], tmp_path: Path) -> None:
     settings = {**document, "training": {**document["training"], "steps": 2}}
     train(parse_config(settings), tmp_path / "run", quiet=True)
@@ -340,6 +341,7 @@ def test_a_missing_package_is_one_sentence(
     check_trackers(tracked(document, *(set(NAMES) - {name})).tracking)
 
 
+@pytest.mark.slow
 def test_a_tracker_that_cannot_be_opened_is_off_and_the_others_are_on(
     document: dict[str, Any],
     plain: Path,

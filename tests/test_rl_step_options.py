@@ -32,6 +32,8 @@ from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
 from theory.catalogue import WEIGHTINGS
+from weightopt import GroupProblem, Problem, solve
+from weightopt.adapters.weigher import GroupWeigher
 from weightopt.catalogue_tables import named_table
 from weightopt.table import TableError, WeightTable, group_table
 
@@ -99,6 +101,40 @@ def ruled(all_wrong: float, all_right: float, size: int = SIZE) -> WeightTable:
         all_wrong_advantage=all_wrong,
         all_right_advantage=all_right,
     )
+
+
+# Tables of solved problems.
+
+
+@pytest.mark.parametrize(
+    ("clock", "size", "fixed", "refilled"),
+    [("regular", SIZE, True, True), ("effective", SIZE, False, False), (f"refill:{SIZE},1,1", SIZE, False, True)],
+)
+def test_a_table_that_was_solved_for_another_loop_is_named(
+    tmp_path: Path, clock: str, size: int, fixed: bool, refilled: bool
+) -> None:
+    solved = solve(GroupProblem(Problem(0.05, 0.9, clock), size)).table()
+    solved.save(tmp_path / "solved.json")
+    linear_r().save(tmp_path / "named.json")  # says nothing, and is not named
+    later = [{"from_step": 3, "table": str(tmp_path / "named.json")}]
+    tables = schedule(table=str(tmp_path / "solved.json"), later_tables=later)
+    for dynamic_sampling, fine in ((False, fixed), (True, refilled)):
+        said = tables.doubts(dynamic_sampling=dynamic_sampling)
+        assert len(said) == (0 if fine else 1)
+        assert all(repr(solved.label) in sentence and solved.made_for in sentence for sentence in said)
+
+
+def test_a_push_on_all_wrong_groups_that_was_solved_for_reaches_the_responses(tmp_path: Path) -> None:
+    solved = solve(GroupProblem(Problem(0.05, 0.9, "regular"), 4, crowding=0.5, crowding_range=(0.3, 0.6))).table()
+    assert solved.all_wrong_advantage < 0
+    solved.save(tmp_path / "table.json")
+    correct = np.array([[False] * 4, [True, False, False, False], [True] * 4])
+    tables = schedule(table=str(tmp_path / "table.json"), rollout={"group_size": 4})
+    advantages = look_up_advantages(tables.at(1).group, count_successes(correct), correct)
+    np.testing.assert_array_equal(advantages[0], [solved.all_wrong_advantage] * 4)
+    np.testing.assert_array_equal(advantages[2], [0.0] * 4)
+    weighed, _ = GroupWeigher(tmp_path / "table.json")([0] * 4 + [1] * 4 + [2] * 4, correct.ravel().astype(float))
+    np.testing.assert_array_equal(weighed.reshape(3, 4), advantages)
 
 
 # Schedules.

@@ -217,6 +217,7 @@ def test_a_link_in_the_folder_of_the_start_leads_elsewhere(
         build_task(config("linked_task:Whole").task)
 
 
+@pytest.mark.slow
 def test_a_dry_run_runs_no_program_and_says_what_it_imports(
     here: Path, table_file: Callable[[str, int], Path], start_model: Callable[..., Path], invoke: Callable[..., Any]
 ) -> None:
@@ -257,6 +258,7 @@ def test_the_command_refuses_a_bad_task_and_leaves_no_folder(
     assert not (here / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation(here: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     (here / "doubling.py").write_text("\n".join(line.removeprefix("  ") for line in block.split("\n")))

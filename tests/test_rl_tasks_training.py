@@ -69,6 +69,7 @@ def test_few_shot_countdown_with_a_stop_string(
     assert (step.timed_out, step.failed) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_run_with_verifier_processes_and_a_chat_template(
     tmp_path: Path, table: Path, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_the_same_seed_gives_the_same_bytes(config: Config, whole: Path, tmp_pat
     assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(table: Path, whole: Path, tmp_path: Path) -> None:
     train(parse_config({**document(table), "seed": 1}), tmp_path / "run", quiet=True)
     assert (whole / "metrics.jsonl").read_bytes() != (tmp_path / "run" / "metrics.jsonl").read_bytes()
@@ -209,6 +210,7 @@ def test_a_start_model_is_made_whole_or_not_at_all(
         make_start_model(config, tmp_path / "start")
 
 
+@pytest.mark.slow
 def test_a_run_from_a_start_model_equals_the_run_that_made_it(
     table: Path, config: Config, whole: Path, tmp_path: Path
 ) -> None:

@@ -460,6 +460,7 @@ def test_a_verifier_that_cannot_be_built_is_one_sentence(
     assert own
 
 
+@pytest.mark.slow
 def test_the_verdicts_of_a_batch(own: Path) -> None:
     def completion(text: str, *, finished: bool = True) -> Completion:
         return Completion(tokens=(1,), log_probs=(0.0,), text=text, finished=finished)

@@ -90,6 +90,7 @@ def test_at_equal_budget_a_common_factor_changes_nothing(tmp_path):
         np.testing.assert_allclose(last["ratio"], 1, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_seeds_are_common_to_weightings_and_step_sizes(tmp_path):
     sweep(SMALL, tmp_path / "a")
     frame = pd.read_csv(tmp_path / "a" / "trajectories.csv")
@@ -341,6 +342,7 @@ def invoke(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_comparison_and_resumes(tmp_path):
     options = ["--output", tmp_path / "out", "--prompts", 50, "--steps", 40, "--seeds", 2, "--step-size", 0.2]
     result = invoke(*options, "--population", "constant:0.2")

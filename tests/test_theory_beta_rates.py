@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from theory.beta_rates import beta_binomial_log_likelihood, beta_midpoints
+from theory.beta_rates import beta_binomial_log_likelihood, beta_binomial_masses, beta_masses, beta_midpoints
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 3.0), (2.0, 2.0), (40.0, 5.0)])
@@ -17,5 +17,15 @@ def test_beta_midpoints_are_quantiles(a, b):
 
 def test_beta_binomial_likelihood_is_that_of_scipy():
     counts = np.array([7, 3, 0, 2, 1])
+    np.testing.assert_allclose(beta_binomial_masses(0.7, 2.2, 4), stats.betabinom.pmf(np.arange(5), 4, 0.7, 2.2))
     expected = counts @ stats.betabinom.logpmf(np.arange(5), 4, 0.7, 2.2)
-    assert beta_binomial_log_likelihood(0.7, 2.2, counts) == pytest.approx(expected, rel=1e-12)
+    assert beta_binomial_log_likelihood(0.7, 2.2, np.arange(5), np.full(5, 4), counts) == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
+def test_masses_between_edges_are_differences_of_the_distribution_function():
+    edges = np.array([0.01, 0.2, 0.7])
+    masses = beta_masses(0.4, 2.5, edges)
+    np.testing.assert_allclose(np.cumsum(masses)[:-1], stats.beta.cdf(edges, 0.4, 2.5), rtol=1e-12)
+    assert np.sum(masses) == pytest.approx(1, rel=1e-12)

@@ -13,7 +13,11 @@ from theory import clocks, dynamics
 
 PLAIN = ["regular", "effective", "failures", "both", "variance"]
 ALL = [
-    clocks.parse(name) for name in (*PLAIN, "mixed:2", "mixed:3", "mixed:64", "success:1", "success:16", "affine:1,0.5")
+    clocks.parse(name)
+    for name in (
+        *(*PLAIN, "mixed:2", "mixed:3", "mixed:64", "success:1", "success:16", "affine:1,0.5"),
+        *("refill:2,1,0", "refill:16,0,3", "refill:64,5,2"),
+    )
 ]
 EDGES = [clocks.Affine(2.0, 0.0), clocks.Affine(0.0, 3.0)]
 
@@ -47,7 +51,8 @@ def test_leading_terms_are_the_limits_of_the_clock(clock):
         for x in (1e-5, 1e-7):
             rho = np.asarray(x if end == "zero" else 1 - x)
             errors.append(abs(float(clock(rho)) / (coefficient * x**exponent) - 1))
-        # First-order terms are at most M/2 = 32 times the distance; 1 - x itself rounds at 1e-16/x.
+        # First-order terms are at most M/2 = 32 times the distance, with refilling bM/a = 26 times; 1 - x itself rounds
+        # at 1e-16/x.
         assert errors[0] <= 40 * 1e-5, (end, errors)
         assert errors[1] <= 40 * 1e-7, (end, errors)
 
@@ -71,7 +76,7 @@ def test_affine_clock_interpolates_between_regular_and_effective():
 @given(a=st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), b=st.floats(1e-6, 1e6), size=st.integers(2, 65536))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_a_clock_is_found_again_by_its_name(a, b, size):
-    for clock in (clocks.Affine(a, b), clocks.Mixed(size), clocks.Success(size)):
+    for clock in (clocks.Affine(a, b), clocks.Mixed(size), clocks.Success(size), clocks.Refill(size, a, b)):
         assert clocks.parse(clock.name) == clock
         assert hash(clocks.parse(clock.name)) == hash(clock)
 
@@ -117,9 +122,42 @@ def test_a_mixed_clock_needs_a_whole_group_size_in_range(size):
         "affine:inf,1",
         "affine:-1,2",
         "affine:0,0",
+        "refill:16",
+        "refill:16,1",
+        "refill:1,1,1",
+        "refill:16,0,0",
+        "refill:x,1,1",
+        "refill:16,-1,1",
     ],
 )
 def test_an_unknown_clock_is_refused_in_one_sentence(text):
     with pytest.raises(ValueError, match="clock") as caught:
         clocks.parse(text)
     assert "\n" not in str(caught.value)
+
+
+def test_refilling_is_regular_where_updates_are_free_and_pairs_pay_the_variance():
+    rho = np.linspace(0.01, 0.99, 23)
+    np.testing.assert_array_equal(clocks.Refill(16, 2.0, 0.0)(rho), 2 * clocks.REGULAR(rho))
+    np.testing.assert_allclose(clocks.Refill(2, 0.0, 0.5)(rho), clocks.VARIANCE(rho), rtol=1e-13)
+    np.testing.assert_allclose(clocks.Refill(7, 0.0, 1.0)(rho) * clocks.Mixed(7)(rho), 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("clock", "size", "loops"),
+    [
+        ("regular", 16, {"fixed-batch", "refill"}),
+        ("regular", None, {"fixed-batch", "refill"}),
+        ("effective", None, {"until-success"}),
+        ("effective", 16, {clocks.NO_LOOP}),  # no update by one success is made of groups
+        ("refill:16,1,1", 16, {"refill"}),
+        ("refill:16,1,1", 8, {clocks.NO_LOOP}),
+        ("variance", 2, {"refill"}),
+        ("variance", 4, {clocks.NO_LOOP}),
+        ("mixed:16", 16, {clocks.NO_LOOP}),
+    ],
+)
+def test_a_table_is_made_for_the_loops_that_pay_its_clock(clock, size, loops):
+    named, line = clocks.made_for(clocks.parse(clock), size)
+    assert set(named) == loops
+    assert ("no loop in use" in line) == (clocks.NO_LOOP in loops)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.amounts import some_of
 from theory import catalogue, closed_forms
 from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
@@ -170,7 +171,7 @@ REFUSED = {
     "start missing": (["solve", *SOLVE[3:]], ["--start"]),
     "clock unknown": (
         [*SOLVE[:6], "foo"],
-        ["--clock", "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b"],
+        ["--clock", "regular, effective, failures, both, variance, refill:M,a,b, affine:a,b, success:M, mixed:M"],
     ),
     "clock of one": ([*SOLVE[:6], "mixed:1"], ["--clock", "from 2"]),
     "clock of nothing": ([*SOLVE[:6], "affine:0,0"], ["--clock"]),
@@ -212,7 +213,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@some_of("name", REFUSED, 15)
 def test_bad_input_is_one_sentence_and_leaves_no_file(name, run, tmp_path):
     arguments, words = REFUSED[name]
     if "--output" not in arguments and arguments[0] in ("solve", "table"):

@@ -55,6 +55,7 @@ def test_optimal_time_is_the_closed_form_and_the_best_weighting_attains_it(clock
     assert {row.weighting: row.ratio for row in rows}[best] == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(low=st.floats(-16, 4), width=st.floats(1e-3, 8))
 @settings(derandomize=True, max_examples=30, deadline=None)
 def test_exact_ties_hold_for_every_start_and_target(low, width):
@@ -106,7 +107,7 @@ PLUG_IN = [("sqrt-r", "effective", 8, 1.547), ("maxrl", "effective", 8, 1.361), 
 
 @pytest.mark.parametrize(("name", "clock", "size", "expected"), PLUG_IN)
 def test_plug_in_tables_are_as_slow_as_the_notes_say(name, clock, size, expected):
-    problem = GroupProblem(Problem(0.01, 0.9, clock), size, shape="free")
+    problem = GroupProblem(Problem(0.01, 0.9, clock), size, budget_kind="drift", shape="free")
     rho = np.arange(1, size) / size
     weight = catalogue.WEIGHTINGS[name](rho)
     points = problem.curve.panels(width=0.25)

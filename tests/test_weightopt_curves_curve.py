@@ -230,6 +230,7 @@ def test_tighter_constraints_cost_time_and_never_save_any():
         assert solve(Problem(0.01, 0.9, "effective", monotone=monotone)).time >= free * (1 - 1e-13)
 
 
+@pytest.mark.slow
 @given(budget=st.floats(1e-6, 1e6), bounds=st.sampled_from(BOUNDS), monotone=st.sampled_from(MONOTONE))
 @settings(derandomize=True, max_examples=25, deadline=None)
 def test_budget_and_bounds_together_only_rescale_the_answer(budget, bounds, monotone):

@@ -1,4 +1,4 @@
-"""`import weightopt`: eight names, loaded when they are used, each with an example that is run."""
+"""`import weightopt`: nine names, loaded when they are used, each with an example that is run."""
 
 import doctest
 import importlib
@@ -16,7 +16,8 @@ from weightopt.answer import Check, Promise, Status
 from weightopt.errors import ProblemError, SolverError
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ["Problem", "GroupProblem", "RangeProblem", "PopulationProblem", "solve", "compare", "WeightTable", "catalogue"]
+PROBLEMS = ["Problem", "GroupProblem", "RangeProblem", "PopulationProblem", "GroupPopulationProblem"]
+NAMES = [*PROBLEMS, "solve", "compare", "WeightTable", "catalogue"]
 
 
 def loaded_by(code: str) -> list[str]:
@@ -26,7 +27,7 @@ def loaded_by(code: str) -> list[str]:
     return json.loads(done.stdout)
 
 
-def test_the_eight_names():
+def test_the_nine_names():
     assert set(weightopt.__all__) == set(NAMES)
     assert set(NAMES) <= set(dir(weightopt))
     for name in NAMES:

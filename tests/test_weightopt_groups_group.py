@@ -25,7 +25,7 @@ REGULAR = Problem(0.01, 0.9, "regular")
 )
 def test_reference_times(curve, size, step_model, ratio):
     # Made with a prototype that shares no code; four decimals are what it printed (3.719 for the third).
-    found = solve(GroupProblem(curve, size, step_model, shape="free"))
+    found = solve(GroupProblem(curve, size, step_model, "drift", "free"))
     assert found.time / solve(curve).time == pytest.approx(ratio, abs=6e-5)
 
 
@@ -33,7 +33,7 @@ def test_reference_times(curve, size, step_model, ratio):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [2, 3, 9])
 def test_the_convex_program_agrees_under_the_drift_budget(size, shape, step_model):
-    problem = GroupProblem(REGULAR if size == 3 else EFFECTIVE, size, step_model, shape=shape)
+    problem = GroupProblem(REGULAR if size == 3 else EFFECTIVE, size, step_model, "drift", shape)
     # 1e-6: what the interior-point method of the other road is asked for, with room for its last digits.
     assert best_group(problem)[1] == pytest.approx(solve(problem).time, rel=1e-6)
 
@@ -56,7 +56,7 @@ def test_every_gap_is_certified(size, budget_kind, span):
 
 def test_large_groups_reach_the_curve():
     # The Bernstein operator of degree 254 represents the optimum to five digits and better.
-    found = solve(GroupProblem(EFFECTIVE, 256, shape="free"))
+    found = solve(GroupProblem(EFFECTIVE, 256, budget_kind="drift", shape="free"))
     assert found.gap <= 1e-8
     assert 1 - 1e-8 <= found.time / solve(EFFECTIVE).time < 1 + 1e-5
 
@@ -78,7 +78,7 @@ def test_no_perturbed_table_beats_the_bound(budget_kind):
 def test_shapes_hold_and_cost_time():
     times = {}
     for shape in SHAPES:
-        found = solve(GroupProblem(EFFECTIVE, 8, shape=shape))
+        found = solve(GroupProblem(EFFECTIVE, 8, budget_kind="drift", shape=shape))
         weight, times[shape] = np.array(found.weight), found.time
         # Tables are sums of rays of their cone: the shape is exact up to rounding of the sum.
         if shape == "convex":

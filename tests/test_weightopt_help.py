@@ -59,7 +59,7 @@ def test_the_first_page_names_version_and_completion(monkeypatch, capsys):
 def test_solve_has_groups_and_three_examples_that_run(monkeypatch, capsys, tmp_path):
     _, out, _ = printed(monkeypatch, capsys, "solve", "--help")
     headings = re.findall(r"^╭─ ([^─]+) ─", out, re.M)
-    assert headings == ["Curve", "Constraints on the curve", "Group", "Output"]
+    assert headings == ["Curve", "Constraints on the curve", "Crowding limit", "Group", "Output"]
     examples = re.findall(r"\$ weightopt (.*)", out)
     assert len(examples) == 3
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ from theory import catalogue
 from theory.quadrature import log_odds
 from weightopt import PopulationProblem, cli
 from weightopt.errors import ProblemError
-from weightopt.populations.advice import advise
+from weightopt.populations.advice import compare_targets
 from weightopt.populations.pass_rates import fit_beta, from_beta, from_preset, read_metrics, read_rates
 from weightopt.populations.passage import Passage, tabulate, time_and_gradient, time_of
 from weightopt.populations.population import certify_weighting, solve
@@ -75,7 +75,7 @@ def test_the_gradient_is_that_of_finite_differences(kind, clock):
     log_weight = rng.normal(size=knots.size) * 0.3 - 0.4 * knots
     passage = Passage(problem, knots, log_weight)
     share = passage.spread(24) / passage.hitting
-    _, gradient = time_and_gradient(problem, knots, log_weight, share)
+    _, gradient, _ = time_and_gradient(problem, knots, log_weight, share)
     for _ in range(3):
         way = rng.normal(size=knots.size)
         up, down = (time_and_gradient(problem, knots, log_weight + s * 1e-5 * way, share)[0] for s in (1, -1))
@@ -96,7 +96,7 @@ def test_one_easy_prompt_leaves_nothing_to_gain():
         solution = solve(PopulationProblem("one", (0.6,), (7,), 0.9, kind))
         assert solution.certificate.gap <= 1e-6
         assert all(row.ratio == pytest.approx(1, abs=1e-6) for row in solution.rows)
-        assert "hardly matters" in advise([solution])[0]
+        assert "hardly matters" in compare_targets([solution])[0]
 
 
 # Design notes, section 5: Beta(0.3, 3), clipped at 0.001, regular clock. They print three decimals.
@@ -108,7 +108,7 @@ REFERENCE = {
 }
 
 
-@some_of("case", REFERENCE, 1, ids=str)
+@some_of("case", REFERENCE, 0, ids=str)
 def test_the_reference_table_comes_out_when_prompts_are_solved_from_099(case):
     kind, target = case
     solution = solve(problem_of(SCRATCH, target, kind), names=("rloo", "grpo", "linear-r", "sqrt-r"))
@@ -319,7 +319,7 @@ def test_the_command_writes_a_table_that_checks(run, tmp_path, monkeypatch, caps
     assert "fine" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
+@some_of(
     ("options", "words"),
     [
         (["--preset", "x"], ["--preset", "post-sft"]),
@@ -348,6 +348,7 @@ def test_the_command_writes_a_table_that_checks(run, tmp_path, monkeypatch, caps
         (["--output", "t.json"], ["--output", "--target"]),
         (["--output", "absent/t.json"], ["--output"]),
     ],
+    8,
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
 )
 def test_bad_input_is_one_sentence_with_status_two(run, tmp_path, options, words):

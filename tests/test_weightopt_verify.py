@@ -333,6 +333,7 @@ def test_a_file_of_version_0_1_is_read_and_certified(kind):
     assert "certified: feasible" in verify(forged(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["range", "lipschitz", "bins"])
 def test_prices_that_prove_less_are_found_and_prices_that_are_none_are_refused(kind):
     original = json.loads(CERTIFIED[kind].to_json())

@@ -8,11 +8,16 @@ groups      advantages that exist for groups only
 
 from __future__ import annotations
 
+import math
+
+from theory.crowding import curve_elasticity, group_elasticity, member_advantages
 from theory.handbook import batches, groups, paper, published
 from theory.weighting import Family, GroupScheme, Weighting
 
 Member = Weighting | GroupScheme
 ORDERS = (1, 4096)
+ELASTIC_AT = (0.1, 0.25, 0.4)  # where lists show an elasticity
+ELASTIC_GROUP = 16  # and for which groups
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -82,6 +87,30 @@ def parse(text: str) -> Member:
     return family.parse(arguments)
 
 
+def elasticities(member: Member, group_size: int | None = None) -> tuple[float, ...]:
+    """d ln φ/d ln ρ at `ELASTIC_AT`: how fast what a kind of prompts presses a shared habit with grows with success.
+
+    Above 1 the successful kind drives the others out; the lower, the longer rare kinds stay (`theory.crowding`).
+
+    Parameters
+    ----------
+    member
+        A member of the catalogue.
+    group_size
+        M, with the rules for uniform groups; None for very large groups, where a rule for groups is the curve that it
+        tends to.
+    """
+    if group_size is not None:
+        return tuple(group_elasticity(ELASTIC_AT, *member_advantages(member, group_size)).tolist())
+    return tuple(curve_elasticity(member.limit if isinstance(member, GroupScheme) else member, ELASTIC_AT).tolist())
+
+
+def elasticity_text(member: Member, group_size: int | None = None) -> str:
+    """The same for people, "–" where a rule for uniform groups is to be stated first."""
+    values = elasticities(member, group_size)
+    return " ".join(f"{value + 0.0:.2f}" if math.isfinite(value) else "–" for value in values).replace("-0.00", "0.00")
+
+
 def describe(member: Member) -> dict[str, str]:
     """A member of the catalogue as text, for lists and pages."""
     curve = isinstance(member, Weighting)
@@ -95,6 +124,7 @@ def describe(member: Member) -> dict[str, str]:
         "surrogate": surrogate,
         "all_wrong": member.all_wrong_rule,
         "all_right": member.all_right_rule,
+        "elasticity": elasticity_text(member, ELASTIC_GROUP),
         "source": member.source,
         "note": member.note,
     }

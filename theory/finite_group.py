@@ -15,6 +15,7 @@ u = Σ Bin(K; M, ρ) ω_K over mixed groups. Derived; checked against enumeratio
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -29,9 +30,21 @@ STEP_MODELS: tuple[StepModel, ...] = ("ratio", "outcome")
 def binomial(rho: ArrayLike, trials: int) -> NDArray[np.float64]:
     """Bin(k; n, ρ) for k = 0..n; ρ of shape (r,) in (0, 1) gives shape (r, n+1)."""
     rho = np.asarray(rho, dtype=np.float64)[:, None]
-    k = np.arange(trials + 1)
+    k, log_count = _log_counts(trials)
+    # One logarithm a probability; scipy's, since numpy's differs in the last digit between processors.
+    logarithm = log_count + k * xlogy(1, rho)
+    logarithm += (trials - k) * xlog1py(1, -rho)
+    return np.exp(logarithm, out=logarithm)
+
+
+@functools.lru_cache(maxsize=64)
+def _log_counts(trials: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """k = 0..n, and the logarithms of how many ways there are to choose k of n; read-only."""
+    k = np.arange(trials + 1, dtype=np.float64)
     log_count = gammaln(trials + 1) - gammaln(k + 1) - gammaln(trials - k + 1)
-    return np.exp(log_count + xlogy(k, rho) + xlog1py(trials - k, -rho))
+    for values in (k, log_count):
+        values.flags.writeable = False
+    return k, log_count
 
 
 def weight_speeds(rho: ArrayLike, group_size: int, step_model: StepModel) -> NDArray[np.float64]:

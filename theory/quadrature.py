@@ -17,6 +17,7 @@ from theory.special import expit
 Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(16)
+SHARES = (NODES + 1) / 2  # of the way through a panel
 PANEL_WIDTH = 1.0
 EPS = float(np.finfo(np.float64).eps)
 # A node is rounded to a float, which moves it in log-odds. Moves below this are charged, larger ones are undone.
@@ -86,24 +87,29 @@ def panels(
     """
     ends = np.array([start, *sorted({float(b) for b in breaks if start < b < target}), target])
     left, right = ends[:-1], ends[1:]
-    distance = np.log1p((right - left) / (left * (1 - right)))
+    room = right - left
+    distance = np.log1p(room / (left * (1 - right)))
     count = pieces * np.maximum(1, np.ceil(distance / width))
     # Fewer floats than that do not carry a rule of their own.
-    count = np.minimum(count, np.maximum(1, (right - left) // (FLOATS * np.spacing(right)))).astype(int)
-    first = np.concatenate([[0], np.cumsum(count)])
-    inside = np.arange(int(first[-1])) - np.repeat(first[:-1], count)  # the panel's place within its interval
-    step, base = np.repeat(distance / count, count), np.repeat(log_odds(left), count)
+    count = np.minimum(count, np.maximum(1, room // (FLOATS * np.spacing(right)))).astype(int)
+    end = count.cumsum()
+    first = end - count  # panel of each interval
+    inside = np.arange(int(end[-1])) - first.repeat(count)  # the panel's place within its interval
+    step, base = (distance / count).repeat(count), log_odds(left).repeat(count)
     # Offsets from the left end: a short interval keeps its full relative accuracy.
-    rho = expit(base[:, None] + (inside[:, None] + (NODES + 1) / 2) * step[:, None])
-    edges = np.append(expit(base + inside * step), target)
-    edges[first] = ends
-    rounding = EPS * (np.abs(base) + 1 / (1 - np.repeat(right, count))) * max(1.0, steepness)
-    bent = np.flatnonzero(rounding > MOVED)
+    rho = expit(base[:, None] + (inside[:, None] + SHARES) * step[:, None])
+    edges = np.empty(step.size + 1)
+    edges[:-1] = expit(base + inside * step)
+    edges[first], edges[-1] = left, target
+    rounding = EPS * (np.abs(base) + (1 / (1 - right)).repeat(count)) * max(1.0, steepness)
+    most = float(rounding.max())
     degree = np.full(step.size, 2 * NODES.size - 1)
-    if not bent.size:
+    if most <= MOVED:
         # dρ = ρ(1-ρ) dθ with the rounded ρ, so that 1/(ρ(1-ρ)) in an integrand cancels exactly.
-        weight = NODE_WEIGHTS * (step[:, None] / 2) * rho * (1 - rho)
-        return Panels(edges, rho, weight, np.broadcast_to(NODES, rho.shape), degree, float(np.max(rounding)))
+        weight = NODE_WEIGHTS * (step / 2)[:, None] * rho
+        weight *= 1 - rho
+        return Panels(edges, rho, weight, NODES[None, :].repeat(step.size, axis=0), degree, most)
+    bent = np.flatnonzero(rounding > MOVED)
     # A node on an edge would belong to the next panel, where the integrand may be another.
     lowest = np.repeat(np.minimum(np.nextafter(left, 1), np.nextafter(right, 0)), count)[bent]
     highest = np.repeat(np.nextafter(right, 0), count)[bent]

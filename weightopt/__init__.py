@@ -1,6 +1,6 @@
 """Time-optimal prompt weights for reinforcement learning with verifiable rewards.
 
-Eight names, each loaded when it is first used:
+Nine names, each loaded when it is first used:
 
 >>> import weightopt
 >>> answer = weightopt.solve(weightopt.Problem(start=0.01, target=0.9, clock="effective"))
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from weightopt.groups.group import GroupProblem
     from weightopt.groups.start_range import RangeProblem
     from weightopt.kinds import solve
+    from weightopt.populations.group_population import GroupPopulationProblem
     from weightopt.populations.problem import PopulationProblem
     from weightopt.table import WeightTable
 
 _HOMES = {
+    "GroupPopulationProblem": "weightopt.populations.group_population",
     "GroupProblem": "weightopt.groups.group",
     "Problem": "weightopt.curves.problem",
     "PopulationProblem": "weightopt.populations.problem",
@@ -42,6 +44,7 @@ _HOMES = {
     "solve": "weightopt.kinds",
 }
 __all__ = [
+    "GroupPopulationProblem",
     "GroupProblem",
     "PopulationProblem",
     "Problem",

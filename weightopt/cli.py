@@ -8,7 +8,6 @@ Other packages hand in subcommands through the entry-point group ``weightopt.com
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weightopt.commands.advise import advise
 from weightopt.commands.compare import compare
 from weightopt.commands.doctor import doctor
 from weightopt.commands.help import Command, Group
@@ -38,6 +38,7 @@ for name, command in (
     ("solve", solve),
     ("compare", compare),
     ("population", population),
+    ("advise", advise),
     ("sweep", sweep),
     ("table", table),
     ("list", list_weightings),
@@ -75,28 +76,19 @@ def main() -> None:
     """Run the command line; every failure a user can cause is one sentence and an exit status."""
     # Before numpy is loaded: our matrices are small, and more threads make them slower, on a busy machine threefold.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from weightopt.errors import ProblemError, SolverError
-    from weightopt.table import TableError
-
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name, or a terminal, need not know every character
             stream.reconfigure(errors="backslashreplace")
-    _add_commands()
+    _add_commands(sys.argv[1:])
     try:
-        status = app(standalone_mode=False)
+        status = app(args=_with_address(sys.argv[1:]), standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
         sentence = _sentence(error)
         if not sentence:  # called without a command: the help has been printed
             raise SystemExit(2) from None
         fail(sentence, 2)
-    except ProblemError as error:
-        fail(f"--{error.field.replace('_', '-')} {error.sentence}", 2)
-    except TableError as error:
-        fail(str(error), 2)
-    except SolverError as error:
-        fail(str(error), 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
@@ -107,6 +99,16 @@ def main() -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
         fail("the disk is full; what was printed is not whole", 1)
+    except (ValueError, RuntimeError) as error:
+        # Numpy, which tables need, is not loaded for a help that is only printed.
+        from weightopt.errors import ProblemError, SolverError
+        from weightopt.table import TableError
+
+        if isinstance(error, ProblemError):
+            fail(f"--{error.field.replace('_', '-')} {error.sentence}", 2)
+        if not isinstance(error, TableError | SolverError):
+            raise
+        fail(str(error), 2 if isinstance(error, TableError) else 1)
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
@@ -121,9 +123,24 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 for the process
 
 
-def _add_commands() -> None:
-    """Attach the subcommands of the other packages; one that cannot be loaded says so when it is called."""
+def _with_address(words: list[str]) -> list[str]:
+    """The command line with ``--ray auto`` for a ``--ray`` that no address follows."""
+    said = []
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        said += [word, "auto"] if word == "--ray" and following.startswith("-") else [word]
+    return said
+
+
+def _add_commands(arguments: list[str]) -> None:
+    """Attach the subcommands of the other packages; one that cannot be loaded says so when it is called.
+
+    Looking for them takes longer than the rest of the start, so a command of our own does without.
+    """
     known = {command.name for command in app.registered_commands}
+    if arguments and arguments[0] in known:
+        return
+    import importlib.metadata
+
     for entry in sorted(importlib.metadata.entry_points(group="weightopt.commands"), key=lambda entry: entry.name):
         if entry.name in known:
             continue

@@ -30,10 +30,12 @@ from weightopt.errors import ProblemError, SolverError
 from weightopt.groups.group import CONVEX_METHOD as GROUP_METHOD
 from weightopt.groups.group import GroupAnswer, GroupProblem
 from weightopt.groups.group import answered as answered_group
+from weightopt.groups.limit import LimitPrices
 
 Array = NDArray[np.float64]
 ASKED = 1e-10  # of the interior-point method: absolute and relative gap, feasibility
 SPACING = 1 / 32  # of knots in log-odds
+LIMIT_PLACES = 256  # for each response of a group, where a crowding limit is asked for
 BINDING = 1e-6  # price of a slope, relative to the largest, from which it is at its bound
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(6)
 
@@ -65,7 +67,8 @@ def solve_curve(problem: Problem, *, throw: bool = True, spacing: float = SPACIN
     throw
         Raise when the certified gap exceeds 1e-4 or a constraint is violated by more than 1e-7.
     spacing
-        Of the knots, in log-odds. The gap falls with its fourth power where the answer is smooth.
+        Of the knots, in log-odds. The gap falls with its fourth power where the answer is smooth, and with its square
+        under a crowding limit.
 
     Raises
     ------
@@ -74,6 +77,11 @@ def solve_curve(problem: Problem, *, throw: bool = True, spacing: float = SPACIN
     """
     program = _curve_program(problem, spacing)
     found = _best_curve(problem, program)
+    if problem.crowding is not None:
+        weighting = StepWeighting(tuple(program.knots[1:-1].tolist()), tuple(found.weight.tolist()), problem.tilt)
+        answer = answered_curve(problem, weighting, None, CURVE_METHOD, CONVEX)
+        answer.certified(throw)
+        return answer
     if problem.bins is not None:
         weighting = StepWeighting(problem.bins, tuple(found.weight.tolist()))
         prices = found.prices
@@ -90,7 +98,9 @@ def solve_curve(problem: Problem, *, throw: bool = True, spacing: float = SPACIN
 
 def _curve_program(problem: Problem, spacing: float) -> Program:
     """Gauss nodes in log-odds between knots, which stand at every kink that is known beforehand."""
-    edges = np.array([problem.start, *sorted({*problem.kinks, *(problem.bins or ())}), problem.target])
+    limits = () if problem.crowding_range is None else problem.crowding_range
+    inner = {*problem.kinks, *(problem.bins or ()), *limits} - {problem.start, problem.target}
+    edges = np.array([problem.start, *sorted(inner), problem.target])
     theta = logit(edges)
     pieces = np.maximum(1, np.ceil(np.diff(theta) / spacing)).astype(int)
     knots = np.concatenate(
@@ -108,6 +118,11 @@ def _curve_program(problem: Problem, spacing: float) -> Program:
         owner = np.searchsorted(np.array(problem.bins), rho.ravel(), side="right")
         constant = csr_array((np.ones(rho.size), (rows, owner)), shape=(rho.size, len(problem.bins) + 1))
         return Program(np.array([problem.start, *problem.bins, problem.target]), constant, cost, mass)
+    if problem.crowding is not None:
+        # ωρ^m constant between knots: it can then be non-increasing exactly, and jump where the range ends.
+        owner = np.repeat(np.arange(places.size - 1), NODES.size)
+        tilted = csr_array((rho.ravel() ** -problem.tilt, (rows, owner)), shape=(rho.size, places.size - 1))
+        return Program(places, tilted, cost, mass)
     x = problem.coordinate(places)
     share = ((problem.coordinate(rho) - x[:-1, None]) / np.diff(x)[:, None]).ravel()
     left = np.repeat(np.arange(places.size - 1), NODES.size)
@@ -139,6 +154,10 @@ def _best_curve(problem: Problem, program: Program) -> Found:
         # An infinite bound times a distance is none.
         up = cp.diff(w) <= (rise / unit * apart if rise else 0) if math.isfinite(rise) else None
         down = cp.diff(w) >= (fall / unit * apart if fall else 0) if math.isfinite(fall) else None
+    if problem.crowding is not None:
+        first, last = np.searchsorted(program.knots, problem.pooled_on or (problem.start, problem.target))
+        if last > first + 1:
+            constraints.append(cp.diff(w[first:last]) <= 0)
     if math.isfinite(problem.max_ratio):
         smallest = cp.Variable()
         low, high = w >= smallest, w <= problem.max_ratio * smallest
@@ -196,14 +215,32 @@ def solve_group(problem: GroupProblem, *, throw: bool = True, panel_width: float
     SolverError
         As in `solve_curve`.
     """
-    weight, _ = best_group(problem, panel_width=panel_width)
-    answer = answered_group(problem, weight, GROUP_METHOD, CONVEX)
+    found = best_group(problem, panel_width=panel_width)
+    answer = answered_group(problem, found.advantages, GROUP_METHOD, CONVEX, found.prices)
     answer.certified(throw)
     return answer
 
 
-def best_group(problem: GroupProblem, *, panel_width: float = 0.5) -> tuple[Array, float]:
-    """Weights ω_K, K = 1..M-1, of the best centred table, and its time by this module's own program."""
+class BestGroup(NamedTuple):
+    """What the program for groups finds.
+
+    Attributes
+    ----------
+    advantages
+        Weights ω_K, K = 1..M-1, of the best centred table; under a crowding limit the push on all-wrong groups first.
+    time
+        Its time, by this module's own program.
+    prices
+        Of a crowding limit.
+    """
+
+    advantages: Array
+    time: float
+    prices: LimitPrices | None
+
+
+def best_group(problem: GroupProblem, *, panel_width: float = 0.5) -> BestGroup:
+    """The best centred table, by a program from the definitions of step, budget and limit."""
     if not problem.centred:
         raise ProblemError("method", "convex covers centred tables only; direct can do this one")
     curve, size = problem.curve, problem.group_size
@@ -213,25 +250,65 @@ def best_group(problem: GroupProblem, *, panel_width: float = 0.5) -> tuple[Arra
     groups = binomial(rho, size)[:, 1:-1]
     # From the definition of the step models, not through the Bernstein identity that the direct method uses.
     share = k * (1 - k) / (rho * (1 - rho))[:, None] if problem.step_model == "ratio" else 1.0
-    w = cp.Variable(size - 1, nonneg=True)
+    moves, squares = groups * share, groups * k * (1 - k)
+    if problem.crowding is not None:  # all wrong: M responses of advantage -1, over the probability of a wrong one
+        none_right = (1 - rho) ** size
+        moves = np.column_stack([none_right / (1 - rho), moves])
+        squares = np.column_stack([none_right, squares])
+    w = cp.Variable(moves.shape[1], nonneg=True)
+    shaped = w if problem.crowding is None else w[1:]
     # In units of the curve's optimum the speed at every node is of order one.
     root = np.sqrt(curve.cost_density(rho))
     total = float(measure @ root)
-    u = cp.multiply(1 / root, (groups * share) @ w)
+    u = cp.multiply(1 / root, moves @ w)
     mass = measure * root / total
     if problem.budget_kind == "drift":
         constraints: list[cp.Constraint] = [mass @ u <= 1]
     else:
         per_time = measure * curve.cost_density(rho) / curve.clock(rho)  # dρ/κ
-        noise = np.sqrt(groups * k * (1 - k) * (per_time / (root * total))[:, None])
+        noise = np.sqrt(squares * (per_time / (root * total))[:, None])
         spent = cp.sum([cp.quad_over_lin(cp.multiply(noise[j], w), u[j]) for j in range(rho.size)])
         constraints = [cp.NonNeg(1 - spent)]
     if problem.shape == "nonincreasing" and size > 2:
-        constraints.append(cp.diff(w) <= 0)
+        constraints.append(cp.diff(shaped) <= 0)
     if problem.shape == "convex" and size > 3:
-        constraints.append(cp.diff(w, 2) >= 0)
+        constraints.append(cp.diff(shaped, 2) >= 0)
+    limit = places = None
+    if problem.crowding is not None:
+        places = np.geomspace(*problem.limited_on, LIMIT_PLACES * size)
+        limit = _room(problem, places) @ w >= 0
+        constraints.append(limit)
     value = _run(cp.Problem(cp.Minimize(mass @ cp.inv_pos(u)), constraints))
-    return np.maximum(np.asarray(w.value), 0) * curve.budget / total, value * total**2 / curve.budget
+    advantages = np.maximum(np.asarray(w.value), 0) * curve.budget / total
+    time = value * total**2 / curve.budget
+    prices = None
+    if limit is not None and places is not None:
+        # The dual is in units of the program, whose time is over total²/B and whose weights are over B/total.
+        price = np.maximum(np.asarray(limit.dual_value), 0) * total**3 / curve.budget**2
+        # The certificate's unit is the room of u, of which that of φ = ρu is ρ times as much.
+        prices = LimitPrices(places, price * places if problem.crowding_measure == "gradient" else price)
+    return BestGroup(advantages, time, prices)
+
+
+def _room(problem: GroupProblem, places: Array) -> Array:
+    """κφ - ρφ' at some places by unknown, φ being sums over groups and φ' their derivatives term by term."""
+    assert problem.crowding is not None
+    size, rho = problem.group_size, places[:, None]
+    if problem.crowding_measure == "push":  # E[-A⁻_K] over the other M-1 responses
+        count, value = size - 1, np.concatenate([[1.0], np.arange(1, size) / size])
+        groups, k = binomial(places, count), np.arange(size)
+        phi, slope = groups * value, groups * (k - count * rho) / (1 - rho) * value
+    else:  # ρu: of mixed groups Σ Bin(K; M, ρ) (K/M)(1-K/M)/(1-ρ) ω_K, of all-wrong ones ρ(1-ρ)^(M-1)
+        k = np.arange(size)
+        value = np.concatenate([[1.0], (np.arange(1, size) / size) * (1 - np.arange(1, size) / size)])
+        groups = binomial(places, size)[:, :-1] * value / (1 - rho)
+        groups[:, 0] *= places
+        slope = groups * ((k - size * rho) / (1 - rho) + rho / (1 - rho))
+        slope[:, 0] += groups[:, 0]
+        phi = groups
+    # Between the places an elasticity, whose second derivative in ln ρ is of order M, exceeds it by this at most.
+    between = size * (math.log(places[-1] / places[0]) / places.size) ** 2 / 4
+    return (problem.crowding - between) * phi - slope
 
 
 def _run(program: cp.Problem) -> float:

@@ -2,7 +2,7 @@
 
 A module of a kind holds its problem (with ``kind``, ``to_dict`` and ``from_dict``), ``solve(problem, throw=...)`` and
 ``certify(problem, table)``, both of which return an `Answer`. A module of a method holds ``SOLVERS``, its functions by
-the kinds that it can do. A fifth kind is one module and one line here.
+the kinds that it can do. A further kind is one module and one line here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weightopt.curves.problem import Problem
     from weightopt.groups.group import GroupAnswer, GroupProblem
     from weightopt.groups.start_range import RangeAnswer, RangeProblem
+    from weightopt.populations.group_population import GroupPopulationAnswer, GroupPopulationProblem
     from weightopt.populations.population import PopulationAnswer
     from weightopt.populations.problem import PopulationProblem
 
@@ -29,6 +30,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "group": ("weightopt.groups.group", "GroupProblem"),
     "range": ("weightopt.groups.start_range", "RangeProblem"),
     "population": ("weightopt.populations.population", "PopulationProblem"),
+    "group-population": ("weightopt.populations.group_population", "GroupPopulationProblem"),
 }
 Method = Literal["direct", "convex", "ode-check"]
 # The module of each method, and the kinds that it can do: known without loading it, since cvxpy takes a second.
@@ -49,13 +51,17 @@ def solve(problem: GroupProblem, method: Method = "direct", *, throw: bool = Tru
 def solve(problem: RangeProblem, method: Method = "direct", *, throw: bool = True) -> RangeAnswer: ...
 @overload
 def solve(problem: PopulationProblem, method: Method = "direct", *, throw: bool = True) -> PopulationAnswer: ...
+@overload
+def solve(
+    problem: GroupPopulationProblem, method: Method = "direct", *, throw: bool = True
+) -> GroupPopulationAnswer: ...
 def solve(problem: Any, method: str = "direct", *, throw: bool = True) -> Answer:
     """The best weights for a problem of any kind, with their certificate.
 
     Parameters
     ----------
     problem
-        GroupProblem, RangeProblem or PopulationProblem.
+        Problem, GroupProblem, RangeProblem, PopulationProblem or GroupPopulationProblem.
     method
         ``direct``: the method made for the kind. ``convex``: an independent solver, cvxpy with Clarabel, for curves and
         centred group tables. ``ode-check``: the direct answer, whose time is computed once more by integrating the

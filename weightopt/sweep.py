@@ -12,13 +12,7 @@ import io
 import itertools
 import json
 import math
-import multiprocessing
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +22,7 @@ from weightopt.curves.problem import Monotone, Problem
 from weightopt.errors import ProblemError
 from weightopt.files import replace_file
 from weightopt.journal import JournalError, OtherResultsError, open_journal
+from weightopt.spread import check_cluster, in_order, spread
 
 COLUMNS = (
     "start", "target", "clock", "mobility", "min_weight", "max_weight", "max_ratio", "monotone",
@@ -116,7 +111,13 @@ def solve_row(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def run_sweep(
-    sweep: Sweep, path: Path, workers: int, advance: Callable[[int], None], *, resume: bool = False
+    sweep: Sweep,
+    path: Path,
+    workers: int,
+    advance: Callable[[int], None],
+    *,
+    resume: bool = False,
+    ray: str | None = None,
 ) -> dict[str, int]:
     """Solve a sweep into a CSV file.
 
@@ -135,6 +136,8 @@ def run_sweep(
         Told how many rows have been added.
     resume
         Go on with what is there of the same sweep.
+    ray
+        Address of a Ray cluster to spread over instead; see `weightopt.spread`.
 
     Returns
     -------
@@ -146,10 +149,13 @@ def run_sweep(
     ProblemError
         If there is an unfinished sweep in the way, or none to resume; if the one to resume is of other values or other
         versions, has been changed by others, or is being written by another process.
+    weightopt.spread.SpreadError
+        If the cluster cannot be worked with.
     OSError
         If a file cannot be written; the rows before stay in the unfinished sweep.
     """
     sweep.check()
+    check_cluster(ray)
     partial = path.with_name(path.name + ".partial")
     begun = partial.exists() and partial.stat().st_size > 0
     if begun and not resume:
@@ -160,7 +166,9 @@ def run_sweep(
         with open_journal(partial, _fingerprint(sweep)) as journal:
             done = [tuple(row) for row in journal.entries]
             advance(len(done))
-            for row in _solved(itertools.islice(sweep.combinations(), len(done), None), workers):
+            left = ((values,) for values in itertools.islice(sweep.combinations(), len(done), None))
+            solved = spread(solve_row, left, workers=workers, ray=ray, batch=CHUNK, packages=PACKAGES)
+            for row in in_order(solved):
                 journal.append(row)
                 done.append(row)
                 advance(1)
@@ -182,7 +190,7 @@ def run_sweep(
     return {name: sum(row[status] == name for row in done) for name in ("optimal", "uncertified", "infeasible")}
 
 
-def sweep_lines(sweep: Sweep, workers: int) -> Iterator[tuple[str, str]]:
+def sweep_lines(sweep: Sweep, workers: int, ray: str | None = None) -> Iterator[tuple[str, str]]:
     """The lines of the CSV file of a sweep, the header first, as they are known: for a pipe, which keeps nothing.
 
     Yields
@@ -196,6 +204,7 @@ def sweep_lines(sweep: Sweep, workers: int) -> Iterator[tuple[str, str]]:
         As `run_sweep`.
     """
     sweep.check()
+    check_cluster(ray)
 
     def line(row: Sequence[str]) -> str:
         text = io.StringIO()
@@ -204,7 +213,7 @@ def sweep_lines(sweep: Sweep, workers: int) -> Iterator[tuple[str, str]]:
 
     yield line(COLUMNS), ""
     status = COLUMNS.index("status")
-    for row in _solved(sweep.combinations(), workers):
+    for row in spread(solve_row, sweep.combinations(), workers=workers, ray=ray, batch=CHUNK, packages=PACKAGES):
         yield line(row), row[status]
 
 
@@ -212,36 +221,3 @@ def _fingerprint(sweep: Sweep) -> str:
     """Checksum of all that the rows follow from."""
     about = {"sweep": sweep._asdict(), "versions": {name: importlib.metadata.version(name) for name in PACKAGES}}
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _solved(rows: Iterator[dict[str, Any]], workers: int) -> Iterator[tuple[str, ...]]:
-    if workers == 1:
-        yield from map(solve_row, rows)
-        return
-    # Workers are small programs with one thread each: linear algebra this small is slower with more.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-        # All workers start in `map`. What a terminal sends to each at Ctrl-C is for this process to answer.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            found = pool.map(solve_row, rows, chunksize=CHUNK)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        try:
-            yield from found
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the process that started it is gone, however it went."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -250,6 +250,22 @@ class WeightTable:
         return np.where(correct, if_correct, if_wrong)
 
     @property
+    def loops(self) -> tuple[str, ...]:
+        """Names of the loops that pay the clock which this table was solved for; none where the file does not say.
+
+        ``fixed-batch`` and ``refill`` (dynamic sampling) are those of a trainer with groups; `made_for` says in words
+        what is paid for.
+        """
+        named = self.provenance.get("loops")
+        return tuple(name for name in named if isinstance(name, str)) if isinstance(named, list | tuple) else ()
+
+    @property
+    def made_for(self) -> str:
+        """The loop that this table was solved for in one line; empty where the file does not say."""
+        line = self.provenance.get("made_for")
+        return line if isinstance(line, str) else ""
+
+    @property
     def checksum(self) -> str:
         """sha256 over the canonical form of every other key, as ``"sha256:<hex>"``."""
         return _checksum(self._document())

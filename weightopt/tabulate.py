@@ -12,6 +12,7 @@ import scipy
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from theory.clocks import Clock, made_for
 from theory.quadrature import log_odds
 from weightopt.table import TableError, WeightTable, group_table
 
@@ -136,6 +137,12 @@ def _provenance(known: dict[str, Any], rule: str, given: tuple[float | None, flo
         "end_rules": [rule if stated is None else "given" for stated in given],
         "versions": versions(),
     }
+
+
+def loop_stated(clock: Clock, group_size: int | None = None) -> dict[str, Any]:
+    """What the provenance of a solved table says of the loop that it is made for; arguments as `made_for`."""
+    loops, line = made_for(clock, group_size)
+    return {"loops": list(loops), "made_for": line}
 
 
 def versions() -> dict[str, str]:

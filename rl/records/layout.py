@@ -8,6 +8,7 @@ from pathlib import Path
 
 ABOUT, LOCK = "run.json", ".lock"
 START, MODEL, CHECKPOINTS, BEST, TRACKING = "start", "model", "checkpoints", "best", "tracking"
+TABLES = "tables"
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 

@@ -56,8 +56,8 @@ class StepRecord:
         Groups sampled in this step, and those the update was made from; they differ with dynamic sampling only.
     left_out
         Prompts that the task proposed in this step and that do not fit into the model's context.
-    table
-        Name of the table that held.
+    table, table_checksum
+        Name of the table that held, and its checksum; a table that was followed has its copy in ``tables/``.
     all_wrong_factor
         What the table's advantage of all-wrong groups was multiplied by.
     learning_rate
@@ -68,6 +68,9 @@ class StepRecord:
         Number of groups with K correct, K = 0..M.
     histogram_by_difficulty
         The same for each stratum of the task.
+    tokens_by_successes
+        Tokens of the right and of the wrong responses in groups with K correct, K = 0..M: with the histogram, the mean
+        length of either as a function of success. None in files of earlier versions.
     all_wrong, all_right
         Share of groups with none correct, and with all correct.
     mean_abs_advantage
@@ -127,6 +130,7 @@ class StepRecord:
     groups_trained: int | None = None
     left_out: int | None = None
     table: str | None = None
+    table_checksum: str | None = None
     all_wrong_factor: float | None = None
     learning_rate: float | None = None
     clip_factor: float | None = None
@@ -142,6 +146,7 @@ class StepRecord:
     parsable: float | None = None
     timed_out: int | None = None
     failed: int | None = None
+    tokens_by_successes: tuple[tuple[int, int], ...] | None = None
     histogram_by_difficulty: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 

@@ -39,6 +39,7 @@ CHANGEABLE = (
     # Where files are: run.json has the checksums of what is in them.
     "config.table",
     "config.later_tables",
+    "config.weighting.follow",
     "config.start_model",
     "config.kl.reference",
     "revisions.",

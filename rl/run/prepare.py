@@ -81,7 +81,11 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
         group_size=config.rollout.group_size,
         estimate=config.weighting.estimate,
     )
-    notes: tuple[str, ...] = tuple(getattr(task, "notes", ()))  # of a listed task: rows that were left out
+    # Of a listed task: rows that were left out.
+    notes: tuple[str, ...] = (
+        *getattr(task, "notes", ()),
+        *tables.doubts(dynamic_sampling=config.rollout.dynamic_sampling),
+    )
     if config.start_model is None:
         date = None
         _refuse_long(task, config)

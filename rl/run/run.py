@@ -33,6 +33,7 @@ from rl.run.checkpoint import (
 from rl.run.config import TrackingConfig
 from rl.run.display.progress import Progress
 from rl.run.folder import began, run_folder
+from rl.run.followed import followed, restored
 from rl.run.prepare import Prepared, prepare
 from rl.run.records import Records
 from rl.run.rollouts import rollouts, written
@@ -167,7 +168,13 @@ class Run:
             task=self._ready.task,
             held_out=held_out,
             verifier=self._verifier,
-            tables=self._ready.tables,
+            tables=restored(
+                self._ready.tables,
+                config.weighting,
+                output,
+                step=self.state.step,
+                group_size=config.rollout.group_size,
+            ),
             policy=policy,
             optimizer=optimizer,
             reference=open_reference(config.kl, config.lora, policy, start),
@@ -191,6 +198,22 @@ class Run:
         )
         self._trackers.catch_up(output)
         return self._loop
+
+    def follow(self, loop: Loop) -> Loop:
+        """The loop with the table that holds from the next step on, should a file that is followed have changed."""
+        config = self._config
+        with self._storing(self.next_step):
+            tables, warning = followed(
+                loop.tables,
+                config.weighting,
+                self._output,
+                step=self.next_step,
+                group_size=config.rollout.group_size,
+                ranks=self._ranks,
+            )
+        if warning is not None:
+            self._progress.warn(warning)
+        return loop if tables is loop.tables else replace(loop, tables=tables)
 
     def record(self, step: Step) -> None:
         """Write down a step that has been made."""

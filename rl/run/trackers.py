@@ -105,6 +105,8 @@ def values_of(records: list[Record]) -> dict[str, Any]:
             waiting.extend((f"{name}/{key}", each) for key, each in value.items())
         elif isinstance(value, tuple) and any(isinstance(each, float) for each in value):  # with its interval
             values.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
+        elif isinstance(value, tuple) and value and isinstance(value[0], tuple):
+            continue  # pairs by K, which trackers have no form for
         elif value is not None:
             values[name] = float(value) if isinstance(value, int) else value
     return values

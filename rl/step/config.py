@@ -28,6 +28,16 @@ class WeightingConfig(Section):
     """The last step without an advantage in all-wrong groups."""
     all_wrong_full_at: Annotated[Integer, Field(ge=1)] | None = None
     """The step at which a ramp reaches the table's advantage. Experimental: no run has measured the ramp."""
+    follow: File | None = None
+    """A table file that others write while the run goes on, such as `weightopt advise --follow`; it need not exist."""
+    follow_every: Annotated[Integer, Field(ge=1)] | None = None
+    """Steps after which it is looked at. Experimental: no run has measured tables that follow a run."""
+
+    @model_validator(mode="after")
+    def _looks_at_something(self) -> "WeightingConfig":
+        if (self.follow is None) != (self.follow_every is None):
+            raise ValueError("follow goes with follow_every, and that with it")
+        return self
 
     @model_validator(mode="after")
     def _rule_has_its_steps(self) -> "WeightingConfig":

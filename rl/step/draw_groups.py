@@ -2,7 +2,8 @@
 
 Dynamic sampling keeps the groups that hold both right and wrong responses. Each further draw asks for as many prompts
 as groups are missing, so no mixed group is ever left over, and the groups drawn for one that is kept number
-1/(1 - ρ^M - (1-ρ)^M) on average: what the solver's clock ``mixed:M`` charges.
+1/m = 1/(1 - ρ^M - (1-ρ)^M) on average. A kept group moves further than the mean group by the same factor, so in groups
+drawn this loop pays the solver's clock ``regular``, as one without dynamic sampling does.
 """
 
 from dataclasses import dataclass

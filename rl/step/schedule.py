@@ -80,12 +80,15 @@ class TableSchedule:
         for key, from_step, file in files:
             read = WeightTable.load(file)
             try:
-                group = read.for_group(group_size)
+                tables.append(scheduled(read, from_step, group_size=group_size, estimate=estimate))
             except TableError as error:
                 raise TableError(f"{key} {str(file)!r}: {error}") from error
-            weight = None if estimate == "group" else weight_function(read)
-            tables.append(ScheduledTable(from_step=from_step, group=group, weight=weight))
         return cls(tables=tuple(tables))
+
+    def then(self, table: ScheduledTable) -> Self:
+        """The same with one more table, which holds from its step on until a later one does."""
+        others = (each for each in self.tables if each.from_step != table.from_step)
+        return type(self)(tables=tuple(sorted((*others, table), key=lambda each: each.from_step)))
 
     def at(self, step: int) -> ScheduledTable:
         """The table that holds at ``step`` ≥ 1."""
@@ -96,10 +99,28 @@ class TableSchedule:
         """What to call the run on the screen: the tables' names, in order."""
         return " → ".join(table.group.name for table in self.tables)
 
+    def doubts(self, *, dynamic_sampling: bool) -> tuple[str, ...]:
+        """A sentence for each table that was solved for another loop than this run's; named tables say nothing."""
+        own, words = ("refill", "refills with") if dynamic_sampling else ("fixed-batch", "draws a fixed batch, without")
+        return tuple(
+            f"table {each.group.label!r} is not made for this run, which {words} dynamic sampling; it is made for: "
+            f"{each.group.made_for}"
+            for each in self.tables
+            if each.group.loops and own not in each.group.loops
+        )
+
     def describe(self) -> dict[str, Any]:
         """Names and checksums for ``run.json``: by them a resumed run knows its tables again."""
         first, *later = ({"name": each.group.name, "checksum": each.group.checksum} for each in self.tables)
         return {"table": first, "later_tables": later}
+
+
+def scheduled(
+    table: WeightTable, from_step: int, *, group_size: int, estimate: Literal["group", "leave-one-out"]
+) -> ScheduledTable:
+    """A table as it holds from a step on; raises as `TableSchedule.load`."""
+    weight = None if estimate == "group" else weight_function(table)
+    return ScheduledTable(from_step=from_step, group=table.for_group(group_size), weight=weight)
 
 
 def all_wrong_factor(config: WeightingConfig, step: int) -> float:

@@ -16,7 +16,7 @@ from rl.records.metrics import Spent, StepRecord
 from rl.samplers.rollout import Sampler
 from rl.step.draw_groups import Collected
 from rl.step.schedule import TableSchedule
-from rl.step.success import count_successes, histogram_by_difficulty, success_histogram
+from rl.step.success import count_successes, histogram_by_difficulty, success_histogram, tokens_by_successes
 from rl.tasks.protocol import Prompt, Task, Verifier
 from rl.verification.pool import VerifierPool
 
@@ -65,8 +65,8 @@ class Step:
         Of the step, from 1.
     collected
         The groups drawn, and what the verifier said of them.
-    table
-        Name of the weight table that held.
+    table, table_checksum
+        Name and checksum of the weight table that held, for groups of this run's size.
     all_wrong_factor
         What its advantage of all-wrong groups was multiplied by.
     advantages
@@ -82,6 +82,7 @@ class Step:
     number: int
     collected: Collected
     table: str
+    table_checksum: str
     all_wrong_factor: float
     advantages: np.ndarray
     responses: int
@@ -113,9 +114,11 @@ class Step:
             reward=float(judgement.correct.mean()),
             success_histogram=success_histogram(successes, size),
             histogram_by_difficulty=histogram_by_difficulty(drawn, successes, size),
+            tokens_by_successes=tokens_by_successes(drawn, judgement.correct),
             all_wrong=float((successes == 0).mean()),
             all_right=float((successes == size).mean()),
             table=self.table,
+            table_checksum=self.table_checksum,
             all_wrong_factor=self.all_wrong_factor,
             mean_abs_advantage=float(np.abs(self.advantages).sum() / self.responses),
             distinct_responses=update.rows,

@@ -104,6 +104,14 @@ def histogram_by_difficulty(batch: Batch, successes: np.ndarray, group_size: int
     return {str(name): success_histogram(successes[strata == name], group_size) for name in np.unique(strata)}
 
 
+def tokens_by_successes(batch: Batch, correct: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Tokens of the right and of the wrong responses in groups with K = 0..M correct; ``correct`` has shape (P, M)."""
+    lengths = np.array([[len(completion.tokens) for completion in group.completions] for group in batch.groups])
+    successes, size = count_successes(correct), correct.shape[1]
+    right, wrong = (np.bincount(successes, (lengths * of).sum(axis=1), size + 1) for of in (correct, ~correct))
+    return tuple((int(a), int(b)) for a, b in zip(right, wrong, strict=True))
+
+
 def leave_one_out(correct: np.ndarray) -> np.ndarray:
     """For each response the share correct among the M-1 others of its group, shape (P, M) like ``correct``."""
     others = correct.sum(axis=1, keepdims=True) - correct

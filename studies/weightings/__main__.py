@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,10 @@ from studies.weightings.report import PAGE, rewrite
 from studies.weightings.starts import make_start, start_model
 from studies.weightings.work import run_job
 from weightopt.files import replace_file
+from weightopt.spread import SpreadError, check_cluster, spread
+
+ENVIRONMENT = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE")}
+PACKAGES = ("weightopt", "numpy", "torch")
 
 
 def main() -> None:
@@ -42,6 +44,14 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, default=HERE / "study.toml", help="what to run (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/studies/weightings"), help="folder of the runs")
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each (default: 2)")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="spread the runs over this Ray cluster, HOST:PORT, instead; without an address over the one that this "
+        "machine is part of; --output is then on a file system that all nodes share",
+    )
     parser.add_argument("--settings", nargs="+", help="of the plan (default: all)")
     parser.add_argument("--report-only", action="store_true", help="train nothing, compute docs/results.md anew")
     options = parser.parse_args()
@@ -53,29 +63,34 @@ def main() -> None:
         if name not in plan.settings:
             parser.error(f"--settings {name}: not a setting of {options.plan}; choose from {', '.join(plan.settings)}")
     if not options.report_only:
-        train_all(plan, options)
+        try:
+            train_all(plan, options)
+        except SpreadError as error:
+            parser.error(str(error))
     replace_file(PAGE, rewrite(plan, PAGE.read_text(encoding="utf-8")).encode())
 
 
 def train_all(plan: Plan, options: argparse.Namespace) -> None:
     """Make every run of the settings that are asked for, and collect their results."""
-    with ProcessPoolExecutor(options.at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for name in options.settings or plan.settings:
-            run_setting(plan, plan.settings[name], options.output, pool)
-            collect(plan, plan.settings[name], options.output)
+    check_cluster(options.ray)
+    for name in options.settings or plan.settings:
+        run_setting(plan, plan.settings[name], options)
+        collect(plan, plan.settings[name], options.output)
 
 
-def run_setting(plan: Plan, setting: Setting, output: Path, pool: ProcessPoolExecutor) -> None:
+def run_setting(plan: Plan, setting: Setting, options: argparse.Namespace) -> None:
     """Starts, tables, tuning runs, evaluation runs of one setting."""
+    output = options.output.resolve() if options.ray else options.output
     starts = {seed: output / setting.name / "starts" / f"seed-{seed}" for seed in (*plan.tuning_seeds, *plan.seeds)}
-    _all(pool, make_start, [(setting, seed, folder) for seed, folder in starts.items()], f"{setting.name}: starts")
+    calls = [(setting, seed, folder) for seed, folder in starts.items()]
+    _all(options, make_start, calls, f"{setting.name}: starts")
     tables = _tables(plan, setting, output / setting.name / "tables")
 
     def run(jobs: list[Job]) -> None:
         if not jobs:
             return
         calls = [(setting, job, tables[job.method], start_model(setting, starts[job.seed]), output) for job in jobs]
-        _all(pool, run_job, calls, f"{setting.name}: {jobs[0].phase}")
+        _all(options, run_job, calls, f"{setting.name}: {jobs[0].phase}")
 
     tuning = plan.tuning(setting)
     run(tuning)
@@ -107,22 +122,16 @@ def _tables(plan: Plan, setting: Setting, folder: Path) -> dict[str, Path]:
     return tables
 
 
-def _all(
-    pool: ProcessPoolExecutor, function: Callable[..., None], calls: Iterable[tuple[Any, ...]], title: str
-) -> None:
+def _all(options: argparse.Namespace, function: Callable[..., None], calls: list[tuple[Any, ...]], title: str) -> None:
     """Make all calls, a line for each that has ended."""
     began = time.monotonic()
-    futures = [pool.submit(function, *call) for call in calls]
-    try:
-        for number, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            took = time.monotonic() - began
-            left = took / number * (len(futures) - number)
-            print(f"{title} {number}/{len(futures)}, {took:.0f} s, about {left:.0f} s to go", flush=True)
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
+    ended = spread(
+        function, calls, workers=options.at_once, ray=options.ray, packages=PACKAGES, environment=ENVIRONMENT
+    )
+    for number, _ in enumerate(ended, start=1):
+        took = time.monotonic() - began
+        left = took / number * (len(calls) - number)
+        print(f"{title} {number}/{len(calls)}, {took:.0f} s, about {left:.0f} s to go", flush=True)
 
 
 if __name__ == "__main__":

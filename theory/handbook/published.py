@@ -27,7 +27,8 @@ DAPO = dataclasses.replace(
     label="DAPO",
     draws_again=True,
     source="Yu et al. 2025, arXiv 2503.14476",
-    note="Groups are drawn until they are mixed: the clock mixed:M counts those draws.",
+    note="Groups are drawn until they are mixed. A kept one moves further by as much as it costs more draws: in groups "
+    "drawn the clock is regular, and refill:M,a,b where updates cost something too.",
 )
 
 MAXRL = dataclasses.replace(

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from weightopt.adapters.rules import UNREADABLE, Host
+from weightopt.adapters.skyrl_rules import SKYRL
+from weightopt.adapters.slime_rules import SLIME
+from weightopt.adapters.trinity_rules import TRINITY
 from weightopt.adapters.trl_rules import GRPO, RLOO
+from weightopt.adapters.verl_rules import VERL
 from weightopt.adapters.weigher import AdapterError
 from weightopt.files import read_file
 
-HOSTS: tuple[Host, ...] = (GRPO, RLOO)
+HOSTS: tuple[Host, ...] = (GRPO, RLOO, VERL, SKYRL, TRINITY, SLIME)
 MAX_CONFIG_BYTES = 4 * 2**20
 
 

@@ -169,7 +169,9 @@ RLOO = Host(
     tested=TESTED,
     lines="from weightopt.adapters.trl import TableRLOOTrainer; TableRLOOTrainer(..., table='table.json')",
     constructors=("RLOOConfig",),
-    recognises=lambda given: any(key in given for key in RLOO_ALONE),
+    recognises=lambda given: (
+        any(key in given for key in RLOO_ALONE) and "n_samples_per_prompt" not in given  # else it is slime's
+    ),
     rules=(
         dataclasses.replace(SIZE, default=2),
         Rule(

@@ -101,7 +101,8 @@ def _groups(problem: GroupProblem, names: tuple[str, ...] | None, as_json: bool)
             )
             for row in rows
         ],
-        caption=f"all wrong: advantage where no response is correct; best table certified within {answer.gap:.1e}",
+        caption="all wrong: advantage where no response is correct, 0 in the best table, which a rule there can beat; "
+        f"best table certified within {answer.gap:.1e}",
     )
 
 

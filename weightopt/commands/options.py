@@ -20,18 +20,28 @@ if TYPE_CHECKING:
     from weightopt.groups.group import GroupProblem
 
 CLOCKS = (
-    "regular, effective, failures, both, variance, success:M, mixed:M, affine:a,b (a + b/ρ); or measured, "
+    "regular (a fixed batch; or refilling, in groups drawn), refill:M,a,b (refilling: a for a group drawn, b for one "
+    "trained on), effective, failures, affine:a,b (a + b/ρ), both (these draw until a success), variance, success:M, "
+    "mixed:M (thought experiments); or measured, "
     "two columns in a CSV file: "
     "csv:FILE (rho,cost), tokens:FILE (rho,tokens: response length, paid per update), tokens-effective:FILE "
     "(the same, paid per draw until a success)"
 )
 
 # Headings of the help.
-CURVE, CONSTRAINTS, GROUP, OUTPUT = "Curve", "Constraints on the curve", "Group", "Output"
+CURVE, CONSTRAINTS, CROWDING, GROUP, OUTPUT = "Curve", "Constraints on the curve", "Crowding limit", "Group", "Output"
 
 Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).", rich_help_panel=CURVE)]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document instead of a table.", rich_help_panel=OUTPUT)
+]
+RayCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Spread over this Ray cluster, HOST:PORT; without an address over the one that this machine is part of.",
+    ),
 ]
 Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.", rich_help_panel=OUTPUT)]
 Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.", rich_help_panel=OUTPUT)]
@@ -134,6 +144,46 @@ class CurveOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CrowdingOptions:
+    """A limit on how fast kinds of prompts that succeed get ahead of those that do not."""
+
+    panel: ClassVar = CROWDING
+
+    crowding: Annotated[
+        float | None,
+        typer.Option(
+            help="Crowding limit κ: φ(ρ) = ρu(ρ), what a kind of prompts presses a shared habit with, must not grow "
+            "faster than ρ^κ, so that rare kinds are not lost; below 1, and the lower the stronger. Docs: problems.md."
+        ),
+    ] = None
+    crowding_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LO HI",
+            help="Success probabilities between which the limit holds; default for groups 1/M to 1/2, for a curve "
+            "start to target.",
+        ),
+    ] = None
+    crowding_measure: Annotated[
+        str,
+        typer.Option(
+            help="Whose growth, with --group-size: gradient, φ = ρu, the mean gradient; or push, the mean push on a "
+            "wrong response, which counts the advantage of all-wrong groups in full."
+        ),
+    ] = "gradient"
+
+    def of_curve(self) -> dict[str, Any]:
+        """As parameters of a curve problem."""
+        if self.crowding_measure != CrowdingOptions.crowding_measure:
+            refuse("--crowding-measure needs --group-size without --plug-in: for a curve the two are the same")
+        return {"crowding": self.crowding, "crowding_range": self.crowding_range}
+
+    def of_group(self, group: GroupProblem) -> GroupProblem:
+        """The group problem with this limit."""
+        return dataclasses.replace(group, **dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TableOptions:
     """What the best table for groups is to be."""
 
@@ -151,11 +201,10 @@ class TableOptions:
         str,
         typer.Option(
             help="What the budget counts: drift, the expected log-odds gained, so that no table beats the curve; or "
-            "advantage-variance, the mean squared advantage, which pays for sampling noise too. Drift is the default "
-            "because it is the budget of the curve, with which a table can then be compared; "
-            "the other one trained better in the one test that was made."
+            "advantage-variance, the default: the mean squared advantage, which pays for sampling noise too, tends to "
+            "the curve's budget as M grows and trained better."
         ),
-    ] = "drift"
+    ] = "advantage-variance"
     shape: Annotated[
         str,
         typer.Option(

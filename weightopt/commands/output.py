@@ -56,7 +56,7 @@ def describe(table: WeightTable) -> None:
     kind = "curve, any group size" if table.group_size is None else f"groups of {table.group_size}"
     print(f"{''.join(c for c in table.label if c.isprintable())}: {kind}")
     said = {**table.provenance, **(table.certificate or {}), "checksum": table.checksum}
-    for key in ("formula", "source", "scale", "method", "time", "lower_bound", "gap", "checksum"):
+    for key in ("formula", "source", "scale", "method", "made_for", "time", "lower_bound", "gap", "checksum"):
         value = said.get(key)
         if isinstance(value, str | float | int) and (key, value) != ("scale", 1):
             text = f"{value:.12g}" if isinstance(value, float) else str(value)[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -15,6 +16,7 @@ from weightopt.commands.options import (
     AllRight,
     AllWrong,
     AsJson,
+    CrowdingOptions,
     Csv,
     CurveOptions,
     Output,
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from weightopt.table import WeightTable
 
 
+IDLE = 1e-7  # relative difference of two times, each certified to 1e-8, that is none
+
+
 @takes_records
 def solve(
     *,
@@ -40,6 +45,7 @@ def solve(
     ] = None,
     way: Way,
     curve: CurveOptions,
+    limit: CrowdingOptions,
     start_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -108,13 +114,14 @@ def solve(
         refuse("--lipschitz-in needs --lipschitz, the slope that it is about")
     if group_size is None or plug_in:
         _refuse_table_options(table, uncentred, start_range, group_size)
-        problem = way.problem(_given(start), **curve.constraints())
+        problem = way.problem(_given(start), **curve.constraints(), **limit.of_curve())
         solved = _solve_curve(problem, method, group_size, all_wrong, all_right)
     else:
         _refuse_curve_options(curve, table, uncentred, all_wrong, all_right)
         first = _first_start(start, start_range, way.target)
         problem = way.problem(first)
-        solved = _solve_group(table.problem(problem, group_size, not uncentred), start_range, method)
+        group = limit.of_group(table.problem(problem, group_size, not uncentred))
+        solved = _solve_group(group, start_range, method)
     _warn_if_coarse(problem)
     picture = None if plot is None else _draw(problem, solved.table, solved.curve)
     # All that can fail has been done: what is written now is whole.
@@ -244,13 +251,18 @@ def _solve_curve(
 
     answer = solve_problem(problem, method)
     table = answer.table(group_size, all_wrong, all_right)
+    remarks = []
+    if problem.crowding is not None:
+        remarks.append(_price_of_limit(answer.time, solve_problem(problem.unconstrained).time))
     if group_size is None:
-        return _Solved(answer, table, curve=answer)
-    remarks = ["  read at K/M  status, time and bound above are the curve's, for very large groups"]
+        return _Solved(answer, table, tuple(remarks), curve=answer)
+    remarks += ["  read at K/M  status, time and bound above are the curve's, for very large groups"]
     time = None
     if group_size <= LARGEST_GROUP:
         correct, wrong = np.array(table.advantage_correct), np.array(table.advantage_wrong)
-        time, spent = time_and_budget(GroupProblem(problem.unconstrained, group_size), correct, wrong)
+        time, spent = time_and_budget(
+            GroupProblem(problem.unconstrained, group_size, budget_kind="drift"), correct, wrong
+        )
         time = time * spent / problem.budget if math.isfinite(time) else None
         took = "never arrives" if time is None else f"takes {time:.6g}"
         remarks.append(
@@ -268,11 +280,22 @@ def _solve_group(group: Any, start_range: tuple[float, float] | None, method: An
         of_range = solve_problem(RangeProblem(group, start_range[1]), method)
         return _Solved(of_range, of_range.table())
     answer = solve_problem(group, method)
-    remarks = ()
+    remarks = []
+    if group.crowding is not None:
+        # At κ = M the limit asks nothing, and the push on all-wrong groups is still solved for.
+        free = solve_problem(dataclasses.replace(group, crowding=float(group.group_size)))
+        remarks.append(_price_of_limit(answer.time, free.time))
     if group.budget_kind == "drift":
         ratio = answer.time / solve_problem(group.curve).time
-        remarks = (f"  curve        {ratio:.4f} times the time of the curve, which no group size beats",)
-    return _Solved(answer, answer.table(), remarks)
+        remarks.append(f"  curve        {ratio:.4f} times the time of the curve, which no group size beats")
+    return _Solved(answer, answer.table(), tuple(remarks))
+
+
+def _price_of_limit(time: float, free: float) -> str:
+    """What the crowding limit costs, in one line."""
+    if time <= free * (1 + IDLE):
+        return "  limit        idle: what is best without the crowding limit keeps it already"
+    return f"  limit        {time / free:.4f} times the time without the crowding limit, {free:.6g}"
 
 
 def _draw(problem: Problem, table: WeightTable, curve: CurveAnswer | None) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weightopt.commands.options import AsJson, read_numbers
+from weightopt.commands.options import AsJson, RayCluster, read_numbers
 from weightopt.commands.output import check_folders, fail, print_json, refuse
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def sweep(
         list[str] | None, typer.Option(help="free (default), decreasing or increasing; repeatable.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default one a core.")] = None,
+    ray: RayCluster = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted sweep of the same options.")
     ] = False,
@@ -63,6 +64,7 @@ def sweep(
     )
 
     from weightopt.heartbeat import Heartbeat
+    from weightopt.spread import SpreadError
     from weightopt.sweep import Sweep, run_sweep
 
     to_pipe = str(output) == "-"
@@ -73,6 +75,8 @@ def sweep(
     cores = os.cpu_count() or 1
     if workers is not None and not 1 <= workers <= 256:
         refuse(f"--workers must be from 1 to 256, got {workers}")
+    if workers is not None and ray is not None:
+        refuse("--workers is for this machine and --ray for a cluster; give one of them")
     shapes = {"free": None, "decreasing": "decreasing", "increasing": "increasing"}
     for word in monotone or []:
         if word not in shapes:
@@ -90,7 +94,10 @@ def sweep(
     problems.check()
     workers = min(workers or cores, problems.size)
     if to_pipe:
-        _into_pipe(problems, workers)
+        try:
+            _into_pipe(problems, workers, ray)
+        except SpreadError as error:
+            refuse(f"{error}")
         return
     began = time.perf_counter()
     columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -108,7 +115,10 @@ def sweep(
 
     try:
         with beat:
-            ended = run_sweep(problems, output, workers, advance, resume=resume)
+            ended = run_sweep(problems, output, workers, advance, resume=resume, ray=ray)
+    except SpreadError as error:
+        progress.stop()
+        refuse(f"{error}")
     except KeyboardInterrupt:
         progress.stop()
         fail(f"interrupted; the rows so far are in {output}.partial, and --resume goes on from there", 130)
@@ -127,7 +137,7 @@ def sweep(
     print(f"{output}: {problems.size} rows in {seconds:.1f} s: {counts}")
 
 
-def _into_pipe(problems: Sweep, workers: int) -> None:
+def _into_pipe(problems: Sweep, workers: int, ray: str | None) -> None:
     """Print the rows as they are solved, and nothing else; how many there were goes to standard error."""
     from collections import Counter
 
@@ -136,7 +146,7 @@ def _into_pipe(problems: Sweep, workers: int) -> None:
 
     ended: Counter[str] = Counter()
     with Heartbeat(lambda seconds: f"weightopt: {ended.total()} of {problems.size} rows after {seconds:.0f} s"):
-        for line, status in sweep_lines(problems, workers):
+        for line, status in sweep_lines(problems, workers, ray):
             print(line, end="", flush=True)
             ended.update([status] if status else [])
     counts = ", ".join(f"{count} {name}" for name, count in ended.items())

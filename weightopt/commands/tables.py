@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +55,7 @@ def table(
 
 
 def list_weightings(as_json: AsJson = False) -> None:
-    """List the catalogue of weightings: formula, rule for all-wrong groups, source."""
+    """List the catalogue of weightings: formula, rule for all-wrong groups, elasticity, source."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -68,11 +67,16 @@ def list_weightings(as_json: AsJson = False) -> None:
         print_json({"weightings": rows})
         return
     listing = Table(box=box.SIMPLE_HEAD)
-    for column in ("name", "weight ω(ρ), or advantages", "all-wrong group", "source"):
+    for column in ("name", "weight ω(ρ), or advantages", "all-wrong group", "elasticity", "source"):
         listing.add_column(column, overflow="fold")
     for row in rows:
-        listing.add_row(row["name"], row["formula"], row["all_wrong"], row["source"])
+        listing.add_row(row["name"], row["formula"], row["all_wrong"], row["elasticity"], row["source"])
     Console().print(listing)
+    at = ", ".join(f"{rho:g}" for rho in catalogue.ELASTIC_AT)
+    print(
+        f"Elasticity: d ln φ/d ln ρ at ρ = {at} in groups of {catalogue.ELASTIC_GROUP}, φ = ρu(ρ): the lower, the "
+        "longer rare kinds of prompts stay; above 1 the successful drive them out"
+    )
     families = ", ".join(f"{family.name}:{family.parameters}" for family in catalogue.FAMILIES.values())
     print(f"Parameters may be changed: {families}")
 
@@ -124,7 +128,9 @@ def check(
 
 def _check_folder(folder: Path) -> tuple[str, bool]:
     """What the part that writes folders says of one: a sentence, and whether it is as it was left."""
-    found = list(entry_points(group="weightopt.checks", name="folder"))
+    import importlib.metadata  # takes as long as all commands together, and help does without
+
+    found = list(importlib.metadata.entry_points(group="weightopt.checks", name="folder"))
     if not found:
         refuse(f"{folder} is a folder, and nothing that checks one is installed; install the project again")
     try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -66,18 +67,21 @@ class CellProgram:
     monotone: Monotone | None = None
     rise: Array | float = math.inf
     max_ratio: float = math.inf
+    mean: float = dataclasses.field(init=False)  # weight
 
     def __post_init__(self) -> None:
-        for field in ("cost", "mass"):
-            object.__setattr__(self, field, np.asarray(getattr(self, field), dtype=np.float64))
-        if self.cost.ndim != 1 or self.cost.size < 1 or self.cost.shape != self.mass.shape:
+        cost, mass = np.asarray(self.cost, dtype=np.float64), np.asarray(self.mass, dtype=np.float64)
+        if cost.ndim != 1 or cost.size < 1 or cost.shape != mass.shape:
             raise ValueError("cost and mass must be one number a cell, for at least one cell")
         # Not-a-number fails the first comparison, and an infinite entry makes the sum infinite.
-        if not all(values.min() > 0 and values.sum() < math.inf for values in (self.cost, self.mass)):
+        total = float(mass.sum())
+        if not (cost.min() > 0 and mass.min() > 0 and cost.sum() < math.inf and total < math.inf):
             raise ValueError("cost and mass must be positive and finite")
         if not 0 < self.budget < math.inf:
             raise ValueError("the budget must be positive and finite")
-        mean = self.budget / float(np.sum(self.mass))
+        mean = self.budget / total
+        for field, value in (("cost", cost), ("mass", mass), ("mean", mean)):
+            object.__setattr__(self, field, value)
         if not 0 <= self.lower <= mean <= self.upper:
             raise ValueError(f"the bounds must leave room for the mean weight {mean:g}")
         if self.monotone not in (None, "decreasing", "increasing"):
@@ -86,16 +90,16 @@ class CellProgram:
             raise ValueError("max_ratio must be at least 1")
         if isinstance(self.rise, np.ndarray) and self.rise.shape != (self.cost.size - 1,):
             raise ValueError("rise must be one number, or one a pair of neighbouring cells")
-        least = float(np.min(self.rise, initial=math.inf))
+        least = float(self.rise.min(initial=math.inf)) if isinstance(self.rise, np.ndarray) else self.rise
         if not (least == math.inf or (least >= 0 and self.steepest < math.inf)):
             raise ValueError("rise must be non-negative, and finite for all differences or for none")
 
-    @property
+    @cached_property
     def steepest(self) -> float:
         """The largest of the bounds on changes, ∞ without any."""
         return float(np.max(self.rise, initial=0.0)) if isinstance(self.rise, np.ndarray) else float(self.rise)
 
-    @property
+    @cached_property
     def differences(self) -> tuple[Array | None, Array | None]:
         """Bounds (low, high) on w[i+1] - w[i], None on a side that is free."""
         if self.steepest == math.inf and self.monotone is None:
@@ -116,9 +120,9 @@ class CellProgram:
         least, most = float(weight.min()), float(weight.max())
         worst = [0.0, self.lower - least, most - self.upper]
         if weight.size > 1 and not (low is None and high is None):
-            change = np.diff(weight)
-            worst += [] if low is None else [float(np.max(low - change))]
-            worst += [] if high is None else [float(np.max(change - high))]
+            change = weight[1:] - weight[:-1]
+            worst += [] if low is None else [float((low - change).max())]
+            worst += [] if high is None else [float((change - high).max())]
         if math.isfinite(self.max_ratio):
             worst.append((most - self.max_ratio * least) / self.max_ratio)
         return max(worst) / most
@@ -154,8 +158,7 @@ def solve_cells(program: CellProgram) -> CellSolution:
         Whoever uses it looks at the gap: 1e-12 and better where the method is direct, and what the interior-point
         method reached otherwise.
     """
-    n, steepest = program.cost.size, program.steepest
-    mean = program.budget / float(program.mass.sum())
+    n, steepest, mean = program.cost.size, program.steepest, program.mean
     bounded = program.lower > 0 or math.isfinite(program.upper)
     if n == 1 or program.max_ratio == 1 or steepest == 0 or mean in (program.lower, program.upper):
         return _finish(program, np.full(n, mean), _constant_prices(program, mean), "constant")
@@ -176,7 +179,9 @@ def solve_cells(program: CellProgram) -> CellSolution:
         prices = Prices(
             price, np.maximum(difference, 0) if program.monotone == "decreasing" else np.minimum(difference, 0)
         )
-    weight = np.clip(multiplier * root, program.lower, program.upper) if bounded else multiplier * root
+    weight = multiplier * root
+    if bounded:
+        weight.clip(program.lower, program.upper, out=weight)
     method = {(False, False): "formula", (True, False): "water-filling", (False, True): "isotonic regression"}
     name = method.get((bounded, program.monotone is not None), "isotonic regression and water-filling")
     return _finish(program, weight, prices, name)
@@ -195,35 +200,67 @@ def bound_cells(program: CellProgram, prices: Prices) -> tuple[float, float]:
     prices
         λ, ζ, and the ratio's α and β, of which the larger sum is scaled down to fit; ``box`` is not needed.
     """
-    priced = np.zeros_like(program.mass)
+    dual = _dual(program, prices)
+    if dual is None:
+        return 0.0, 0.0
+    bound, priced = dual.bound(program), np.zeros_like(program.mass)
+    if dual.prices.ratio_low is not None and dual.prices.ratio_high is not None:
+        priced += dual.prices.ratio_low + dual.prices.ratio_high
+    if dual.prices.difference is not None:
+        priced[1:] += np.abs(dual.prices.difference)
+        priced[:-1] += np.abs(dual.prices.difference)
+    best = dual.best(program)
+    time, paid = program.cost / best, (np.abs(dual.pull) + priced) * best
+    if dual.scalable(program):
+        return bound, float(np.sum(time + paid)) * bound / float(np.sum(time)) + bound
+    return bound, float(np.sum(time + paid)) + dual.spent
+
+
+class _Dual(NamedTuple):
+    """What prices ask of each weight, shape (n,), and what the constraints cost at them."""
+
+    prices: Prices
+    pull: Array
+    positive: bool
+    spent: float
+
+    def scalable(self, program: CellProgram) -> bool:
+        """Whether all prices may be scaled by one factor: without bounds on the weights."""
+        return program.lower == 0 and math.isinf(program.upper)
+
+    def best(self, program: CellProgram) -> Array:
+        """The weights of least time and price."""
+        if self.positive:
+            best = np.sqrt(program.cost / self.pull)
+        else:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                best = np.where(self.pull > 0, np.sqrt(program.cost / self.pull), math.inf)
+        return best if self.scalable(program) else best.clip(program.lower, program.upper, out=best)
+
+    def bound(self, program: CellProgram) -> float:
+        """The lower bound; with the best factor for the prices where they may be scaled."""
+        if self.scalable(program):
+            return float(np.sqrt(program.cost * self.pull).sum()) ** 2 / self.spent
+        best = self.best(program)
+        return float((program.cost / best + self.pull * best).sum()) - self.spent
+
+
+def _dual(program: CellProgram, prices: Prices) -> _Dual | None:
+    """None where the prices prove nothing."""
     if prices.ratio_low is not None and prices.ratio_high is not None:
         low, high = balanced(prices.ratio_low, prices.ratio_high, program.max_ratio)
         prices = prices._replace(ratio_low=low, ratio_high=high)
-        priced = low + high
     spent = prices.budget * program.budget
     if prices.difference is not None:
-        priced[1:] += np.abs(prices.difference)
-        priced[:-1] += np.abs(prices.difference)
         for side, sign in zip(program.differences, (-1, 1), strict=True):
             part = np.maximum(sign * prices.difference, 0)
             if side is None and np.any(part > 0):
-                return 0.0, 0.0
+                return None
             spent += 0.0 if side is None else sign * float(side @ part)
     pull = prices.pull(program.mass)
-    unbounded = math.isinf(program.upper)
-    if unbounded and not pull.min() > 0:
-        return 0.0, 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        best = np.where(pull > 0, np.sqrt(program.cost / pull), math.inf)
-    best = np.clip(best, program.lower, program.upper)
-    time, paid = program.cost / best, (np.abs(pull) + priced) * best
-    if unbounded and program.lower == 0:
-        # Prices may all be scaled by one factor; the best one is known.
-        if not spent > 0:
-            return 0.0, 0.0
-        bound = float(np.sqrt(program.cost * pull).sum()) ** 2 / spent
-        return bound, float(np.sum(time + paid)) * bound / float(np.sum(time)) + bound
-    return float(np.sum(time + pull * best)) - spent, float(np.sum(time + paid)) + spent
+    dual = _Dual(prices, pull, bool(pull.min() > 0), spent)
+    proves = (dual.positive or math.isfinite(program.upper)) and (spent > 0 or not dual.scalable(program))
+    return dual if proves else None
 
 
 def balanced(low: Array, high: Array, ratio: float, measure: Array | float = 1.0) -> tuple[Array, Array]:
@@ -246,10 +283,12 @@ def water_level(root: Array, mass: Array, budget: float, lower: float, upper: fl
         With lower·Σmass < budget < upper·Σmass.
     """
 
+    spends = mass * root
+
     def excess(mu: float) -> tuple[float, float]:
         weight = mu * root
-        free = (weight > lower) & (weight < upper)
-        return float(mass @ np.clip(weight, lower, upper)) - budget, float(mass[free] @ root[free])
+        inside = weight.clip(lower, upper)
+        return float(mass @ inside) - budget, float(spends @ (inside == weight))
 
     return rising_root(excess, budget / float(mass @ root), 2e-15 * budget)
 
@@ -297,10 +336,10 @@ def _constant_prices(program: CellProgram, mean: float) -> Prices:
 
 def _interior(program: CellProgram) -> CellSolution:
     """The interior-point method in units in which mean weight, total mass and the constant weight's time are 1."""
-    total = float(np.sum(program.mass))
-    mean = program.budget / total
-    unit = float(np.sum(program.cost)) / mean
-    cost, mass = program.cost / np.sum(program.cost), program.mass / total
+    mean, total = program.mean, float(program.mass.sum())
+    constant = float(program.cost.sum())
+    unit = constant / mean
+    cost, mass = program.cost / constant, program.mass / total
     low, high = program.differences
     limits = Limits(
         None if low is None else low / mean,
@@ -314,7 +353,8 @@ def _interior(program: CellProgram) -> CellSolution:
 
     def terms(w: Array) -> Terms:
         share = cost / w
-        return Terms(float(np.sum(share)), -share / w, 2 * share / w**2, beside)
+        once = share / w
+        return Terms(float(share.sum()), -once, 2 * once / w, beside)
 
     def judge(w: Array, prices: Prices) -> bool:
         # Back to the program's units: times are `unit`, weights `mean`, so prices of weights are unit/mean.
@@ -337,7 +377,8 @@ def _merit(found: CellSolution) -> float:
 
 def _finish(program: CellProgram, weight: Array, prices: Prices, method: str) -> CellSolution:
     time = float((program.cost / weight).sum())
-    bound, _ = bound_cells(program, prices)
+    dual = _dual(program, prices)
+    bound = 0.0 if dual is None else dual.bound(program)
     # A time below the bound by more than rounding would mean a wrong bound: it is charged, not called a gap of 0.
     gap = abs(time - bound) / bound if bound > 0 else math.inf
     return CellSolution(weight, time, bound, gap, program.violation(weight), method, prices)

@@ -8,7 +8,8 @@ every λ ≥ 0 and every feasible ω,
 so the right side, evaluated by quadrature, is a lower bound on the time of *every* feasible weighting. For monotone
 weightings h = f/f̂ with f̂ the monotone envelope makes it tight; a non-increasing ω is a mixture of the steps 1[ρ ≤ x],
 so any h becomes admissible after division by sup over x of its mean over [start, x]. That supremum is computed (at
-panel ends), not assumed: nothing here trusts whoever produced the weighting.
+panel ends), not assumed: nothing here trusts whoever produced the weighting. A crowding limit says the same of ωρ^m in
+the measure ρ^-m dm on its range (`weightopt.curves.monotone`).
 
 A bound R on the ratio of largest to smallest weight adds, for any densities α, β ≥ 0 with ∫α = R∫β, the term
 (β - α)ω to the integrand: with s the smallest weight, ∫α(s - ω) + ∫β(ω - Rs) ≤ 0. A Lipschitz bound, low ≤ dω/dx ≤
@@ -312,10 +313,18 @@ def _admissible(problem: Problem, points: Panels, h: NDArray[np.float64]) -> NDA
     The factor is the largest mean of h over [start, x], from the target for a rising ω, over all x: at panel ends and
     nodes, and where h passes 1 falling between two of them, as if it had stayed what it was at the first.
     """
-    if problem.monotone is None:
+    if problem.pooled_on is None:
         return np.ones_like(h)
     order = slice(None, None, -1) if problem.monotone == "increasing" else slice(None)
     measure, above = points.weight[order, order], (h - 1)[order, order]
+    if problem.crowding is not None:
+        # Outside the range h is 1 for every shape; inside it the mean begins where the range does.
+        low, high = problem.pooled_on
+        inside = (points.edges[:-1] >= low) & (points.edges[1:] <= high)
+        within, measure = h[inside], measure[inside] * points.rho[inside] ** -problem.tilt
+        above = within - 1
+        if np.any(h[~inside] != 1):
+            raise ValueError("the envelope must be the cost outside the range of the crowding limit")
     ends, length = np.cumsum(np.sum(measure * above, axis=1)), np.cumsum(np.sum(measure, axis=1))
     worst = max(0.0, float(np.max(ends / length)))
     if np.any(above != 0):
@@ -325,6 +334,10 @@ def _admissible(problem: Problem, points: Panels, h: NDArray[np.float64]) -> NDA
         if np.any(falls):
             reach = np.roll(measure, -1, axis=1)
             worst = max(worst, float(np.max(((excess + reach * above) / begun)[falls])))
+    if problem.crowding is not None:
+        admissible = np.ones_like(h)
+        admissible[inside] = within / (1 + worst)
+        return admissible
     return h / (1 + worst)
 
 
@@ -439,6 +452,11 @@ def violation(problem: Problem, rho: NDArray[np.float64], weighting: Weight) -> 
     if problem.monotone is not None:
         rise = np.diff(weight) / weight[1:]
         worst.append(float(np.max(rise if problem.monotone == "decreasing" else -rise)))
+    if problem.crowding is not None:
+        low, high = problem.pooled_on or (problem.start, problem.target)
+        inside = (rho >= low) & (rho <= high)
+        tilted = weight[inside] * rho[inside] ** problem.tilt
+        worst.append(float(np.max(np.diff(tilted) / tilted[1:], initial=0.0)))
     if math.isfinite(problem.lipschitz):
         beyond = np.abs(np.diff(weight)) - problem.lipschitz * np.diff(problem.coordinate(rho))
         worst.append(float(np.max(beyond)) / most)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.clocks import made_for
 from theory.closed_forms import optimal_antiderivative
 from theory.dynamics import NATURAL
 from theory.quadrature import log_odds_distance
@@ -36,7 +37,7 @@ from weightopt.curves.weighting import (
     read_weighting,
 )
 from weightopt.table import TableError, WeightTable
-from weightopt.tabulate import GRID_EDGE, GRID_POINTS, even_grid, tabulate
+from weightopt.tabulate import GRID_EDGE, GRID_POINTS, even_grid, loop_stated, tabulate
 
 CONVEX_METHOD = "convex program on knots (Clarabel)"
 CELL_METHODS = ("constant", "formula", "water-filling", "isotonic regression", "isotonic regression and water-filling")
@@ -91,18 +92,30 @@ class CurveAnswer(Answer):
             problem=problem.to_dict(),
             certificate={**self.stated, **prices},
             # A curve is its parameters; what a table reads off it is checked from them.
-            provenance={"method": self.method, "weighting": "optimal", "parameters": weighting.parameters()},
+            provenance={
+                "method": self.method,
+                "weighting": "optimal",
+                "parameters": weighting.parameters(),
+                **loop_stated(problem.clock),
+            },
         )
 
     def _table_grid(self) -> NDArray[np.float64]:
         """Even in log-odds from 1/1024 to 1 - 1/1024, widened to start and target and holding both.
 
-        Every k/M with M ≤ 1024 lies inside it. A weighting with steps has both sides of each step in it.
+        Every k/M with M ≤ 1024 lies inside it. A weighting with steps has both sides of each step in it, and so has one
+        under a crowding limit, which may jump where the limit's range ends.
         """
         start, target = self.problem.start, self.problem.target
         grid = even_grid(min(start, GRID_EDGE), max(target, 1 - GRID_EDGE))
-        edges = np.array(self.weighting.kinks if isinstance(self.weighting, StepWeighting) else ())
-        return np.unique(np.concatenate([grid, [start, target], edges, np.nextafter(edges, 0)]))
+        steps = isinstance(self.weighting, StepWeighting) or self.problem.crowding is not None
+        edges = np.array(self.weighting.kinks if steps else ())
+        sides = (
+            [np.nextafter(edges, 0), np.nextafter(edges, 1)]
+            if self.problem.crowding is not None
+            else [np.nextafter(edges, 0)]
+        )
+        return np.unique(np.concatenate([grid, [start, target], edges, *sides]))
 
     def reading_cost(self, curve: WeightTable) -> float:
         """By what the time of the curve read between its points exceeds the answer's, relatively, at equal budget."""
@@ -120,8 +133,8 @@ class CurveAnswer(Answer):
         return f"Time-optimal weighting, success {problem.start:g} → {problem.target:g}, {', '.join(shape)}"
 
     def about(self) -> dict[str, str]:
-        """The clock and the mobility."""
-        return {"clock": self.problem.movement}
+        """The clock, the loop that pays it, and the mobility."""
+        return {"clock": self.problem.movement, "made for": made_for(self.problem.clock)[1]}
 
     def numbers(self) -> dict[str, Any]:
         """ω on an even grid from start to target."""
@@ -218,7 +231,7 @@ def certify(problem: Problem, table: WeightTable) -> CurveAnswer:
     known = {
         SolvedWeighting: (_formula_method(problem),),
         LinearWeighting: (KNOT_METHOD, CONVEX_METHOD),
-        StepWeighting: (*BIN_METHODS, CONVEX_METHOD),
+        StepWeighting: (CONVEX_METHOD,) if problem.crowding is not None else (*BIN_METHODS, CONVEX_METHOD),
     }[type(weighting)]
     own = Promise(tolerance(problem))
     method, promise = promised({name: CONVEX if name == CONVEX_METHOD else own for name in known}, table)
@@ -260,7 +273,7 @@ def _solve(problem: Problem) -> _Found:
 
 def _formula_method(problem: Problem) -> str:
     """How the multiplier of a formula is found."""
-    method = "isotonic regression" if problem.monotone else "quadrature"
+    method = "isotonic regression" if problem.pooled_on else "quadrature"
     if problem.bounded or math.isfinite(problem.max_ratio):
         return "water-filling" if problem.monotone is None else f"{method} and water-filling"
     return method
@@ -273,7 +286,7 @@ def _steepness(problem: Problem, weighting: CurveWeighting) -> float:
 
 def _closed_form(problem: Problem) -> float | None:
     """∫√f from its antiderivative where that is elementary and a difference of it keeps its digits."""
-    plain = problem.mobility == NATURAL and problem.budget_density is None and problem.monotone is None
+    plain = problem.mobility == NATURAL and problem.budget_density is None and problem.pooled_on is None
     primitive = optimal_antiderivative(problem.clock) if plain else None
     if primitive is None or log_odds_distance(problem.start, problem.target) < WIDE:
         return None

@@ -70,8 +70,7 @@ class Prices(NamedTuple):
         """What all but the bounds ask of each weight: λ mass + ζ[i-1] - ζ[i] + β - α; shape (n,)."""
         pull = self.budget * mass
         if self.difference is not None:
-            pull[1:] += self.difference
-            pull[:-1] -= self.difference
+            pull += _to_ends(self.difference)
         if self.ratio_low is not None and self.ratio_high is not None:
             pull += self.ratio_high - self.ratio_low
         return pull
@@ -118,10 +117,11 @@ def interior_point(
         newton = _Newton(now, mass, rows, at)
         if newton.broken:
             return
-        straight = newton.step(-at.slack * at.price)
-        ahead = at.moved(straight)
-        centre = min(1.0, (float(ahead.slack @ ahead.price) / gap) ** 3) * gap / slack.size
-        at = at.moved(newton.step(centre - at.slack * at.price - straight.slack * straight.price))
+        straight = newton.step()
+        primal, dual = at.reach(straight)
+        left = float((at.slack + primal * straight.slack) @ (at.price + dual * straight.price))
+        centre = min(1.0, (left / gap) ** 3) * gap / slack.size
+        at = at.moved(newton.step((centre - straight.slack * straight.price) / at.slack))
 
 
 class _Point(NamedTuple):
@@ -133,10 +133,13 @@ class _Point(NamedTuple):
     multiplier: float
     price: Array
 
+    def reach(self, step: _Point) -> tuple[float, float]:
+        """How far to go along a step so that weights and slacks stay positive, and so that prices do."""
+        return min(reach(self.slack, step.slack), reach(self.w, step.w)), reach(self.price, step.price)
+
     def moved(self, step: _Point) -> _Point:
-        """This point moved along a step, as far as weights, slacks and prices stay positive."""
-        primal = min(reach(self.slack, step.slack), reach(self.w, step.w))
-        dual = reach(self.price, step.price)
+        """This point moved along a step, as far as it may go."""
+        primal, dual = self.reach(step)
         return _Point(
             self.w + primal * step.w,
             self.smallest + primal * step.smallest,
@@ -148,7 +151,7 @@ class _Point(NamedTuple):
 
 def reach(x: Array, dx: Array, share: float = STEP_BACK) -> float:
     """How far to go along dx, at most 1, so that x stays positive: a share of the way to where it would not."""
-    steepest = float(np.max(-dx / x))
+    steepest = -float((dx / x).min())
     return 1.0 if steepest <= share else share / steepest
 
 
@@ -156,7 +159,7 @@ class _Rows:
     """All inequalities as G (w, smallest) ≤ limit, one block of rows for each kind that is present."""
 
     def __init__(self, n: int, limits: Limits) -> None:
-        self.n, self.limits = n, limits
+        self.n, self.ratio = n, limits.ratio
         low, high, lower, upper, ratio = limits
         bounded = math.isfinite(ratio)
         # A difference that is free on one side or hardly free at all starts with room: weights that change by 1 in all.
@@ -179,94 +182,125 @@ class _Rows:
     def apply(self, w: Array, smallest: float) -> Array:
         """G (w, smallest)."""
         out = np.empty(self.limit.size)
+        change = w[1:] - w[:-1]
         for name, rows in self.slices.items():
-            if name in ("high", "low"):
-                out[rows] = np.diff(w) if name == "high" else -np.diff(w)
+            if name == "high":
+                out[rows] = change
+            elif name == "low":
+                np.negative(change, out=out[rows])
             elif name == "ratio_low":
-                out[rows] = smallest - w
+                np.subtract(smallest, w, out=out[rows])
             elif name == "ratio_high":
-                out[rows] = w - self.limits.ratio * smallest
+                np.subtract(w, self.ratio * smallest, out=out[rows])
+            elif name == "upper":
+                out[rows] = w
             else:
-                out[rows] = w if name == "upper" else -w
+                np.negative(w, out=out[rows])
         return out
+
+    def net(self, y: Array, above: str, below: str) -> Array | None:
+        """What y says of one quantity that is bounded on two sides: its part above minus that below."""
+        high, low = self.slices.get(above), self.slices.get(below)
+        if high is None:
+            return None if low is None else -y[low]
+        return y[high] if low is None else y[high] - y[low]
 
     def transpose(self, y: Array) -> tuple[Array, float]:
         """Gᵀ y: the part along w, and along the smallest weight."""
-        along, smallest = np.zeros(self.n), 0.0
+        change = self.net(y, "high", "low")
+        along = np.zeros(self.n) if change is None else _to_ends(change)
+        for above, below in (("upper", "lower"), ("ratio_high", "ratio_low")):
+            part = self.net(y, above, below)
+            if part is not None:
+                along += part
+        if math.isinf(self.ratio):
+            return along, 0.0
+        low, high = y[self.slices["ratio_low"]], y[self.slices["ratio_high"]]
+        return along, float(np.sum(low)) - self.ratio * float(np.sum(high))
+
+    def squared(self, y: Array) -> tuple[Array, Array | None, Array, float]:
+        """Gᵀ diag(y) G: diagonal (n,), first off-diagonal (n-1,) or None for zeros, border (n,), and its corner."""
+        diagonal, beside, border, corner = np.zeros(self.n), None, np.zeros(self.n), 0.0
         for name, rows in self.slices.items():
             part = y[rows]
             if name in ("high", "low"):
-                sign = 1 if name == "high" else -1
-                along[1:] += sign * part
-                along[:-1] -= sign * part
-            elif name in ("upper", "ratio_high"):
-                along += part
-                smallest -= self.limits.ratio * float(np.sum(part)) if name == "ratio_high" else 0.0
-            else:
-                along -= part
-                smallest += float(np.sum(part)) if name == "ratio_low" else 0.0
-        return along, smallest
+                beside = part if beside is None else beside + part
+                continue
+            diagonal += part
+            if name in ("ratio_low", "ratio_high"):
+                factor = 1.0 if name == "ratio_low" else self.ratio
+                border -= factor * part
+                corner += factor**2 * float(np.sum(part))
+        if beside is not None:
+            diagonal[1:] += beside
+            diagonal[:-1] += beside
+        return diagonal, beside, border, corner
 
     def prices(self, multiplier: float, price: Array) -> Prices:
         """The multipliers under their names."""
         part = {name: price[rows] for name, rows in self.slices.items()}
+        difference, box = self.net(price, "high", "low"), self.net(price, "upper", "lower")
+        return Prices(multiplier, difference, box, part.get("ratio_low"), part.get("ratio_high"))
 
-        def between(high: str, low: str) -> Array | None:
-            if high in part and low in part:
-                return part[high] - part[low]
-            return part[high].copy() if high in part else -part[low] if low in part else None
 
-        return Prices(
-            multiplier, between("high", "low"), between("upper", "lower"), part.get("ratio_low"), part.get("ratio_high")
-        )
+def _to_ends(change: Array) -> Array:
+    """What pulls at the n-1 differences, as what pulls at the n weights: up on the right, down on the left."""
+    out = np.zeros(change.size + 1)
+    out[1:] = change
+    out[:-1] -= change
+    return out
 
 
 class _Newton:
-    """Newton's equations at a point: ∇²φ + Gᵀ diag(price/slack) G, bordered by the budget and the smallest weight."""
+    """Newton's equations at a point: ∇²φ + Gᵀ diag(price/slack) G, bordered by the budget and the smallest weight.
+
+    The prices of the point cancel in its residual and are left out of both sides.
+    """
 
     def __init__(self, terms: Terms, mass: Array, rows: _Rows, at: _Point) -> None:
         self.rows, self.at = rows, at
-        back, self.residual_smallest = rows.transpose(at.price)
-        self.residual = terms.gradient + at.multiplier * mass + back
-        self.open_by = rows.apply(at.w, at.smallest) + at.slack - rows.limit
+        self.stiffness = at.price / at.slack
+        self.open_by = rows.apply(at.w, at.smallest)
+        self.open_by += at.slack
+        self.open_by -= rows.limit
+        pull, self.pull_smallest = rows.transpose(self.stiffness * self.open_by)
+        pull += terms.gradient
+        pull += at.multiplier * mass
+        self.pull = pull
         self.short = float(mass @ at.w) - 1
-        diagonal, beside = terms.diagonal.copy(), terms.beside.copy()
-        column, corner = np.zeros(mass.size), 0.0
-        stiffness = at.price / at.slack
-        for name, of_kind in rows.slices.items():
-            part = stiffness[of_kind]
-            if name in ("high", "low"):
-                diagonal[1:] += part
-                diagonal[:-1] += part
-                beside -= part
-            else:
-                diagonal += part
-            if name == "ratio_low":
-                column -= part
-                corner += float(np.sum(part))
-            if name == "ratio_high":
-                column -= rows.limits.ratio * part
-                corner += rows.limits.ratio**2 * float(np.sum(part))
-        *self.factor, info = _factor(diagonal, beside)
+        diagonal, beside, column, corner = rows.squared(self.stiffness)
+        diagonal += terms.diagonal
+        beside = terms.beside.copy() if beside is None else terms.beside - beside
+        *self.factor, info = _factor(diagonal, beside, overwrite_d=True, overwrite_e=True)
         self.broken = info != 0
         if self.broken:
             return
-        self.borders = np.column_stack([mass, column] if corner > 0 else [mass])
-        self.solved = _solve(*self.factor, self.borders)[0]
-        self.schur = self.borders.T @ self.solved
+        self.borders = np.vstack([mass, column]) if corner > 0 else mass[None, :]
+        self.solved = _solve(*self.factor, self.borders.T)[0].T
+        self.schur = self.borders @ self.solved.T
         if corner > 0:
             self.schur[1, 1] -= corner
 
-    def step(self, target: Array) -> _Point:
-        """The step after which slack·price would be larger by `target`, to first order, and all else would hold."""
+    def step(self, push: Array | None = None) -> _Point:
+        """The step to where all holds to first order with slack·price = slack·push, or 0 without a push."""
         rows, at = self.rows, self.at
-        back, back_smallest = rows.transpose((at.price * self.open_by + target) / at.slack)
-        direct = _solve(*self.factor, -self.residual - back)[0]
-        right = self.borders.T @ direct
+        pull, pull_smallest = self.pull, self.pull_smallest
+        if push is not None:
+            along, smallest = rows.transpose(push)
+            pull, pull_smallest = pull + along, pull_smallest + smallest
+        direct = _solve(*self.factor, -pull, overwrite_b=True)[0]
+        right = self.borders @ direct
         right[0] += self.short
         if right.size > 1:
-            right[1] += self.residual_smallest + back_smallest
-        outer = np.linalg.solve(self.schur, right)
-        dw, smallest = direct - self.solved @ outer, float(outer[1]) if right.size > 1 else 0.0
-        dslack = -self.open_by - rows.apply(dw, smallest)
-        return _Point(dw, smallest, dslack, float(outer[0]), (target - at.price * dslack) / at.slack)
+            right[1] += pull_smallest
+            outer = np.linalg.solve(self.schur, right)
+        else:
+            outer = right / self.schur[0]
+        dw, smallest = direct - outer @ self.solved, float(outer[1]) if right.size > 1 else 0.0
+        dslack = rows.apply(dw, smallest)
+        dslack += self.open_by
+        np.negative(dslack, out=dslack)
+        dprice = self.stiffness * dslack
+        dprice += at.price
+        dprice = -dprice if push is None else push - dprice
+        return _Point(dw, smallest, dslack, float(outer[0]), dprice)

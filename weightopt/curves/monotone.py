@@ -4,6 +4,9 @@ Among non-increasing weightings the optimum is μ√f̂, with f̂ the isotonic (
 slope of the least concave majorant of ∫f. It equals f except on *pools*, intervals over which it is the mean of f.
 Pools are found on a grid by the pool-adjacent-violators algorithm and their ends are then solved for exactly, so the
 answer carries no grid error.
+
+A crowding limit κ asks the same of v = ωρ^m, m = 1-κ, on its range: with the cost fρ^2m in the measure ρ^-m dm, ∫f/ω dm
+and ∫ω dm are those of v. So f̂ is f but for pools on the range, over which it is ρ^-2m times the mean of fρ^2m.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, isotonic_regression, minimize_scalar
 
-from theory.quadrature import log_odds_distance
+from theory.quadrature import Panels, log_odds_distance
 from weightopt.curves.problem import Problem
 
 # Cells of the grid, fine enough to tell pools apart (their ends are refined afterwards): at most this wide in log-odds,
@@ -30,7 +33,7 @@ EXTREMUM_NOISE = 1e-12  # relative change of f below which a turn is rounding
 
 
 class Pool(NamedTuple):
-    """f̂ = `value`, the mean of f, for ρ in [left, right]."""
+    """f̂ ρ^2m = `value`, the mean of fρ^2m, for ρ in [left, right]; m = 0 without a crowding limit."""
 
     left: float
     right: float
@@ -42,7 +45,7 @@ class Envelope:
     """f̂ of a problem: f itself without a monotonicity constraint, its isotonic regression with one.
 
     Callable at success probabilities of any shape in (0, 1). Outside [start, target], where the time does not see the
-    weight, f̂ is f without a constraint and keeps its end value with one.
+    weight, f̂ is f without a constraint and keeps its end value with one, under a crowding limit times a power of ρ.
     """
 
     problem: Problem
@@ -51,18 +54,22 @@ class Envelope:
     def __call__(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
         """f̂(ρ) > 0."""
         problem = self.problem
-        if problem.monotone is None:
+        if problem.pooled_on is None:
             return problem.cost_density(rho)
+        tilt, anywhere = -2 * problem.tilt, rho
         rho = np.clip(rho, problem.start, problem.target)
         value = problem.cost_density(rho)
         for pool in self.pools:
-            value = np.where((rho >= pool.left) & (rho <= pool.right), pool.value, value)
-        return value
+            pooled = pool.value * rho**tilt if tilt else pool.value
+            value = np.where((rho >= pool.left) & (rho <= pool.right), pooled, value)
+        return value * (anywhere / rho) ** tilt if tilt else value
 
     @cached_property
     def breaks(self) -> tuple[float, ...]:
         """Ends of pools inside (start, target), where f̂ has kinks."""
         ends = {end for pool in self.pools for end in (pool.left, pool.right)}
+        if self.problem.crowding is not None:
+            ends |= {*(self.problem.pooled_on or ())}
         return tuple(sorted(ends - {self.problem.start, self.problem.target}))
 
     @cached_property
@@ -87,11 +94,13 @@ class Envelope:
 
 def envelope(problem: Problem) -> Envelope:
     """f̂ of the problem, with pool ends exact to rounding."""
-    if problem.monotone is None:
+    between = problem.pooled_on
+    if between is None:
         return Envelope(problem)
-    cells = problem.panels(width=_grid_width(problem))
-    mass = np.sum(cells.weight, axis=1)
-    mean = np.sum(cells.weight * problem.cost_density(cells.rho), axis=1) / mass
+    cells = problem.panels(width=_grid_width(problem), between=between)
+    measure = _measure(problem, cells)
+    mass = np.sum(measure, axis=1)
+    mean = np.sum(measure * _level(problem, cells.rho), axis=1) / mass
     blocks = isotonic_regression(mean, weights=mass, increasing=problem.monotone == "increasing").blocks
     pools = [
         _refine(problem, cells.edges, int(first), int(last))
@@ -99,6 +108,17 @@ def envelope(problem: Problem) -> Envelope:
         if last - first > 1
     ]
     return Envelope(problem, tuple(pools))
+
+
+def _level(problem: Problem, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+    """fρ^2m: what is pooled."""
+    cost = problem.cost_density(rho)
+    return cost * rho ** (2 * problem.tilt) if problem.tilt else cost
+
+
+def _measure(problem: Problem, points: Panels) -> NDArray[np.float64]:
+    """ρ^-m dm: the measure that it is pooled in."""
+    return points.weight * points.rho**-problem.tilt if problem.tilt else points.weight
 
 
 def _grid_width(problem: Problem) -> float:
@@ -110,11 +130,12 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
     left, right = float(edges[first]), float(edges[last])
     # f passes the level rising where it must rise, and between its extrema inside the pool it turns: leave these out.
     sign = 1 if problem.monotone == "increasing" else -1
-    f_left, f_right = (float(problem.cost_density(np.asarray(end))) for end in (left, right))
+    f_left, f_right = (float(_level(problem, np.asarray(end))) for end in (left, right))
     points = problem.panels(between=(left, right)) if left < right else None
     if points is None:  # cells between the same two floats
         return Pool(left, right, f_left)
-    value = float(np.sum(points.weight * problem.cost_density(points.rho)) / np.sum(points.weight))
+    measure = _measure(problem, points)
+    value = float(np.sum(measure * _level(problem, points.rho)) / np.sum(measure))
     # At start and target too the pool ends inside the cell where f is beyond the level.
     free_left = first > 0 or sign * (f_left - value) < 0
     free_right = last < len(edges) - 1 or sign * (f_right - value) > 0
@@ -132,10 +153,10 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
         if not at[0] < at[1]:  # no float between them
             return 0.0
         points = problem.panels(between=at)
-        return float(np.sum(points.weight * (problem.cost_density(points.rho) - level)))
+        return float(np.sum(_measure(problem, points) * (_level(problem, points.rho) - level)))
 
     if free_left or free_right:
-        at_ends = [problem.cost_density(np.asarray(x)) for near in (near_left, near_right) for x in near]
+        at_ends = [_level(problem, np.asarray(x)) for near in (near_left, near_right) for x in near]
         low, high = min(value, *map(float, at_ends)), max(value, *map(float, at_ends))
         # `excess` falls as the level rises, since f = level at both moving ends.
         if excess(low) > 0 > excess(high):
@@ -147,20 +168,20 @@ def _refine(problem: Problem, edges: NDArray[np.float64], first: int, last: int)
 def _up_to_largest(problem: Problem, sign: int, low: float, high: float) -> tuple[float, float]:
     """[low, high] cut where sign·f is largest."""
     points = np.linspace(low, high, SAMPLES)
-    return float(low), float(points[np.argmax(sign * problem.cost_density(points))])
+    return float(low), float(points[np.argmax(sign * _level(problem, points))])
 
 
 def _from_smallest(problem: Problem, sign: int, low: float, high: float) -> tuple[float, float]:
     """[low, high] cut where sign·f is smallest."""
     points = np.linspace(low, high, SAMPLES)
-    return float(points[np.argmin(sign * problem.cost_density(points))]), float(high)
+    return float(points[np.argmin(sign * _level(problem, points))]), float(high)
 
 
 def _crossing(problem: Problem, level: float, low: float, high: float) -> float:
     """Where f, monotone on [low, high], equals `level`; the nearer end if it does not."""
 
     def gap(rho: float) -> float:
-        return float(problem.cost_density(np.asarray(rho))) - level
+        return float(_level(problem, np.asarray(rho))) - level
 
     at_low, at_high = gap(low), gap(high)
     if at_low * at_high >= 0:

@@ -33,7 +33,15 @@ LARGEST, SMALLEST = 1e30, 1e-30
 NARROWEST = 1e-9  # from start to target in log-odds, below which the digits of their difference run out
 LARGEST_CHANGE = 6.0  # of the logarithm of a measured quantity over a panel, which 16 nodes integrate to rounding
 # Parameters that came after the first table files, with the value that such a file means.
-LATER = {"lipschitz": None, "lipschitz_in": "log-odds", "max_ratio": None, "bins": None}
+LATER = {
+    "lipschitz": None,
+    "lipschitz_in": "log-odds",
+    "max_ratio": None,
+    "bins": None,
+    "crowding": None,
+    "crowding_range": None,
+}
+LARGEST_CROWDING = 10.0  # of either sign: ω ρ^(1-κ) still has digits
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -71,6 +79,11 @@ class Problem:
         Edges inside (start, target), increasing, at most 10 000: ω is constant between neighbouring edges (right-open
         bins); no edge means a constant weight. The Lipschitz bound then holds between the middles of neighbouring bins:
         half-way between the edges in the coordinate x, start and target being the outer edges.
+    crowding
+        κ, from -10 to 10: the elasticity of φ(ρ) = ρω(ρ) must not exceed it on a range (`theory.crowding`), that is,
+        ωρ^(1-κ) must not increase there. Stands for itself: with no other constraint but the budget. None: no limit.
+    crowding_range
+        The range, two success probabilities from start to target; None: all the way.
 
     Raises
     ------
@@ -102,6 +115,8 @@ class Problem:
     lipschitz_in: Coordinate
     max_ratio: float
     bins: tuple[float, ...] | None
+    crowding: float | None
+    crowding_range: tuple[float, float] | None
 
     def __init__(
         self,
@@ -118,21 +133,25 @@ class Problem:
         lipschitz_in: Coordinate = "log-odds",
         max_ratio: float = math.inf,
         bins: Iterable[float] | None = None,
+        crowding: float | None = None,
+        crowding_range: Iterable[float] | None = None,
     ) -> None:
         values = {
-            "start": _number("start", start),
-            "target": _number("target", target),
+            "start": number("start", start),
+            "target": number("target", target),
             "clock": _clock(clock),
             "mobility": _mobility(mobility),
-            "budget": _number("budget", budget),
-            "min_weight": _number("min_weight", min_weight),
-            "max_weight": _number("max_weight", max_weight),
+            "budget": number("budget", budget),
+            "min_weight": number("min_weight", min_weight),
+            "max_weight": number("max_weight", max_weight),
             "monotone": monotone,
             "budget_density": budget_density,
-            "lipschitz": _number("lipschitz", lipschitz),
+            "lipschitz": number("lipschitz", lipschitz),
             "lipschitz_in": lipschitz_in,
-            "max_ratio": _number("max_ratio", max_ratio),
+            "max_ratio": number("max_ratio", max_ratio),
             "bins": None if bins is None else _edges(bins),
+            "crowding": None if crowding is None else number("crowding", crowding),
+            "crowding_range": crowding_range,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -166,6 +185,7 @@ class Problem:
         if not (1 <= self.max_ratio <= LARGEST or self.max_ratio == math.inf):
             raise ProblemError("max_ratio", f"must be a number from 1 to 1e30, got {self.max_ratio:g}")
         self._check_bins()
+        self._check_crowding()
         if self.min_weight > self.max_weight:
             raise ProblemError(
                 "min_weight", f"must be at most max_weight, which is {self.max_weight:g}; got {self.min_weight:g}"
@@ -200,16 +220,54 @@ class Problem:
                     f"{right!r} follows {left!r}",
                 )
 
+    def _check_crowding(self) -> None:
+        if self.crowding_range is not None:
+            if self.crowding is None:
+                raise ProblemError("crowding_range", "needs crowding, the limit that it is about")
+            object.__setattr__(self, "crowding_range", read_range(self.crowding_range, self.start, self.target))
+        if self.crowding is None:
+            return
+        if not abs(self.crowding) <= LARGEST_CROWDING:
+            raise ProblemError("crowding", f"of a curve must be a number from -10 to 10, got {self.crowding:g}")
+        others = self._replace(crowding=None, crowding_range=None)
+        if others != self.unconstrained:
+            raise ProblemError("crowding", "of a curve must be its only constraint besides the budget")
+
+    @property
+    def pooled_on(self) -> tuple[float, float] | None:
+        """Where ω times ρ^`tilt` must be monotone: all the way, on the range of a crowding limit, or nowhere."""
+        if self.crowding is not None:
+            return self.crowding_range or (self.start, self.target)
+        return None if self.monotone is None else (self.start, self.target)
+
+    @property
+    def tilt(self) -> float:
+        """1-κ under a crowding limit, else 0."""
+        return 0.0 if self.crowding is None else 1 - self.crowding
+
     @property
     def bounded(self) -> bool:
         """Whether a bound on the weight could bind."""
         return self.min_weight > 0 or math.isfinite(self.max_weight)
 
     @property
+    def only_budget(self) -> bool:
+        """Whether the budget is the only constraint on the weight."""
+        free = not self.bounded and math.isinf(self.lipschitz) and math.isinf(self.max_ratio)
+        free = free and self.monotone is None and self.bins is None and self.crowding is None
+        return free and self.lipschitz_in == "log-odds"
+
+    @property
     def unconstrained(self) -> Problem:
         """The same problem without any constraint on the weight but the budget."""
         return self._replace(
-            min_weight=0.0, max_weight=math.inf, monotone=None, max_ratio=math.inf, bins=None
+            min_weight=0.0,
+            max_weight=math.inf,
+            monotone=None,
+            max_ratio=math.inf,
+            bins=None,
+            crowding=None,
+            crowding_range=None,
         ).without_slopes
 
     @property
@@ -219,15 +277,21 @@ class Problem:
 
     def starting_at(self, start: float) -> Problem:
         """The same problem from another start."""
-        return self._replace(start=start)
+        return self._replace(start=number("start", start))
 
     def _replace(self, **changed: Any) -> Problem:
-        return Problem(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changed)
+        """A copy with other numbers; what is copied has been read, and is checked against them once more."""
+        copy = object.__new__(Problem)
+        for field in dataclasses.fields(self):
+            object.__setattr__(copy, field.name, changed.get(field.name, getattr(self, field.name)))
+        copy._check()
+        return copy
 
     @property
     def label(self) -> str:
         """What a table of the answer is called."""
-        return f"Time-optimal, {self.clock.name} clock, {self.start:g} → {self.target:g}"
+        limit = "" if self.crowding is None else f", crowding at most {self.crowding:g}"
+        return f"Time-optimal, {self.clock.name} clock, {self.start:g} → {self.target:g}{limit}"
 
     @property
     def movement(self) -> str:
@@ -263,6 +327,9 @@ class Problem:
             words.append(f"largest over smallest at most {self.max_ratio:g}")
         if self.bins is not None:
             words.append(f"constant on {len(self.bins) + 1} bin{'s' if self.bins else ''}")
+        if self.crowding is not None:
+            low, high = self.crowding_range or (self.start, self.target)
+            words.append(f"elasticity of ρω at most {self.crowding:g} from {low:.4g} to {high:.4g}")
         return words
 
     def cost_density(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -348,6 +415,8 @@ class Problem:
             "lipschitz_in": self.lipschitz_in,
             "max_ratio": None if math.isinf(self.max_ratio) else self.max_ratio,
             "bins": None if self.bins is None else list(self.bins),
+            "crowding": self.crowding,
+            "crowding_range": None if self.crowding_range is None else list(self.crowding_range),
         }
 
     @classmethod
@@ -371,7 +440,8 @@ class Problem:
         return cls(**{**values, **changed})
 
 
-def _number(field: str, value: Any) -> float:
+def number(field: str, value: Any) -> float:
+    """The value as a float; raises `ProblemError` in the name of the field if it is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer) or value != value:
         raise ProblemError(field, f"must be a number, got {str(value)[:40]!r}")
     try:
@@ -380,16 +450,31 @@ def _number(field: str, value: Any) -> float:
         raise ProblemError(field, "must be a number of ordinary size") from None
 
 
+def read_range(value: Any, least: float, largest: float) -> tuple[float, float]:
+    """A range of success probabilities; raises `ProblemError` in the name of the crowding limit's range."""
+    ends = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if len(ends) != 2:
+        raise ProblemError("crowding_range", f"must be two success probabilities, got {str(value)[:40]!r}")
+    low, high = (number("crowding_range", end) for end in ends)
+    if not max(least, EDGE) <= low < high <= min(largest, 1 - EDGE):
+        raise ProblemError(
+            "crowding_range",
+            f"must be two success probabilities from {max(least, EDGE):g} to {min(largest, 1 - EDGE):g}, the second "
+            f"above the first, got {low:g} {high:g}",
+        )
+    return low, high
+
+
 def _edges(bins: Any) -> tuple[float, ...]:
     if isinstance(bins, str) or not isinstance(bins, Iterable):
         raise ProblemError("bins", f"must be a list of numbers, got {str(bins)[:40]!r}")
-    return tuple(_number("bins", edge) for edge in bins)
+    return tuple(number("bins", edge) for edge in bins)
 
 
 def _clock(clock: clocks.Clock | str) -> clocks.Clock:
-    if isinstance(clock, clocks.Clock):
-        return clock
-    if not isinstance(clock, str):
+    if not isinstance(clock, str):  # first, since looking whether something is a clock takes longer
+        if isinstance(clock, clocks.Clock):
+            return clock
         raise ProblemError("clock", f"must be a clock or the name of one, got {str(clock)[:40]!r}")
     try:
         return clocks.parse(clock)
@@ -444,7 +529,7 @@ def _lists(measured: LogLinear) -> dict[str, list[float]]:
 def _measured(field: str, value: Any) -> LogLinear:
     try:
         rho, numbers = value["rho"], value["value"]
-        return LogLinear(tuple(_number(field, x) for x in rho), tuple(_number(field, x) for x in numbers))
+        return LogLinear(tuple(number(field, x) for x in rho), tuple(number(field, x) for x in numbers))
     except (KeyError, TypeError):
         raise ProblemError(field, "must hold lists 'rho' and 'value'") from None
     except ProblemError:

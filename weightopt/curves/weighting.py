@@ -56,6 +56,10 @@ class SolvedWeighting:
     def all_wrong_advantage(self) -> float:
         """lim -ρω as ρ → 0, or -∞ where there is none."""
         problem = self.envelope.problem
+        if problem.crowding is not None:
+            if problem.crowding != 0:  # ρω ~ ρ^κ
+                return 0.0 if problem.crowding > 0 else -math.inf
+            return 0.0 - problem.start * float(self(np.asarray(problem.start)))
         return 0.0 - self._end_limit(*problem.clock.at_zero)
 
     @property
@@ -68,7 +72,7 @@ class SolvedWeighting:
         """lim x·μ√(C x^p / x^q) as the distance x to the end goes to 0, q being the mobility's exponent."""
         problem = self.envelope.problem
         power = 1 + (exponent - problem.mobility.exponent) / 2
-        if problem.monotone is not None or math.isfinite(self.high) or power > 0:
+        if problem.pooled_on is not None or math.isfinite(self.high) or power > 0:
             return 0.0
         return self.multiplier * math.sqrt(coefficient) if power == 0 else math.inf
 
@@ -113,7 +117,7 @@ class LinearWeighting:
 
 @dataclasses.dataclass(frozen=True)
 class StepWeighting:
-    """ω constant on right-open bins of success probability.
+    """ω constant on right-open bins of success probability, or with a tilt m constant there times ρ^-m.
 
     Callable on success probabilities of any shape in (0, 1); the first and last bin reach to 0 and 1, so that ρω and
     (1-ρ)ω go to 0 at the ends.
@@ -124,16 +128,19 @@ class StepWeighting:
         Between the bins, increasing.
     weight
         One more than edges.
+    tilt
+        m.
     """
 
     edges: tuple[float, ...]
     weight: tuple[float, ...]
+    tilt: float = 0.0
     all_wrong_advantage: float = 0.0
     all_right_advantage: float = 0.0
 
     def parameters(self) -> dict[str, Any]:
         """What states this weighting, as JSON values."""
-        return {"edges": list(self.edges), "weight": list(self.weight)}
+        return {"edges": list(self.edges), "weight": list(self.weight), **({"tilt": self.tilt} if self.tilt else {})}
 
     @property
     def kinks(self) -> tuple[float, ...]:
@@ -142,8 +149,9 @@ class StepWeighting:
 
     def __call__(self, rho: ArrayLike) -> NDArray[np.float64]:
         """ω(ρ)."""
-        bins = np.searchsorted(np.array(self.edges), np.asarray(rho, dtype=np.float64), side="right")
-        return np.array(self.weight)[bins]
+        rho = np.asarray(rho, dtype=np.float64)
+        weight = np.array(self.weight)[np.searchsorted(np.array(self.edges), rho, side="right")]
+        return weight * rho**-self.tilt if self.tilt else weight
 
 
 CurveWeighting = SolvedWeighting | LinearWeighting | StepWeighting
@@ -185,8 +193,12 @@ def read_weighting(problem: Problem, parameters: Mapping[str, Any]) -> CurveWeig
         if coordinate not in COORDINATES or len(places) != len(weight) or [*places[:1], *places[-1:]] != ends:
             raise ValueError("must have a weight for every rho from start to target, and a coordinate")
         return LinearWeighting(tuple(places), tuple(weight), coordinate)
-    if parameters.keys() == {"edges", "weight"}:
+    if parameters.keys() == {"edges", "weight"} and problem.crowding is None:
         if tuple(places) != problem.bins or len(weight) != len(places) + 1:
             raise ValueError("must have the problem's bins as edges, and a weight for every bin")
         return StepWeighting(tuple(places), tuple(weight))
+    if problem.crowding is not None and parameters.keys() - {"tilt"} == {"edges", "weight"}:
+        if parameters.get("tilt", 0.0) != problem.tilt or len(weight) != len(places) + 1:
+            raise ValueError("must have the tilt of the crowding limit, and a weight for every bin")
+        return StepWeighting(tuple(places), tuple(weight), problem.tilt)
     raise ValueError("must hold a multiplier, or rho, weight and coordinate, or edges and weight")

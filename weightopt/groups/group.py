@@ -15,28 +15,47 @@ convexity give, for every table y' of that shape, T(y') V(y') ≥ T(y)²/max_k(G
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag, lapack
 
+from theory.clocks import made_for
+from theory.crowding import MEASURES, Measure
 from theory.finite_group import STEP_MODELS, StepModel, binomial, second_moment, speed, weight_speeds
 from theory.quadrature import EPS
-from weightopt.answer import CONVEX, Answer, Promise, TimeCertificate, promised
+from weightopt.answer import CONVEX, FEASIBLE, Answer, Promise, TimeCertificate, promised
 from weightopt.curves.interior_point import reach
-from weightopt.curves.problem import Problem
+from weightopt.curves.problem import Problem, number, read_range
 from weightopt.errors import ProblemError
 from weightopt.fields import read_fields
+from weightopt.groups.limit import (
+    LimitPrices,
+    added_savings,
+    default_range,
+    excess,
+    largest_exchange,
+    least_limit,
+    least_time_limited,
+    read_prices,
+)
 from weightopt.table import TableError, WeightTable
-from weightopt.tabulate import tabulate_advantages
+from weightopt.tabulate import loop_stated, tabulate_advantages
 
 BudgetKind = Literal["drift", "advantage-variance"]
 Shape = Literal["free", "convex", "nonincreasing"]
 BUDGET_KINDS: tuple[BudgetKind, ...] = ("drift", "advantage-variance")
 SHAPES: tuple[Shape, ...] = ("free", "convex", "nonincreasing")
 LARGEST_GROUP = 256
+# Solution of a symmetric positive definite system; scipy's stubs do not know it.
+_solve = lapack.dposv  # pyright: ignore[reportAttributeAccessIssue]
 METHOD = "interior point (Newton) on the table"
+LIMIT_METHOD = "interior point (Newton) and exchange on the table"
+# Fields that came after the first files, with the value that a file without them means.
+LATER_LIMITS: dict[str, Any] = {"crowding": None, "crowding_range": None, "crowding_measure": "gradient"}
 CONVEX_METHOD = "convex program on the table (Clarabel)"
 SHAPE_ROUNDING = 1e-12  # of sums of rays, relative to the largest weight
 
@@ -74,6 +93,15 @@ class GroupProblem:
         Whether advantages are a weight times the centred reward. If not, A⁺_K ≥ 0 ≥ A⁻_K are free, the push on
         all-wrong groups among them; needs the advantage-variance budget, since the drift does not tell the two apart,
         and the free shape.
+    crowding
+        κ: the elasticity of φ(ρ) = ρu(ρ) must not exceed it on a range (`theory.crowding`); the push on all-wrong
+        groups is then solved for too. Needs the ratio step. From above what a table can hold there, to M; None: no
+        limit.
+    crowding_range
+        The range, two success probabilities; None: from 1/M to 1/2, or what of that lies between start and target.
+    crowding_measure
+        Whose elasticity: that of the mean gradient, φ = ρu, or that of the mean push on a wrong response, E[-A⁻_K],
+        which differ where all-wrong groups are pushed. "gradient" or "push".
 
     Raises
     ------
@@ -83,7 +111,8 @@ class GroupProblem:
     Examples
     --------
     >>> from weightopt import GroupProblem, Problem, solve
-    >>> answer = solve(GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=8))
+    >>> problem = Problem(start=0.01, target=0.9, clock="effective")
+    >>> answer = solve(GroupProblem(problem, group_size=8, budget_kind="drift"))
     >>> f"{answer.time:.4f}, all right in a group: advantage {answer.advantage_correct[8]:g}"
     '34.4177, all right in a group: advantage 0'
     """
@@ -92,9 +121,12 @@ class GroupProblem:
     curve: Problem
     group_size: int
     step_model: StepModel = "ratio"
-    budget_kind: BudgetKind = "drift"
+    budget_kind: BudgetKind = "advantage-variance"
     shape: Shape = "convex"
     centred: bool = True
+    crowding: float | None = None
+    crowding_range: tuple[float, float] | None = None
+    crowding_measure: Measure = "gradient"
 
     def __post_init__(self) -> None:
         size = self.group_size
@@ -109,8 +141,48 @@ class GroupProblem:
             raise ProblemError("centred", "must be true or false")
         if not self.centred and (self.budget_kind != "advantage-variance" or self.shape != "free"):
             raise ProblemError("centred", "can be false only with the advantage-variance budget and the free shape")
-        if self.curve != self.curve.unconstrained:
+        if not self.curve.only_budget:
             raise ProblemError("curve", "must have no constraint but the budget: others shape a curve, not a table")
+        self._check_crowding()
+
+    def _check_crowding(self) -> None:
+        if self.crowding_measure not in MEASURES:
+            raise ProblemError(
+                "crowding_measure", f"must be one of {', '.join(MEASURES)}, got {str(self.crowding_measure)[:40]!r}"
+            )
+        if self.crowding is None:
+            for field, default in (("crowding_range", None), ("crowding_measure", "gradient")):
+                if getattr(self, field) != default:
+                    raise ProblemError(field, "needs crowding, the limit that it is about")
+            return
+        if self.step_model != "ratio":
+            raise ProblemError("crowding", "needs the ratio step, which is the direction of the gradient")
+        object.__setattr__(self, "crowding", number("crowding", self.crowding))
+        if self.crowding_range is not None:
+            object.__setattr__(self, "crowding_range", read_range(self.crowding_range, 0, 1))
+        low, high = self.limited_on
+        if not low < high:
+            raise ProblemError(
+                "crowding_range",
+                f"must be given: between 1/M and 1/2 there is nothing from start to target, got {low:g} {high:g}",
+            )
+        least = least_limit(self.crowding_measure, self.group_size, low)
+        if not least < self.crowding <= self.group_size:
+            wanted = self.crowding + (self.crowding_measure == "push")
+            way_out = ""
+            if self.crowding <= least and wanted < 1:
+                nearest = (1 - wanted) / (self.group_size - wanted)
+                way_out = f": raise it, the low end of --crowding-range above {nearest:.3g}, or the group size"
+            raise ProblemError(
+                "crowding",
+                f"must be above {least:.6g}, the least that groups of {self.group_size} can hold from {low:g} on, and "
+                f"at most {self.group_size}, from where it asks nothing; got {self.crowding:g}{way_out}",
+            )
+
+    @property
+    def limited_on(self) -> tuple[float, float]:
+        """The range of the crowding limit."""
+        return self.crowding_range or default_range(self.curve.start, self.curve.target, self.group_size)
 
     def starting_at(self, start: float) -> GroupProblem:
         """The same problem from another start."""
@@ -122,20 +194,34 @@ class GroupProblem:
         return f"budget {self.curve.budget:g} ({self.budget_kind})"
 
     @property
+    def about(self) -> dict[str, str]:
+        """The clock, the loop that pays it, the mobility, and what the table has to be."""
+        line = made_for(self.curve.clock, self.group_size)[1]
+        return {"clock": self.curve.movement, "made for": line, "table": self.design_in_words}
+
+    @property
     def design_in_words(self) -> str:
         """Shape of the table and step model."""
-        return f"{self.shape if self.centred else 'uncentred'}; step model {self.step_model}"
+        words = f"{self.shape if self.centred else 'uncentred'}; step model {self.step_model}"
+        if self.crowding is None:
+            return words
+        low, high = self.limited_on
+        whose = "φ = ρu" if self.crowding_measure == "gradient" else "the push on wrong responses"
+        return f"{words}; elasticity of {whose} at most {self.crowding:g} from {low:.4g} to {high:.4g}"
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "curve"}
+        if self.crowding_range is not None:
+            fields["crowding_range"] = list(self.crowding_range)
         return {**self.curve.to_dict(), **fields, "kind": self.kind}
 
     @classmethod
     def from_dict(cls, values: Any) -> GroupProblem:
         """The problem that `to_dict` described; raises `ProblemError` as the constructor does."""
         own = [field.name for field in dataclasses.fields(cls) if field.name != "curve"]
-        fields = read_fields(cls.kind, {key: value for key, value in values.items() if key in ("kind", *own)}, own)
+        given = {key: value for key, value in values.items() if key in ("kind", *own)}
+        fields = read_fields(cls.kind, given, own, LATER_LIMITS)
         curve = {key: value for key, value in values.items() if key not in ("kind", *own)}
         return cls(Problem.from_dict(curve), **fields)
 
@@ -168,8 +254,8 @@ class Advantages:
         """These advantages as a table of an answer; `more` goes into its certificate."""
         if group_size not in (None, group.group_size):
             raise TableError(f"the answer is for groups of {group.group_size}, not of {group_size!r}; solve it again.")
-        if not group.centred and given != (None, None):
-            raise TableError("the advantages of an uncentred table are all solved for; state none with --all-wrong.")
+        if not (group.centred and group.crowding is None) and given != (None, None):
+            raise TableError("the advantages of this table are all solved for; state none with --all-wrong.")
         return tabulate_advantages(
             self.weight,
             self.advantage_correct,
@@ -180,7 +266,11 @@ class Advantages:
             label=f"{label}, groups of {group.group_size}",
             problem=answer.problem.to_dict(),
             certificate={**answer.stated, **more},
-            provenance={"method": answer.method, "weighting": "optimal"},
+            provenance={
+                "method": answer.method,
+                "weighting": "optimal",
+                **loop_stated(group.curve.clock, group.group_size),
+            },
         )
 
     def advantage_numbers(self) -> dict[str, Any]:
@@ -199,6 +289,7 @@ class GroupAnswer(Answer, Advantages):
 
     problem: GroupProblem
     certificate: TimeCertificate
+    prices: LimitPrices | None = None
 
     @property
     def time(self) -> float:
@@ -209,7 +300,11 @@ class GroupAnswer(Answer, Advantages):
         self, group_size: int | None = None, all_wrong: float | None = None, all_right: float | None = None
     ) -> WeightTable:
         """The table; see `Answer.table`. The default advantages in uniform groups are 0 for a centred table."""
-        return self.advantages_table(self, self.problem, self.problem.curve.label, group_size, (all_wrong, all_right))
+        more = {} if self.prices is None else {"prices": self.prices.listed()}
+        label, given = self.problem.curve.label, (all_wrong, all_right)
+        if self.problem.crowding is not None:
+            label += f", crowding at most {self.problem.crowding:g}"
+        return self.advantages_table(self, self.problem, label, group_size, given, **more)
 
     def headline(self) -> str:
         """What was asked, in one line."""
@@ -221,7 +316,7 @@ class GroupAnswer(Answer, Advantages):
 
     def about(self) -> dict[str, str]:
         """The clock, the mobility, and what the table had to be."""
-        return {"clock": self.problem.curve.movement, "table": self.problem.design_in_words}
+        return self.problem.about
 
     def facts(self) -> dict[str, str]:
         """As every answer's, and a warning where the model exploits groups that all but never occur."""
@@ -248,16 +343,34 @@ class Design(NamedTuple):
     speeds: NDArray[np.float64]  # (r, n): u = speeds @ y
     squares: NDArray[np.float64] | None  # (r, n): E[A²] = squares @ y²; None for the drift budget
     rays: NDArray[np.float64]  # (n, k): y = rays @ v
+    along: NDArray[np.float64]  # (r, k) speeds @ rays
+    drift: NDArray[np.float64]  # (k,) measure @ along
+
+    def scaled(self, unit: NDArray[np.float64]) -> Design:
+        """The same with rays in other units, shape (k,)."""
+        return self._replace(rays=self.rays * unit, along=self.along * unit, drift=self.drift * unit)
+
+    def at(self, v: NDArray[np.float64]) -> State:
+        """`evaluate` along the rays."""
+        return evaluate(self, self.rays @ v)
+
+    def bent(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`curvature` along the rays."""
+        y = self.rays @ v
+        u = self.speeds @ y
+        return curvature(self, y, u, self.cost / u / u)
 
 
 class State(NamedTuple):
-    """Time and budget of a table with their derivatives along the rays."""
+    """Speed, time and budget of a table, and the derivatives of the two along the rays."""
 
+    u: NDArray[np.float64]  # (r,)
+    saved: NDArray[np.float64]  # (r,) f dm/u², what time falls by
     time: float
     spent: float
     saving: NDArray[np.float64]  # (k,) -∂T/∂v
     price: NDArray[np.float64]  # (k,) ∂V/∂v
-    charged: NDArray[np.float64]  # (k,) what is subtracted in ∂V/∂v
+    charged: NDArray[np.float64] | float  # (k,) what is subtracted in ∂V/∂v
 
 
 def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
@@ -277,21 +390,33 @@ def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
     """
     designs = _both_designs(problem)
     design = designs[0]
-    v = least_time_rays(design)
+    prices = None
+    if problem.crowding is None:
+        v = least_time_rays(design)
+    else:
+        v, prices = least_time_limited(problem, design)
     # An interior point leaves a trace of every ray, and on groups that all but never occur the trace can be a huge
     # number. Where a ray adds nothing to the drift the table is as good without it, and safer.
-    share = v * ((design.measure @ design.speeds) @ design.rays)
+    share = v * design.drift
     candidates = []
     for rays in (np.where(share < TRACE * share.sum(), 0.0, v), v):
-        if candidates and candidates[0][1].gap <= TOLERANCE / 10:
+        if candidates and _good(candidates[0][1]):
             break
         table = design.rays @ rays
-        table *= problem.curve.budget / evaluate(design, table).spent
-        candidates.append((table, _certify(problem, designs, table)))
-    advantages, certificate = next((c for c in candidates if c[1].gap <= TOLERANCE / 10), candidates[-1])
-    answer = _answer(problem, advantages, certificate, METHOD)
+        scale = problem.curve.budget / evaluate(design, table).spent
+        table *= scale
+        # T falls with the scale, and what a change of the table saves of it with the square.
+        scaled = None if prices is None else prices._replace(price=prices.price / scale**2)
+        candidates.append((table, _certify(problem, designs, table, scaled), scaled))
+    advantages, certificate, prices = next((c for c in candidates if _good(c[1])), candidates[-1])
+    answer = _answer(problem, advantages, certificate, METHOD if prices is None else LIMIT_METHOD, prices=prices)
     answer.certified(throw)
     return answer
+
+
+def _good(certificate: TimeCertificate) -> bool:
+    """Whether a certificate has room to spare."""
+    return certificate.gap <= TOLERANCE / 10 and certificate.violation <= FEASIBLE / 10
 
 
 def answered(
@@ -299,11 +424,12 @@ def answered(
     advantages: NDArray[np.float64],
     method: str,
     promise: Promise = PROMISE,
+    prices: LimitPrices | None = None,
 ) -> GroupAnswer:
     """The answer that advantages are, whoever found them, certified from problem and advantages, their shape too."""
-    certificate = certify_group(problem, advantages)
+    certificate = certify_group(problem, advantages, prices)
     worst = max(certificate.violation, shape_violation(problem, advantages))
-    return _answer(problem, advantages, dataclasses.replace(certificate, violation=worst), method, promise)
+    return _answer(problem, advantages, dataclasses.replace(certificate, violation=worst), method, promise, prices)
 
 
 def _answer(
@@ -312,6 +438,7 @@ def _answer(
     certificate: TimeCertificate,
     method: str,
     promise: Promise = PROMISE,
+    prices: LimitPrices | None = None,
 ) -> GroupAnswer:
     weight, correct, wrong = unpack(problem, advantages)
     return GroupAnswer(
@@ -322,6 +449,7 @@ def _answer(
         weight=weight,
         advantage_correct=correct,
         advantage_wrong=wrong,
+        prices=prices,
     )
 
 
@@ -331,10 +459,17 @@ def certify(problem: GroupProblem, table: WeightTable) -> GroupAnswer:
     Raises
     ------
     TableError
-        If the table has another group size, or no advantage at all.
+        If the table has another group size, or no advantage at all, or a limited one no prices.
     """
-    method, promise = promised({METHOD: PROMISE, CONVEX_METHOD: CONVEX}, table)
-    return answered(problem, packed(problem, table), method, promise)
+    own = METHOD if problem.crowding is None else LIMIT_METHOD
+    method, promise = promised({own: PROMISE, CONVEX_METHOD: CONVEX}, table)
+    prices = None
+    if problem.crowding is not None:
+        try:
+            prices = read_prices(problem, (table.certificate or {}).get("prices"))
+        except ValueError as error:
+            raise TableError(f"key 'certificate.prices' {error}; build the table again.") from None
+    return answered(problem, packed(problem, table), method, promise, prices)
 
 
 def packed(problem: GroupProblem, table: WeightTable) -> NDArray[np.float64]:
@@ -344,6 +479,8 @@ def packed(problem: GroupProblem, table: WeightTable) -> NDArray[np.float64]:
     y = np.array(table.weight)
     if not problem.centred:
         y = np.concatenate([table.advantage_correct[1:], -np.array(table.advantage_wrong[:-1])])
+    elif problem.crowding is not None:
+        y = np.append(0.0 - table.advantage_wrong[0], y)
     if not np.max(y) > 0:
         raise TableError("key 'weight' must have a positive entry; build the table again.")
     return y
@@ -351,6 +488,7 @@ def packed(problem: GroupProblem, table: WeightTable) -> NDArray[np.float64]:
 
 def shape_violation(problem: GroupProblem, y: NDArray[np.float64]) -> float:
     """How far advantages are from the shape that was asked for, relative to the largest; 0 is not at all."""
+    y = y[1:] if problem.crowding is not None and problem.centred else y
     if problem.shape == "free" or y.size < 2:
         return 0.0
     beyond = np.diff(y) if problem.shape == "nonincreasing" else -np.diff(y, 2)
@@ -358,7 +496,9 @@ def shape_violation(problem: GroupProblem, y: NDArray[np.float64]) -> float:
     return worst if worst > SHAPE_ROUNDING else 0.0
 
 
-def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> TimeCertificate:
+def certify_group(
+    problem: GroupProblem, advantages: NDArray[np.float64], prices: LimitPrices | None = None
+) -> TimeCertificate:
     """Certify any table against a group problem.
 
     Parameters
@@ -366,7 +506,10 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Tim
     problem
         Its clock, budget and shape count.
     advantages
-        The unknowns y of this module: shape (M-1,) centred, (2M,) uncentred; non-negative, some positive.
+        The unknowns y of this module: shape (M-1,) centred, (M,) with a crowding limit, (2M,) uncentred; non-negative,
+        some positive.
+    prices
+        Of a crowding limit: without them the bound is that without the limit.
 
     Returns
     -------
@@ -374,7 +517,7 @@ def certify_group(problem: GroupProblem, advantages: NDArray[np.float64]) -> Tim
         ``violation`` is the largest negative entry relative to the largest; the shape is not checked, it enters
         through the lower bound, which holds for tables of that shape.
     """
-    return _certify(problem, _both_designs(problem), advantages)
+    return _certify(problem, _both_designs(problem), advantages, prices)
 
 
 def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
@@ -383,14 +526,23 @@ def _both_designs(problem: GroupProblem) -> tuple[Design, Design]:
 
 
 @np.errstate(all="ignore")
-def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: NDArray[np.float64]) -> TimeCertificate:
+def _certify(
+    problem: GroupProblem,
+    designs: tuple[Design, Design],
+    advantages: NDArray[np.float64],
+    prices: LimitPrices | None = None,
+) -> TimeCertificate:
     budget, found = problem.curve.budget, []
     noise = rounding(problem)
     for design in designs:
         state = evaluate(design, advantages)
         # Prices of a quadratic budget are differences: their rounding is that of what they are the difference of.
         price = state.price - noise * (np.abs(state.price) + 2 * state.charged)
-        worst = float(np.max(state.saving / price)) if np.all(price > 0) else np.inf
+        saving = state.saving
+        if prices is not None:
+            added, size = added_savings(problem, design, prices)
+            saving = saving + added + noise * size
+        worst = largest_exchange(saving, price)
         found.append((state.time * max(1.0, state.spent / budget), state.time**2 / worst / budget, state.spent, worst))
     (coarse_time, coarse_bound, coarse_spent, _), (time, bound, spent, worst) = found
     time_error = 2 * abs(coarse_time - time) + time * (2 * abs(coarse_spent - spent) / budget + 2 * noise)
@@ -404,7 +556,11 @@ def _certify(problem: GroupProblem, designs: tuple[Design, Design], advantages: 
         quadrature_error=max(time_error / time, bound_error / bound if bound > 0 else 0.0),
         multiplier=worst,
         budget_error=spent / budget - 1,
-        violation=max(0.0, -float(np.min(advantages)) / float(np.max(advantages))),
+        violation=max(
+            0.0,
+            -float(np.min(advantages)) / float(np.max(advantages)),
+            0.0 if problem.crowding is None else excess(problem, advantages),
+        ),
     )
 
 
@@ -442,7 +598,7 @@ def time_and_budget(
     time = float(np.sum(cost / u))
     if problem.budget_kind == "drift":
         return time, float(measure @ u)
-    return time, float(np.sum(_budget_per_time(curve, rho, measure) * second_moment(rho, correct, wrong) / u))
+    return time, float(np.sum(_budget_per_time(curve, rho, cost) * second_moment(rho, correct, wrong) / u))
 
 
 def panel_width(problem: GroupProblem) -> float:
@@ -461,74 +617,93 @@ def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int
         speeds = weight_speeds(rho, size, problem.step_model)
         if problem.budget_kind == "advantage-variance":
             squares = (binomial(rho, size) * k * (1 - k))[:, 1:-1]
+        if problem.crowding is not None:
+            speeds = np.hstack([binomial(rho, size - 1)[:, :1], speeds])
+            squares = None if squares is None else np.hstack([binomial(rho, size)[:, :1], squares])
     else:
         groups = binomial(rho, size)
         of_others = binomial(rho, size - 1)
         correct, wrong = (of_others, of_others) if problem.step_model == "ratio" else (groups[:, 1:], groups[:, :-1])
         speeds = np.hstack([correct, wrong])
         squares = np.hstack([(groups * k)[:, 1:], (groups * (1 - k))[:, :-1]])
-    rays = _rays(problem, speeds.shape[1])
-    drift = (measure @ speeds) @ rays
+    pushed = int(problem.centred and problem.crowding is not None)  # the push on all-wrong groups has no shape
+    rays = _rays(problem.shape, speeds.shape[1] - pushed)
+    if pushed:
+        rays = block_diag(1.0, rays)
+    along = (rays.T @ speeds.T).T  # columns are read more often than rows
+    drift = measure @ along
+    seen = drift > UNSEEN * drift.max()
+    if not seen.all():
+        rays, along, drift = rays[:, seen], along[:, seen], drift[seen]
+    cost = measure * curve.cost_density(rho)
     return Design(
         rho=rho,
         measure=measure,
-        cost=measure * curve.cost_density(rho),
-        per_time=_budget_per_time(curve, rho, measure),
+        cost=cost,
+        per_time=_budget_per_time(curve, rho, cost),
         speeds=speeds,
         squares=squares,
-        rays=rays[:, drift > UNSEEN * np.max(drift)],
+        rays=rays,
+        along=along,
+        drift=drift,
     )
 
 
-def _budget_per_time(curve: Problem, rho: NDArray[np.float64], measure: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p dρ/κ: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
-    density = 1.0 if curve.budget_density is None else curve.budget_density(rho)
-    return measure * curve.cost_density(rho) * density / curve.clock(rho)
+def _budget_per_time(curve: Problem, rho: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p dm/κ from the cost c/κ dm: what ∫E[A²]/u is taken in, p being 1 without a budget density."""
+    spent = cost if curve.budget_density is None else cost * curve.budget_density(rho)
+    return spent / curve.clock(rho)
 
 
-def _rays(problem: GroupProblem, count: int) -> NDArray[np.float64]:
-    """Extreme rays of the cone of admissible tables, as columns."""
-    if problem.shape == "free" or count == 1:
-        return np.eye(count)
-    if problem.shape == "nonincreasing":
-        return np.triu(np.ones((count, count)))
-    # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
-    k = np.arange(count)
-    falling = np.maximum(k[1:] - k[:, None], 0)
-    rising = np.maximum(k[:, None] - k[:-1], 0)
-    return np.hstack([falling, rising]).astype(np.float64)
+@functools.lru_cache(maxsize=8)
+def _rays(shape: Shape, count: int) -> NDArray[np.float64]:
+    """Extreme rays of the cone of admissible tables, as columns; read-only."""
+    if shape == "free" or count == 1:
+        rays = np.eye(count)
+    elif shape == "nonincreasing":
+        rays = np.triu(np.ones((count, count)))
+    else:
+        # A convex non-negative sequence is a sum of hinges: those that fall to 0 and those that rise from 0.
+        k = np.arange(float(count))
+        falling = np.maximum(k[1:] - k[:, None], 0)
+        rising = np.maximum(k[:, None] - k[:-1], 0)
+        rays = np.hstack([falling, rising])
+    rays.flags.writeable = False
+    return rays
 
 
 def evaluate(design: Design, y: NDArray[np.float64]) -> State:
     """Time and budget of the advantages y, shape (n,), non-negative."""
-    u = design.speeds @ y
-    saving = (design.cost / u**2) @ design.speeds
+    return _state(design, design.speeds @ y, y)
+
+
+def _state(design: Design, u: NDArray[np.float64], y: NDArray[np.float64]) -> State:
+    """`evaluate` where the speed is known; the drift budget does without y."""
+    slowness = design.cost / u
+    saved = slowness / u
+    time, saving = float(slowness.sum()), saved @ design.along
     if design.squares is None:
-        price = design.measure @ design.speeds
-        spent, charged = float(price @ y), np.zeros(design.rays.shape[1])
-    else:
-        moment = design.squares @ y**2
-        spent = float(np.sum(design.per_time * moment / u))
-        price = 2 * y * ((design.per_time / u) @ design.squares)
-        less = (design.per_time * moment / u**2) @ design.speeds
-        price, charged = price - less, less @ design.rays
-    return State(float(np.sum(design.cost / u)), spent, saving @ design.rays, price @ design.rays, charged)
+        return State(u, saved, time, float(design.measure @ u), saving, design.drift, 0.0)
+    per_time = design.per_time / u
+    moment = design.squares @ y**2
+    charged = (per_time * moment / u) @ design.along
+    price = (2 * y * (per_time @ design.squares)) @ design.rays - charged
+    return State(u, saved, time, float(per_time @ moment), saving, price, charged)
 
 
-def curvatures(design: Design, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Second derivatives of T and of V along the rays, each of shape (k, k)."""
-    u = design.speeds @ y
-    # First along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
-    along = design.speeds @ design.rays
-    of_time = 2 * (along.T * (design.cost / u**3)) @ along
-    of_budget = np.zeros_like(of_time)
-    if design.squares is not None:
-        moment = design.squares @ y**2
-        of_budget += 2 * (along.T * (design.per_time * moment / u**3)) @ along
-        cross = 2 * (((design.squares * y) @ design.rays).T * (design.per_time / u**2)) @ along
-        of_budget -= cross + cross.T
-        of_budget += 2 * (design.rays.T * ((design.per_time / u) @ design.squares)) @ design.rays
-    return of_time, of_budget
+def curvature(
+    design: Design, y: NDArray[np.float64], u: NDArray[np.float64], saved: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Second derivative of T + V along the rays, shape (k, k), at advantages y whose `State` has u and saved."""
+    # Along the rays, which may be scaled: the square of what a rare group adds is below the smallest float.
+    along = design.along
+    if design.squares is None:
+        return (along.T * (2 * saved / u)) @ along
+    per_time = design.per_time / u
+    bend = 2 * (saved + per_time * (design.squares @ y**2) / u) / u
+    cross = 2 * (((design.squares * y) @ design.rays).T * (per_time / u)) @ along
+    own = (design.rays.T * (2 * per_time @ design.squares)) @ design.rays
+    return (along.T * bend) @ along - cross - cross.T + own
 
 
 @np.errstate(all="ignore")  # an iterate that overflows proves nothing, and the certificate will say so
@@ -537,12 +712,12 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
 
     Where rounding stops the method it is the best v so far.
     """
-    drift = (design.measure @ design.speeds) @ design.rays
+    drift = design.drift
     # Groups with K correct may be so rare that floating point hardly sees them, and yet the certificate asks for the
     # right advantage in each. So every ray gets a unit of its own, in which the answer is of order one (a linear budget
     # prices it by its drift, a quadratic one by its size), and a barrier as strong as its share of the drift.
     unit = 1 / drift if design.squares is None else 1 / (drift.sum() * np.max(design.rays, axis=0))
-    design = design._replace(rays=design.rays * unit)
+    design = design.scaled(unit)
     share = drift * unit
     x = np.full(unit.size, 1 / unit.size)
     z = share.copy()
@@ -553,27 +728,29 @@ def least_time_rays(design: Design) -> NDArray[np.float64]:
     for step in range(ITERATIONS + 8 * unit.size):
         if step >= ITERATIONS and best_gap <= TOLERANCE / 10:
             break
-        state = evaluate(design, design.rays @ x)
-        if np.isinf(best_gap):
+        y = x if design.squares is None else design.rays @ x
+        state = _state(design, design.along @ x, y)
+        if math.isinf(best_gap):
             # T and V have degrees -1 and 1: along the ray through x, T + V is least where they are equal.
-            x = x * np.sqrt(state.time / state.spent)
-            state = evaluate(design, design.rays @ x)
-        if np.all(state.price > 0):
-            gap = float(np.max(state.saving / state.price)) * state.spent / state.time - 1
+            factor = math.sqrt(state.time / state.spent)
+            x, y = x * factor, y * factor
+            state = _state(design, design.along @ x, y)
+        if state.price.min() > 0:
+            gap = float((state.saving / state.price).max()) * state.spent / state.time - 1
             if gap < best_gap:
                 best, best_gap = x, gap
             if gap < AIM:
                 break
         gradient = state.price - state.saving
-        barrier = centring * float(np.mean(x * z / share)) * share
-        curvature = np.add(*curvatures(design, design.rays @ x))
-        curvature[np.diag_indices_from(curvature)] += z / x
-        scale = 1 / np.sqrt(np.diag(curvature))
-        try:
-            dx = scale * np.linalg.solve(curvature * np.outer(scale, scale), scale * (barrier / x - gradient))
-        except np.linalg.LinAlgError:
+        barrier = (centring * float((x * z / share).sum()) / x.size) * share / x
+        stiffness = z / x
+        matrix = curvature(design, y, state.u, state.saved)
+        diagonal = matrix.reshape(-1)[:: x.size + 1]
+        diagonal += stiffness
+        _, dx, info = _solve(matrix.T, barrier - gradient, lower=True, overwrite_a=True, overwrite_b=True)
+        if info:  # rounding has made the matrix indefinite
             break
-        dz = barrier / x - z - z * dx / x
+        dz = barrier - z - stiffness * dx
         primal, dual = reach(x, dx, STEP_BACK), reach(z, dz, STEP_BACK)
         x, z = x + primal * dx, z + dual * dz
         # The longer the last step was, the less of the barrier the next one needs to leave.
@@ -588,7 +765,8 @@ def unpack(
     size = problem.group_size
     if problem.centred:
         rho = np.arange(1, size) / size
-        correct, wrong = np.append(0.0, y * (1 - rho)), np.append(0.0, 0.0 - y * rho)
+        push, y = (0.0, y) if problem.crowding is None else (float(y[0]), y[1:])
+        correct, wrong = np.append(0.0, y * (1 - rho)), np.append(0.0 - push, 0.0 - y * rho)
         return tuple(y.tolist()), (*correct.tolist(), 0.0), (*wrong.tolist(), 0.0)
     correct, wrong = np.append(0.0, y[:size]), np.append(-y[size:], 0.0)
     return tuple((correct - wrong)[1:-1].tolist()), tuple(correct.tolist()), tuple(wrong.tolist())

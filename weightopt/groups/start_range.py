@@ -38,7 +38,7 @@ from weightopt.groups.group import (
     Design,
     GroupProblem,
     State,
-    curvatures,
+    curvature,
     design_of,
     evaluate,
     least_time_rays,
@@ -86,7 +86,7 @@ class RangeProblem:
     >>> group = GroupProblem(Problem(start=0.01, target=0.9, clock="effective"), group_size=4)
     >>> answer = solve(RangeProblem(group, last_start=0.1))
     >>> f"at most {answer.worst_ratio - 1:.1%} slower than the best table for a start"
-    'at most 2.8% slower than the best table for a start'
+    'at most 2.4% slower than the best table for a start'
     """
 
     kind: ClassVar[str] = "range"
@@ -95,6 +95,8 @@ class RangeProblem:
 
     def __post_init__(self) -> None:
         curve = self.group.curve
+        if self.group.crowding is not None:
+            raise ProblemError("crowding", "holds for a table of one start, not for a range of starts")
         last = self.last_start
         number = isinstance(last, int | float | np.floating) and not isinstance(last, bool)
         if not (number and curve.start < last < curve.target):
@@ -184,7 +186,7 @@ class RangeAnswer(Answer, Advantages):
 
     def about(self) -> dict[str, str]:
         """The clock, the mobility, and what the table had to be."""
-        return {"clock": self.problem.group.curve.movement, "table": self.problem.group.design_in_words}
+        return self.problem.group.about
 
     def measures(self) -> dict[str, str]:
         """The worst ratio, its bound, and the ratios of some starts."""
@@ -309,8 +311,14 @@ def _designs(problem: RangeProblem, pieces: int = 1) -> list[Design]:
     designs = []
     for end in ends:
         counts = theta > end
+        measure = whole.measure * counts
         designs.append(
-            whole._replace(measure=whole.measure * counts, cost=whole.cost * counts, per_time=whole.per_time * counts)
+            whole._replace(
+                measure=measure,
+                cost=whole.cost * counts,
+                per_time=whole.per_time * counts,
+                drift=measure @ whole.along,
+            )
         )
     return designs
 
@@ -340,7 +348,7 @@ def _between(problem: RangeProblem, correct: Array, wrong: Array) -> float:
 def _dinkelbach(designs: list[Design], scale: Array) -> tuple[Array, Array]:
     """The table, shape (n,), and the prices of the starts, shape (17,), of the least worst ratio."""
     rays = designs[0].rays
-    unit = 1 / ((designs[0].measure @ designs[0].speeds) @ rays)
+    unit = 1 / designs[0].drift
     x = least_time_rays(designs[STARTS // 2]) / unit
     x = x / x.sum()
     prices = np.full(scale.size, 1 / scale.size)
@@ -388,10 +396,10 @@ def _least_excess(designs: list[Design], scale: Array, unit: Array, ratio: float
         if gap < CLOSED and np.max(np.abs(open_by)) < CLOSED:
             break
         target = CENTRING * gap / (starts + k)
-        curvature = _curvature(designs, table, states, price * share, ratio * scale) * np.outer(unit, unit)
+        bend = _curvature(designs, table, states, price * share, ratio * scale) * np.outer(unit, unit)
         stiff = price / slack
         matrix = np.zeros((k + 2, k + 2))
-        matrix[:k, :k] = curvature + (slope.T * stiff) @ slope + np.diag(dual / x)
+        matrix[:k, :k] = bend + (slope.T * stiff) @ slope + np.diag(dual / x)
         matrix[:k, k] = matrix[k, :k] = -(stiff @ slope)
         matrix[k, k] = stiff.sum()
         matrix[:k, k + 1] = matrix[k + 1, :k] = 1
@@ -426,8 +434,10 @@ def _curvature(designs: list[Design], table: Array, states: list[State], price: 
         cost=weight @ np.array([design.cost for design in designs]),
         per_time=price @ np.array([design.per_time for design in designs]),
     )
-    of_time, of_budget = curvatures(pooled, table)
-    return of_time + of_budget - 2 * (saving.T * (weight / time)) @ saving
+    return (
+        curvature(pooled, table, states[0].u, pooled.cost / states[0].u ** 2)
+        - 2 * (saving.T * (weight / time)) @ saving
+    )
 
 
 def _excess(states: list[State], scale: Array, ratio: float) -> tuple[Array, Array]:

@@ -1,17 +1,49 @@
-"""What to use for which target: sentences made from answers to population problems."""
+"""What to use: sentences made from answers to population problems, and advice from a pilot's counts.
+
+The advice of a pilot is for one table and one group size. Costs are compared at equal responses a step, and in tokens
+where lengths are known. The table is solved for the estimated starts; what it saves against the best named weighting is
+asked of the starts of prompts drawn anew, with table and named weighting as they are, so that the interval holds what
+the counts leave open about the starts, and what a table made for them loses elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from weightopt.populations.population import PopulationAnswer
+import numpy as np
+
+from theory import catalogue
+from weightopt.catalogue_tables import catalogue_table
+from weightopt.errors import ProblemError
+from weightopt.populations.group_flow import GroupBudget
+from weightopt.populations.group_population import (
+    NAMES,
+    GroupPopulationAnswer,
+    GroupPopulationProblem,
+    named_tables,
+    solve,
+)
+from weightopt.populations.lengths import Lengths
+from weightopt.populations.population import PopulationAnswer, Row
+from weightopt.populations.starts import Starts, interval
+from weightopt.table import WeightTable
 
 SYMMETRIC, ASYMMETRIC = ("rloo", "grpo"), ("linear-r", "sqrt-r")
 WHAT = {"regular": "steps", "effective": "draws"}
 NEGLIGIBLE = 0.02  # share of a time that no training run would show
+PARTS = 10**9  # of a population, of which shares become counts
+MOST_SIZES = 8
+HARD = 0.1  # mean success below which the model has been wrong in trained runs
+LEFT_OUT = (
+    "prompts that share habits (kinds of problem that crowd each other out can change the order), wrong answers of "
+    "more than one kind, lengths that drift as training goes on, and that small groups see more prompts for the same "
+    "responses"
+)
 
 
-def advise(solutions: Sequence[PopulationAnswer]) -> list[str]:
+def compare_targets(solutions: Sequence[PopulationAnswer]) -> list[str]:
     """What to use for which target, in sentences made from the numbers alone.
 
     One sentence for each problem: the best named weighting, which others take no more than 2 % longer, and what the
@@ -33,6 +65,241 @@ def advise(solutions: Sequence[PopulationAnswer]) -> list[str]:
         f"From mean success {solutions[0].problem.mean:.2g}, against the better of RLOO and GRPO, weights that favour "
         f"hard prompts (the better of Linear-R and Sqrt-R) {said}.",
     ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What there is to choose for one group size.
+
+    Attributes
+    ----------
+    answer
+        Best table found, its bound, and the named weightings.
+    saving
+        Share of the cost that the best table saves against the best named weighting.
+    low, high
+        Its 95 % interval over the uncertainty of the starts.
+    helps
+        Whether the interval lies above 0 and the saving is not below the threshold.
+    """
+
+    answer: GroupPopulationAnswer
+    saving: float
+    low: float
+    high: float
+    helps: bool
+
+    @property
+    def group_size(self) -> int:
+        """M."""
+        return self.answer.problem.group_size
+
+    @property
+    def named(self) -> Row:
+        """The best named weighting."""
+        return self.answer.best_named
+
+    @property
+    def cost(self) -> float:
+        """Of the table to use: the best one if it helps, else the best named one."""
+        return self.answer.time if self.helps else self.named.time
+
+    def table(self) -> WeightTable:
+        """The table to use."""
+        if self.helps:
+            return self.answer.table()
+        return catalogue_table(catalogue.EVERYTHING[self.named.weighting], self.group_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "group_size": self.group_size,
+            "named": {row.weighting: row.time for row in self.answer.rows},
+            "best_named": self.named.weighting,
+            "best_table": self.answer.time,
+            "weight": list(self.answer.weight),
+            "uniform": list(self.answer.uniform),
+            "lower_bound": self.answer.lower_bound,
+            "gap": self.answer.gap,
+            "saving": self.saving,
+            "saving_low": self.low,
+            "saving_high": self.high,
+            "helps": self.helps,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Which group size and which table for a pilot's starts.
+
+    Attributes
+    ----------
+    starts
+        Estimated starts.
+    target
+        Mean success to reach.
+    choices
+        One for each group size, rising.
+    recommended
+        Which of them: that of the run if it costs at most 2 % more than the cheapest, else the smallest that does.
+    threshold
+        Saving below which a table is said not to help.
+    """
+
+    starts: Starts
+    target: float
+    choices: tuple[Choice, ...]
+    recommended: int
+    threshold: float
+
+    @property
+    def choice(self) -> Choice:
+        """The recommended one."""
+        return self.choices[self.recommended]
+
+    @property
+    def verdict(self) -> str:
+        """What to do, in one sentence or two."""
+        choice = self.choice
+        saving = f"{choice.saving:.1%} [{choice.low:.1%}, {choice.high:.1%}]"
+        against = f"{choice.named.label}, the best named weighting"
+        if choice.helps:
+            return (
+                f"Use groups of {choice.group_size} with the table found: by the model it saves {saving} of the cost "
+                f"against {against}."
+            )
+        reason = (
+            "the interval includes 0" if choice.low <= 0 else f"that is below the threshold of {self.threshold:.1%}"
+        )
+        return (
+            f"No table will help here: in groups of {choice.group_size} the best one found saves {saving} against "
+            f"{against}, and {reason}. Use {choice.named.label}."
+        )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What to know before one acts on it."""
+        hard = (
+            "From starts as hard as these this model has been wrong: in the study's Countdown from scratch GRPO, which "
+            "it puts first, ended at 47 % and Sqrt-R at 67 %, because prompts share habits (docs/advice.md). Compare "
+            "the two in short runs."
+        )
+        return (*((hard,) if self.starts.mean()[0] < HARD else ()), f"The model leaves out: {LEFT_OUT}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        problem = self.choice.answer.problem
+        mean, low, high = self.starts.mean()
+        return {
+            "source": self.starts.counts.source,
+            "prompts": self.starts.counts.total,
+            "mean": [mean, low, high],
+            "rates": self.starts.rates.tolist(),
+            "share": self.starts.share.tolist(),
+            "resamples": self.starts.resampled.shape[0],
+            "target": self.target,
+            "budget_kind": problem.budget_kind,
+            "unit": problem.unit,
+            "lengths": None if problem.lengths is None else problem.lengths.to_dict(),
+            "dynamic_sampling": problem.dynamic_sampling,
+            "uniform_groups": problem.uniform_groups,
+            "threshold": self.threshold,
+            "group_sizes": [choice.to_dict() for choice in self.choices],
+            "group_size": self.choice.group_size,
+            "helps": self.choice.helps,
+            "verdict": self.verdict,
+            "cautions": list(self.cautions),
+        }
+
+
+def advise(
+    starts: Starts,
+    group_sizes: Sequence[int],
+    target: float | None = None,
+    *,
+    lengths: Lengths | None = None,
+    dynamic_sampling: bool = False,
+    uniform_groups: bool = False,
+    budget_kind: GroupBudget = "advantage-variance",
+    threshold: float = NEGLIGIBLE,
+    used: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Advice:
+    """Advice on group size and table.
+
+    Parameters
+    ----------
+    starts
+        Estimated starts.
+    group_sizes
+        M to compare, each from 2 to 256, at most 8.
+    target
+        Mean success to reach; default half of the way from the start to 1, at most 0.9.
+    lengths, dynamic_sampling, uniform_groups, budget_kind
+        See `GroupPopulationProblem`.
+    threshold
+        Saving below which a table is said not to help, 0 to 0.5.
+    used
+        The group size that the user has, one of `group_sizes`; it is kept where another one saves little.
+    progress
+        Called with each group size once it is done.
+
+    Raises
+    ------
+    ProblemError
+        If a parameter is out of range.
+    """
+    sizes = sorted(set(group_sizes))
+    if not 1 <= len(sizes) <= MOST_SIZES:
+        raise ProblemError("group_sizes", f"must be from 1 to {MOST_SIZES} whole numbers, got {len(sizes)}")
+    if not 0 <= threshold <= 0.5:
+        raise ProblemError("threshold", f"must be a share from 0 to 0.5, got {threshold:g}")
+    mean = starts.mean()[0]
+    target = default_target(mean) if target is None else target
+    counts = tuple(int(count) for count in np.maximum(1, np.rint(starts.share * PARTS)))
+    problems = [
+        GroupPopulationProblem(
+            starts.counts.source,
+            tuple(starts.rates.tolist()),
+            counts,
+            target,
+            size,
+            budget_kind,
+            lengths,
+            dynamic_sampling,
+            uniform_groups,
+        )
+        for size in sizes
+    ]
+    choices = []
+    for problem in problems:
+        choices.append(_choice(starts, problem, threshold))
+        progress(problem.group_size)
+    cheapest = min(choice.cost for choice in choices)
+    near = [at for at, choice in enumerate(choices) if choice.cost <= cheapest * (1 + NEGLIGIBLE)]
+    kept = [at for at in near if choices[at].group_size == used]
+    return Advice(
+        starts=starts, target=target, choices=tuple(choices), recommended=(kept or near)[0], threshold=threshold
+    )
+
+
+def default_target(mean: float) -> float:
+    """Half of the way from the mean success to 1, at most 0.9; beyond 0.88, four fifths of the way."""
+    half = (1 + mean) / 2
+    return round(min(0.9, half), 3) if mean < 0.88 else mean + 0.8 * (1 - mean)
+
+
+def _choice(starts: Starts, problem: GroupPopulationProblem, threshold: float) -> Choice:
+    answer = solve(problem, names=NAMES)
+    named = named_tables(problem, [answer.best_named.weighting])[answer.best_named.weighting]
+    flow = problem.flow()
+    found, known = (flow.times(table, starts.resampled, problem.target) for table in (answer.vector, named))
+    ahead = found > 0  # a sample whose mean success has the target already says nothing
+    if np.mean(ahead) < 0.5:
+        raise ProblemError("target", f"of {problem.target:g} may be reached already, as far as the counts can tell")
+    low, high = interval(1 - found[ahead] / known[ahead])
+    saving = 1 - answer.time / answer.best_named.time
+    return Choice(answer=answer, saving=saving, low=low, high=high, helps=low > 0 and saving >= threshold)
 
 
 def _where(solution: PopulationAnswer) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,6 +21,7 @@ from theory.beta_rates import beta_binomial_log_likelihood, beta_midpoints
 from weightopt.columns import number, separated_by
 from weightopt.errors import ProblemError
 from weightopt.files import read_file
+from weightopt.populations.metrics import plain, read_run
 from weightopt.populations.problem import HARDEST, MAX_PROMPTS
 
 Array = NDArray[np.float64]
@@ -31,7 +30,6 @@ MAX_BYTES = 64 * 2**20
 MAX_LINES = 100_000
 LARGEST_COUNT = 10**6
 SMALLEST_SHAPE, LARGEST_SHAPE = 0.05, 500.0  # of a Beta distribution
-METRICS = "metrics.jsonl"
 
 # Training from scratch: few prompts are ever solved. After supervised fine-tuning: success spread around one half.
 PRESETS = {"from-scratch": (0.3, 3.0), "post-sft": (2.0, 2.0)}
@@ -136,7 +134,7 @@ def read_rates(path: str, prompts: int = PROMPTS, floor: float = FLOOR) -> PassR
             if not (text.isascii() and text.isdigit() and len(text) <= 7 and 1 <= int(text) <= LARGEST_COUNT):
                 refuse(f"line {line}, column count: must be a whole number from 1 to {LARGEST_COUNT}, is {text[:40]!r}")
             counts[at] = int(text)
-    return _gather(f"{_plain(Path(path).name)}, {int(np.sum(counts))} prompts", rates, counts, prompts, floor)
+    return _gather(f"{plain(Path(path).name)}, {int(np.sum(counts))} prompts", rates, counts, prompts, floor)
 
 
 def read_metrics(path: str, step: int | None = None, prompts: int = PROMPTS, floor: float = FLOOR) -> PassRates:
@@ -161,49 +159,35 @@ def read_metrics(path: str, step: int | None = None, prompts: int = PROMPTS, flo
         If the file, the step or the histogram is not usable.
     """
     _check(prompts, floor)
-
-    def refuse(sentence: str) -> NoReturn:
-        raise ProblemError("metrics", f"file {path}: {sentence}")
-
-    try:
-        file = Path(path) / METRICS if Path(path).is_dir() else Path(path)
-        data = read_file(file, MAX_BYTES)
-        if len(data) > MAX_BYTES:
-            refuse(f"is larger than {MAX_BYTES >> 20} MiB; give the metrics.jsonl of a run")
-        found = next((item for item in _steps(data) if step is None or item[1].get("step") == step), None)
-    except OSError as error:
-        refuse(f"cannot be read ({error.strerror}); give the metrics.jsonl of a run")
-    except (ValueError, RecursionError) as error:
-        refuse(f"{error}; give the metrics.jsonl of a run" if str(error).startswith("line") else "is not UTF-8 text")
-    if found is None:
-        refuse("holds no training step" if step is None else f"holds no training step {step}")
-    line, record = found
-    counts = record.get("success_histogram")
-    if not (
-        isinstance(counts, list)
-        and 3 <= len(counts) <= 65537
-        and all(type(count) is int and 0 <= count <= LARGEST_COUNT for count in counts)
-        and sum(counts) > 0
-    ):
-        refuse(f"line {line}, key success_histogram: must list the groups with K = 0..M correct, M at least 2")
-    histogram = np.array(counts, dtype=np.float64)
-    size, groups = histogram.size - 1, int(np.sum(histogram))
+    run = read_run(path)
+    (chosen,) = run.since(step)
+    histogram = chosen.histogram.astype(np.float64)
+    size, groups = chosen.group_size, int(np.sum(histogram))
     for at, outcome in ((0, "wrong"), (size, "right")):
         if histogram[at] == groups:
-            refuse(f"line {line}: all responses of the step are {outcome}, which says nothing about a distribution")
+            run.refuse(
+                f"line {chosen.line}: all responses of the step are {outcome}, which says nothing about a distribution"
+            )
     a, b = fit_beta(histogram)
-    name = f"Beta({a:.3g}, {b:.3g}) fitted to {groups} groups of {size}, {_plain(file.name)} step {record.get('step')}"
+    name = f"Beta({a:.3g}, {b:.3g}) fitted to {groups} groups of {size}, {run.name} step {chosen.step}"
     return from_beta(a, b, prompts, floor, name[:200])
 
 
 def fit_beta(histogram: Array) -> tuple[float, float]:
     """(a, b) of largest beta-binomial likelihood, each 0.05 to 500, from groups with K = 0..M correct; shape (M+1,)."""
-    limits = math.log(SMALLEST_SHAPE), math.log(LARGEST_SHAPE)
+    correct = np.arange(histogram.size)
+    return fit_beta_counts(correct, np.full(histogram.size, histogram.size - 1), histogram)
+
+
+def fit_beta_counts(correct: NDArray[Any], responses: NDArray[Any], prompts: NDArray[Any]) -> tuple[float, float]:
+    """The same from `prompts` prompts with `correct` of `responses` each, all of shape (c,)."""
+    limits, total = (math.log(SMALLEST_SHAPE), math.log(LARGEST_SHAPE)), float(np.sum(prompts))
 
     def loss(logs: Array) -> float:
-        return -beta_binomial_log_likelihood(math.exp(logs[0]), math.exp(logs[1]), histogram) / float(np.sum(histogram))
+        a, b = np.exp(logs).tolist()
+        return -beta_binomial_log_likelihood(a, b, correct, responses, prompts) / total
 
-    mean = float(np.arange(histogram.size) @ histogram / np.sum(histogram)) / (histogram.size - 1)
+    mean = float((correct / responses) @ prompts) / total
     starts = [np.clip(np.log([mean * total, (1 - mean) * total]), *limits) for total in (0.3, 3.0, 30.0)]
     fits = [minimize(loss, start, method="L-BFGS-B", bounds=[limits, limits]) for start in starts]
     best = min(fits, key=lambda fit: fit.fun).x
@@ -212,22 +196,14 @@ def fit_beta(histogram: Array) -> tuple[float, float]:
     return a, b
 
 
-def _steps(data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and content of every training step; a last line without its end is still being written."""
-    for at, line in enumerate(data.decode("utf-8").split("\n")[:-1], 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise ValueError(f"line {at} is not JSON") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"line {at} is not a JSON object")
-        if record.get("kind") == "step":
-            yield at, record
-
-
 def _check(prompts: int, floor: float) -> None:
     if not 1 <= prompts <= MAX_PROMPTS:
         raise ProblemError("prompts", f"must be a whole number from 1 to {MAX_PROMPTS}, got {prompts}")
+    check_floor(floor)
+
+
+def check_floor(floor: float) -> None:
+    """Refuse a floor of success probabilities that is out of range; raises `ProblemError`."""
     if not HARDEST <= floor <= 0.1:
         raise ProblemError("floor", f"must be a success probability from {HARDEST:g} to 0.1, got {floor:g}")
 
@@ -243,7 +219,3 @@ def _gather(source: str, rates: Array, counts: NDArray[np.int_], prompts: int, f
         different, merged = np.unique(different[at], return_counts=True)
         source += f" as {prompts} quantiles"
     return PassRates(source, tuple(different.tolist()), tuple(merged.tolist()), clipped)
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name if c.isprintable())[:80]

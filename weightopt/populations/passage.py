@@ -8,6 +8,7 @@ have drawn to know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,12 +19,12 @@ from scipy.special import expit
 from theory.log_linear import LogLinear, LogLinearFlow
 from theory.quadrature import log_odds
 from weightopt.errors import SolverError
-from weightopt.populations.lower_bounds import crossing
 from weightopt.populations.problem import PopulationProblem
 
 Array = NDArray[np.float64]
 FINE = 1 / 128  # log-odds between the points at which a formula is read: relative error of ω at most 2e-6 (named ones)
 PIECES = 256  # of a path, to measure it
+NEWTON = 200  # steps to the arrival, halves of an interval among them
 ROUNDS = 3  # of evening out the pieces
 
 
@@ -49,35 +50,57 @@ class Passage:
         Shape (k,). Log-odds, from the hardest prompt to where prompts are solved.
     log_weight
         Shape (k,). ln ω there, linear between.
+    near
+        About the flow time of the arrival, if it is known: it spares a search from far away.
     """
 
-    def __init__(self, problem: PopulationProblem, knots: Array, log_weight: Array) -> None:
+    def __init__(self, problem: PopulationProblem, knots: Array, log_weight: Array, near: float | None = None) -> None:
         self.problem = problem
         self.flow = LogLinearFlow(knots, log_weight, np.minimum(problem.theta, knots[-1]))
         self.moving = problem.theta < knots[-1]
-        self.hitting = self._hitting()
+        self.hitting = self._hitting(near)
 
     def at(self, tau: Array) -> Path:
         """The population at flow times of shape (k,)."""
         theta, weight = self.flow.position(tau)
         return Path(tau, np.maximum(theta, self.problem.theta), weight)
 
-    def _hitting(self) -> float:
+    def _hitting(self, near: float | None) -> float:
         """Flow time at which the mean success reaches the target."""
+        low, high = (0.0, float(np.max(self.flow.stop))) if near is None else (near / 4, near * 4)
+        if near is None or self._excess(low)[0] >= 0 or self._excess(high)[0] < 0:
+            low, high = self._bracket()
+            near = (low + high) / 2
+        at = near
+        # Newton's method, or halves where it leaves the interval.
+        for _ in range(NEWTON):
+            over, speed = self._excess(at)
+            low, high = (low, at) if over >= 0 else (at, high)
+            ahead = at - over / speed if speed > 0 else math.inf
+            before, at = at, ahead if low < ahead < high else (low + high) / 2
+            if abs(at - before) <= 1e-15 * at:
+                break
+        return at
+
+    def _excess(self, tau: float) -> tuple[float, float]:
+        """Mean success beyond the target at a flow time, and its speed."""
+        theta, weight = (values[0] for values in self.flow.position(np.array([tau])))
+        rho = expit(np.maximum(theta, self.problem.theta))
+        return float(rho @ self.problem.share) - self.problem.target, float(
+            (rho * (1 - rho) * weight) @ self.problem.share
+        )
+
+    def _bracket(self) -> tuple[float, float]:
+        """Flow times around the arrival, close to it: flow times span many powers of ten."""
         problem = self.problem
-
-        def excess(tau: Array) -> Array:
-            return expit(self.at(tau).theta) @ problem.share - problem.target
-
-        # Flow times span many powers of ten.
         tau = np.concatenate([[0.0], np.geomspace(1e-30, 1.0, 41) * np.max(self.flow.stop)])
-        for _ in range(2):  # bracket, ever closer, many times at once; then Brent's method
-            above = excess(tau) >= 0
+        for _ in range(2):
+            above = expit(self.at(tau).theta) @ problem.share - problem.target >= 0
             if not above[-1]:
                 raise SolverError(f"the target {problem.target:g} is not reached before every prompt is solved")
             first = max(int(np.argmax(above)), 1)
             tau = np.linspace(tau[first - 1], tau[first], 24)
-        return crossing(lambda one: float(excess(np.array([one]))[0]), float(tau[0]), float(tau[-1]), 1e-300)
+        return float(tau[0]), float(tau[-1])
 
     def walk(self, theta: Array) -> Array:
         """Times of the pieces of a path through log-odds of shape (k, n), at unit budget; shape (k-1,)."""
@@ -116,8 +139,8 @@ def _walk(problem: PopulationProblem, theta: Array) -> tuple[Array, Array, Array
 
 
 def time_and_gradient(
-    problem: PopulationProblem, knots: Array, log_weight: Array, share: Array | None
-) -> tuple[float, Array]:
+    problem: PopulationProblem, knots: Array, log_weight: Array, share: Array | None, near: float | None = None
+) -> tuple[float, Array, float]:
     """Time at unit budget of a shared weighting and its gradient with respect to ln ω at the knots.
 
     The path is taken at fixed shares f_j of the flow time τ to arrival. With H = ∫ dθ/ω, a_i = H(θ_i) and Θ = H⁻¹ a
@@ -129,8 +152,18 @@ def time_and_gradient(
     share
         Shape (k,). f_j, from 0 to 1; None needs the two ends only, which is enough where the length is that of any
         path.
+    near
+        See `Passage`.
+
+    Returns
+    -------
+    time : float
+    gradient : ndarray
+        Shape (k,).
+    hitting : float
+        Flow time of the arrival.
     """
-    passage = Passage(problem, knots, log_weight)
+    passage = Passage(problem, knots, log_weight, near)
     share = np.array([0.0, 1.0]) if share is None else share
     path = passage.at(passage.hitting * share)
     time, length, cost = _walk(problem, path.theta)
@@ -159,7 +192,7 @@ def time_and_gradient(
     gradient = passage.flow.pull_back(np.minimum(problem.theta, last), np.sum(value, axis=0) - late * reach)
     gradient += passage.flow.pull_back(np.minimum(end, last), late * reach)
     gradient -= passage.flow.pull_back(np.minimum(path.theta, last), value)
-    return float(np.sum(time)), gradient
+    return float(np.sum(time)), gradient, passage.hitting
 
 
 def tabulate(

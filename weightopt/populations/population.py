@@ -36,7 +36,10 @@ STARTS = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (1.0, 0.5), (-1.0, 1.0))
 STEEPNESS_ROUNDING = 1e-8
 PROMISE = Promise(math.inf)
 SEARCH_PIECES = 48  # of a path, during the search
-SEARCH_ROUNDS, SEARCH_STEPS = 2, 60  # the pieces are evened out anew in each round
+SEARCH_PROMPTS = 40  # into which the population is gathered for it, but for the last steps
+FIRST_STEPS, SEARCH_STEPS, LAST_STEPS = 20, 60, 40  # from all starts; from the best; with all prompts
+SEARCH_ROUNDS = 2  # in each of which the pieces are evened out anew
+BEST_STARTS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,18 +287,38 @@ def normalised(problem: PopulationProblem, weighting: LogLinear) -> LogLinear:
 
 
 def search(problem: PopulationProblem) -> LogLinear:
-    """The best shared weighting that a local search finds from any of its starts."""
+    """The best shared weighting that a local search finds from any of its starts.
+
+    It goes from all starts a little way and from the best of them on, with prompts gathered into a few tens; the last
+    steps are those of the whole population.
+    """
     rho = problem.knots()
-    knots = log_odds(rho)
-    found = []
-    for a, b in STARTS:
-        log_weight, time = _descend(problem, knots, -a * np.log(rho) - b * np.log1p(-rho))
-        found.append((time, log_weight))
-    log_weight = min(found, key=lambda pair: pair[0])[1]
+    knots, few = log_odds(rho), _gathered(problem)
+    begun = [_descend(few, knots, -a * np.log(rho) - b * np.log1p(-rho), FIRST_STEPS, 1) for a, b in STARTS]
+    begun.sort(key=lambda pair: pair[1])
+    found = [_descend(few, knots, log_weight, SEARCH_STEPS, SEARCH_ROUNDS) for log_weight, _ in begun[:BEST_STARTS]]
+    log_weight = min(found, key=lambda pair: pair[1])[0]
+    if few is not problem:
+        log_weight = _descend(problem, knots, log_weight, LAST_STEPS, 1)[0]
     return LogLinear(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
 
 
-def _descend(problem: PopulationProblem, knots: Array, log_weight: Array) -> tuple[Array, float]:
+def _gathered(problem: PopulationProblem) -> PopulationProblem:
+    """The problem with neighbouring prompts at their mean success; the hardest, where the knots begin, stay."""
+    if len(problem.rates) <= SEARCH_PROMPTS:
+        return problem
+    rates, counts = np.array(problem.rates), np.array(problem.counts)
+    parts = [np.array([0]), *np.array_split(np.arange(1, rates.size), SEARCH_PROMPTS - 1)]
+    return dataclasses.replace(
+        problem,
+        rates=tuple(float(rates[part] @ counts[part] / counts[part].sum()) for part in parts),
+        counts=tuple(int(counts[part].sum()) for part in parts),
+    )
+
+
+def _descend(
+    problem: PopulationProblem, knots: Array, log_weight: Array, steps: int, rounds: int
+) -> tuple[Array, float]:
     """L-BFGS-B in the slopes; log-weights at the knots and the time they take."""
     width, limit = np.diff(knots), problem.steepness
     slope = np.clip(np.diff(log_weight) / width, -limit, limit)
@@ -305,7 +328,7 @@ def _descend(problem: PopulationProblem, knots: Array, log_weight: Array) -> tup
 
     # A mean of weights makes the length of any path that of its ends.
     ends_alone = problem.norm.exponent == 1 and problem.clock == "regular"
-    for _ in range(1 if ends_alone else SEARCH_ROUNDS):
+    for _ in range(1 if ends_alone else rounds):
         passage = Passage(problem, knots, at_knots(slope))
         share = None if ends_alone else passage.spread(SEARCH_PIECES) / passage.hitting
         slope = minimize(
@@ -314,7 +337,7 @@ def _descend(problem: PopulationProblem, knots: Array, log_weight: Array) -> tup
             jac=True,
             method="L-BFGS-B",
             bounds=[(-limit, limit)] * slope.size,
-            options={"maxiter": SEARCH_STEPS, "maxcor": 10},
+            options={"maxiter": steps, "maxcor": 10},
         ).x
     passage = Passage(problem, knots, at_knots(slope))
     return at_knots(slope), passage.time(2 * SEARCH_PIECES)[0]
@@ -329,8 +352,11 @@ def _objective(
 ) -> Callable[[Array], tuple[float, Array]]:
     """Time and its gradient as functions of the slopes: ln ω at a knot is the sum of the rises before it."""
 
+    near: float | None = None
+
     def function(slope: Array) -> tuple[float, Array]:
-        time, gradient = time_and_gradient(problem, knots, at_knots(slope), share)
+        nonlocal near
+        time, gradient, near = time_and_gradient(problem, knots, at_knots(slope), share, near)
         if not math.isfinite(time):
             raise SolverError("the search for a shared weighting met a time that is no number")
         return time, width * np.cumsum(gradient[::-1])[::-1][1:]

@@ -32,10 +32,8 @@ KNOTS = 41  # of a shared weighting
 
 
 @dataclasses.dataclass(frozen=True)
-class PopulationProblem:
-    """Raise the mean success of a population to a target in least time, at most a budget of weight in each step.
-
-    It holds no arrays: it compares, hashes and serialises.
+class Population:
+    """Where many prompts start: what every problem of a population begins with.
 
     Parameters
     ----------
@@ -45,75 +43,18 @@ class PopulationProblem:
         Success probabilities at the start, strictly increasing, 1e-6 to 1 - 1e-9, at most 2000.
     counts
         How many prompts have each, at least 1.
-    target
-        Mean success to reach: above the mean of the start, below what is reached when every prompt is solved.
-    budget_kind
-        Which norm of the weights a step may spend, see `theory.step_budgets`. "weight", "kl" or "square".
-    clock
-        "regular" or "effective".
-    budget
-        b, what a step may spend, 1e-6 to 1e6; times are proportional to 1/b.
-    solved
-        From this success probability on a prompt has no weight and costs no budget, from 0.5 to 0.9999.
-    steepness
-        Largest |d ln ω / d log-odds| of the shared weighting searched for, 1 to 2.5. No named one exceeds 1. Without a
-        limit the best shared weighting under the mean weight is degenerate: nothing for the hard prompts, infinitely
-        much for the others until they meet at one level, as the optimum over all weights does.
 
     Raises
     ------
     ProblemError
         If a parameter is out of range.
-
-    Examples
-    --------
-    >>> from weightopt import PopulationProblem, solve
-    >>> answer = solve(PopulationProblem("three kinds of prompt", (0.05, 0.3, 0.7), (5, 3, 2), target=0.6))
-    >>> answer.lower_bound <= answer.time
-    True
     """
 
-    kind: ClassVar[str] = "population"
     source: str
     rates: tuple[float, ...]
     counts: tuple[int, ...]
-    target: float
-    budget_kind: BudgetKind = "weight"
-    clock: ClockName = "regular"
-    budget: float = 1.0
-    solved: float = 0.99
-    steepness: float = 2.0
 
     def __post_init__(self) -> None:
-        self._check_start()
-        for field in ("solved", "budget", "steepness", "target"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, float | int) or value != value:
-                raise ProblemError(field, f"must be a number, got {str(value)[:40]!r}")
-        if self.budget_kind not in BUDGETS:
-            raise ProblemError(
-                "budget_kind", f"must be one of {', '.join(BUDGETS)}, got {str(self.budget_kind)[:40]!r}"
-            )
-        if self.clock not in CLOCKS:
-            raise ProblemError("clock", f"of a population must be regular or effective, got {str(self.clock)[:40]!r}")
-        if not 1e-6 <= self.budget <= 1e6:
-            raise ProblemError("budget", f"must be a positive number, from 1e-6 to 1e6, got {self.budget:g}")
-        if not 0.5 <= self.solved <= 0.9999:
-            raise ProblemError("solved", f"must be a success probability from 0.5 to 0.9999, got {self.solved!r}")
-        if not 1 <= self.steepness <= 2.5:
-            raise ProblemError(
-                "steepness",
-                f"must be a number from 1, which every named weighting keeps to, up to 2.5; got {self.steepness:g}",
-            )
-        mean, most = self.mean, float(np.maximum(self._rates, self.solved) @ self.share)
-        if not mean + MARGIN <= self.target <= most - MARGIN:
-            raise ProblemError(
-                "target",
-                f"must lie above the mean success at the start, {mean:.6g}, and below {most:.6g}, the mean when every "
-                f"prompt has reached {self.solved:g}, by 1e-6 at least; got {self.target!r}",
-            )
-
-    def _check_start(self) -> None:
         if not isinstance(self.source, str) or not self.source.isprintable():
             raise ProblemError("source", "must be one line of text")
         sizes = len(self.rates), len(self.counts)
@@ -146,10 +87,111 @@ class PopulationProblem:
         """Mean success at the start."""
         return float(self._rates @ self.share)
 
+
+def check_numbers(problem: Any, *fields: str) -> None:
+    """Refuse a field that is no number; raises `ProblemError`."""
+    for field in fields:
+        value = getattr(problem, field)
+        if isinstance(value, bool) or not isinstance(value, float | int) or value != value:
+            raise ProblemError(field, f"must be a number, got {str(value)[:40]!r}")
+
+
+def check_scale(budget: float, steepness: float) -> None:
+    """Refuse a budget or a steepness that is out of range; raises `ProblemError`."""
+    if not 1e-6 <= budget <= 1e6:
+        raise ProblemError("budget", f"must be a positive number, from 1e-6 to 1e6, got {budget:g}")
+    if not 1 <= steepness <= 2.5:
+        raise ProblemError(
+            "steepness",
+            f"must be a number from 1, which every named weighting keeps to, up to 2.5; got {steepness:g}",
+        )
+
+
+def read_lists(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Rates and counts of a serialised population as tuples; raises `ProblemError`."""
+    lists = {}
+    for key in ("rates", "counts"):
+        if not isinstance(values[key], list | tuple):
+            raise ProblemError(key, "must be a list of numbers")
+        lists[key] = tuple(values[key])
+    return lists
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationProblem(Population):
+    """Raise the mean success of a population to a target in least time, at most a budget of weight in each step.
+
+    It holds no arrays: it compares, hashes and serialises.
+
+    Parameters
+    ----------
+    source, rates, counts
+        See `Population`.
+    target
+        Mean success to reach: above the mean of the start, below what is reached when every prompt is solved.
+    budget_kind
+        Which norm of the weights a step may spend, see `theory.step_budgets`. "weight", "kl" or "square".
+    clock
+        "regular" or "effective".
+    budget
+        b, what a step may spend, 1e-6 to 1e6; times are proportional to 1/b.
+    solved
+        From this success probability on a prompt has no weight and costs no budget, from 0.5 to 0.9999.
+    steepness
+        Largest |d ln ω / d log-odds| of the shared weighting searched for, 1 to 2.5. No named one exceeds 1. Without a
+        limit the best shared weighting under the mean weight is degenerate: nothing for the hard prompts, infinitely
+        much for the others until they meet at one level, as the optimum over all weights does.
+
+    Raises
+    ------
+    ProblemError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> from weightopt import PopulationProblem, solve
+    >>> answer = solve(PopulationProblem("three kinds of prompt", (0.05, 0.3, 0.7), (5, 3, 2), target=0.6))
+    >>> answer.lower_bound <= answer.time
+    True
+    """
+
+    kind: ClassVar[str] = "population"
+    target: float
+    budget_kind: BudgetKind = "weight"
+    clock: ClockName = "regular"
+    budget: float = 1.0
+    solved: float = 0.99
+    steepness: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "solved", "budget", "steepness", "target")
+        if self.budget_kind not in BUDGETS:
+            raise ProblemError(
+                "budget_kind", f"must be one of {', '.join(BUDGETS)}, got {str(self.budget_kind)[:40]!r}"
+            )
+        if self.clock not in CLOCKS:
+            raise ProblemError("clock", f"of a population must be regular or effective, got {str(self.clock)[:40]!r}")
+        if not 0.5 <= self.solved <= 0.9999:
+            raise ProblemError("solved", f"must be a success probability from 0.5 to 0.9999, got {self.solved!r}")
+        check_scale(self.budget, self.steepness)
+        mean, most = self.mean, float(np.maximum(self._rates, self.solved) @ self.share)
+        if not mean + MARGIN <= self.target <= most - MARGIN:
+            raise ProblemError(
+                "target",
+                f"must lie above the mean success at the start, {mean:.6g}, and below {most:.6g}, the mean when every "
+                f"prompt has reached {self.solved:g}, by 1e-6 at least; got {self.target!r}",
+            )
+
     @property
     def norm(self) -> StepBudget:
         """The budget's norm."""
         return BUDGETS[self.budget_kind]
+
+    @property
+    def reading(self) -> str:
+        """The budget in words."""
+        return f"{self.norm.reading}: {self.budget:g} per step; no weight from success {self.solved:g} on"
 
     def knots(self, width: float | None = None) -> Array:
         """Success probabilities, even in log-odds, from the hardest prompt to where prompts are solved, both exact.
@@ -171,9 +213,4 @@ class PopulationProblem:
     def from_dict(cls, values: Mapping[str, Any]) -> PopulationProblem:
         """The problem that `to_dict` described; raises ProblemError if a key is missing, unknown or out of range."""
         values = read_fields(cls.kind, values, (field.name for field in dataclasses.fields(cls)))
-        lists = {}
-        for key in ("rates", "counts"):
-            if not isinstance(values[key], list | tuple):
-                raise ProblemError(key, "must be a list of numbers")
-            lists[key] = tuple(values[key])
-        return cls(**{**values, **lists})
+        return cls(**{**values, **read_lists(values)})
