@@ -58,7 +58,7 @@ def test_the_page_names_the_keys_that_are_printed(command, monkeypatch, capsys, 
 def test_every_command_with_json_has_a_section():
     import typer
 
-    cli._add_commands()
+    cli._add_commands([])
     commands = typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
     with_json = {name for name, each in commands.items() if any("--json" in option.opts for option in each.params)}
     titles = re.findall(r"^## (.*)$", PAGE, re.M)

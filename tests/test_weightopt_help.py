@@ -14,7 +14,7 @@ from weightopt import cli
 from weightopt.commands.help import Command, plain, unwrapped
 
 ROOT = Path(__file__).resolve().parent.parent
-cli._add_commands()
+cli._add_commands([])
 COMMANDS = typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -50,12 +50,14 @@ for name, command in (
 
 
 # Commands that may think for minutes and have nothing to show before the end.
-SOLVERS = ("solve", "compare", "population", "check", "forecast")
+SOLVERS = ("solve", "compare", "population", "advise", "check", "forecast")
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"weightopt {importlib.metadata.version('weightopt')}")
+        from importlib.metadata import version
+
+        print(f"weightopt {version('weightopt')}")
         raise typer.Exit
 
 

@@ -213,7 +213,8 @@ def sweep_lines(sweep: Sweep, workers: int, ray: str | None = None) -> Iterator[
 
     yield line(COLUMNS), ""
     status = COLUMNS.index("status")
-    for row in spread(solve_row, sweep.combinations(), workers=workers, ray=ray, batch=CHUNK, packages=PACKAGES):
+    every = ((values,) for values in sweep.combinations())
+    for row in in_order(spread(solve_row, every, workers=workers, ray=ray, batch=CHUNK, packages=PACKAGES)):
         yield line(row), row[status]
 
 
