@@ -128,7 +128,7 @@ def _open_standard_streams() -> None:
 def _with_address(words: list[str]) -> list[str]:
     """The command line with ``--ray auto`` for a ``--ray`` that no address follows."""
     said = []
-    for word, following in zip(words, [*words[1:], "-"], strict=True):
+    for word, following in zip(words, [*words, "-"][1:], strict=True):
         said += [word, "auto"] if word == "--ray" and following.startswith("-") else [word]
     return said
 
