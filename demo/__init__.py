@@ -1,1 +1,1 @@
-"""The demonstration behind ``make demo``; it uses the project through its command line and is not installed with it."""
+"""The demonstration behind ``make demo`` and ``weightopt demo``; it uses the project through its command line."""

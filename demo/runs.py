@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rl.records.metrics import METRICS_FILE, read_metrics
+from weightopt.heartbeat import Heartbeat
 
 POLL_SECONDS = 0.5
 
@@ -27,7 +28,7 @@ class Run(NamedTuple):
 
 
 def run_side_by_side(
-    runs: Sequence[Run], config: Path, tables: Mapping[str, Path], overrides: Sequence[str], at_once: int, steps: int
+    runs: Sequence[Run], config: str, tables: Mapping[str, Path], overrides: Sequence[str], at_once: int, steps: int
 ) -> None:
     """Train every run for `steps` updates, `at_once` at a time; a run that has begun before is resumed.
 
@@ -39,15 +40,26 @@ def run_side_by_side(
     waiting = list(runs)
     going: list[tuple[Run, subprocess.Popen[bytes], IO[bytes]]] = []
     console = Console()
-    with Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[success]}"),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
+
+    def still(seconds: float) -> str:
+        """How far each run that is going is: what the bars show on a terminal."""
+        now = [(run, *_progress(run)) for run, *_ in list(going)]
+        where = "; ".join(f"{run.table} seed {run.seed}: step {done} of {steps}, {note}" for run, done, note in now)
+        return f"{where or 'starting'} ({len(waiting)} runs waiting, {seconds:.0f} s)"
+
+    beat = Heartbeat(still, lambda line: print(line, flush=True), active=not console.is_terminal)
+    with (
+        beat,
+        Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[success]}"),
+            console=console,
+            disable=not console.is_terminal,
+        ) as progress,
+    ):
         tasks = {
             run: progress.add_task(f"{run.table} seed {run.seed}", total=steps, start=False, success="") for run in runs
         }
@@ -66,6 +78,7 @@ def run_side_by_side(
                         continue
                     going.remove(entry)
                     _finish(run, process, log, console)
+                    beat.heard()
         except KeyboardInterrupt:
             # Ctrl-C reached the runs as well: they finish their step and save before they end.
             for _, process, _ in going:
@@ -78,10 +91,10 @@ def run_side_by_side(
                 process.wait()
 
 
-def _start(run: Run, config: Path, table: Path, overrides: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _start(run: Run, config: str, table: Path, overrides: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = (run.folder.parent / f"seed-{run.seed}.log").open("w+b")
-    command = [sys.executable, "-m", "weightopt", "train", "--config", str(config), "--table", str(table)]
+    command = [sys.executable, "-m", "weightopt", "train", "--config", config, "--table", str(table)]
     command += ["--output", str(run.folder), "--set", f"seed={run.seed}", "--quiet", *overrides]
     if run.folder.exists():
         command.append("--resume")

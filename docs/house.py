@@ -51,7 +51,9 @@ ROOMS = {
     "weightopt.curves": Room("curves, certificates", 1, "catalogue_tables curves"),
     "weightopt.answer": Room("an answer and its table", 1.5, "answer fields tabulate"),
     "weightopt.adapters": Room("tables in other trainers", 0),
-    "weightopt.table": Room("tables, files, settings", 2, "columns errors files journal settings spread table"),
+    "weightopt.table": Room(
+        "tables, files, settings", 2, "columns errors files heartbeat journal settings spread table"
+    ),
     "sim": Room("simulated populations", 2.95),
     "figures": Room("figures, tables, captions", 3.05),
     "rl.command": Room("commands, dry run", 4.1, "command preview"),

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from weightopt.heartbeat import Heartbeat
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -87,11 +89,13 @@ def figures(
     written: dict[str, list[str]] = {}
     sections = []
     for name in names or NAMES:
+        beat = Heartbeat(lambda seconds, name=name: f"weightopt: still drawing {name} after {seconds:.0f} s")
         try:
-            drawn = _draw(name, runs)
-            files = _write(output, name, drawn)
-            if captions is not None:
-                sections.append(_section(name, drawn, captions))
+            with beat:
+                drawn = _draw(name, runs)
+                files = _write(output, name, drawn)
+                if captions is not None:
+                    sections.append(_section(name, drawn, captions))
         except MissingError as error:
             if names:
                 _refuse(f"figure {name!r}: {error}")

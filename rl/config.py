@@ -20,7 +20,7 @@ from rl.samplers.config import RolloutConfig, SamplerConfig
 from rl.step.config import EvaluationConfig, LaterTable, WeightingConfig
 from rl.tasks.config import TASKS, TaskConfig
 from rl.verification.config import VerifierConfig
-from weightopt.settings import ByName, File, Integer, Section, SettingsError, load, of_form, parse
+from weightopt.settings import ByName, File, Integer, Section, SettingsError, load, of_form, parse, shipped_configs
 
 # What other trainers call the settings that cut or bend the distribution of tokens.
 REFUSED: Mapping[str, str] = dict.fromkeys(
@@ -28,6 +28,9 @@ REFUSED: Mapping[str, str] = dict.fromkeys(
     "tokens are drawn from the whole distribution, since the log-probabilities of a truncated one are not the "
     "policy's; 'rollout.temperature' is accounted for",
 )
+
+# The measured settings, which --config may name: demo for configs/demo.toml.
+SHIPPED = shipped_configs()
 
 # What is trained on where no file says it.
 TASK: Mapping[str, Any] = {"name": "addition", "digits": {"1": 1.0, "2": 1.0, "3": 1.0}}
@@ -112,7 +115,8 @@ class Config(Section):
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, and change it by ``"section.key=value"`` each; see `weightopt.settings.load`.
 
-    Without a file these are the defaults, with additions of one to three digits as the task.
+    One that comes with the project is named without folder and ending, such as ``demo``. Without a file these are the
+    defaults, with additions of one to three digits as the task.
 
     Raises
     ------
@@ -120,7 +124,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
     """
     try:
-        return load(Config, path, overrides, changes=None if path else {"task": TASK}, refused=REFUSED)
+        changes = None if path else {"task": TASK}
+        return load(Config, path, overrides, changes=changes, refused=REFUSED, shipped=SHIPPED)
     except SettingsError as error:
         raise UsageError(str(error)) from error
 

@@ -29,7 +29,10 @@ def simulate(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the sweep; must be new or empty.", show_default=False)
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration of the sweep, TOML; see configs/.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Configuration of the sweep: a TOML file, or the name of one that comes with the project."),
+    ] = None,
     weighting: Annotated[
         list[str] | None,
         typer.Option(

@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.errors import UsageError
-from weightopt.settings import Integer, Number, Section, SettingsError, as_list, each_once, load
+from weightopt.settings import Integer, Number, Section, SettingsError, as_list, each_once, load, shipped_configs
+
+# The measured settings, which --config may name: sft for configs/simulate/sft.toml.
+SHIPPED = shipped_configs("simulate")
 
 LARGEST_WORLD = 4 * 10**8  # numbers in a world's largest array: 3 GB
 
@@ -167,6 +170,6 @@ def load_config(path: Path | None, changes: Mapping[str, Any] | None = None, ove
         If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
     """
     try:
-        return load(Config, path, overrides, changes=changes)
+        return load(Config, path, overrides, changes=changes, shipped=SHIPPED)
     except SettingsError as error:
         raise UsageError(str(error)) from None

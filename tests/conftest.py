@@ -3,6 +3,7 @@
 Nothing heavy is imported here, since this file is loaded with every test module. `tests.worlds` holds the small worlds.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ import typer
 from typer.testing import CliRunner
 
 from weightopt.table import group_table
+
+# What commands say while they take long depends on how busy the machine is: here they say nothing, nor do processes
+# that tests start.
+os.environ["WEIGHTOPT_HEARTBEAT"] = "1e6"
 
 # Weighting and rules for groups of one kind.
 TABLES: dict[str, tuple[Callable[[Any], Any], float, float]] = {

@@ -82,7 +82,7 @@ def test_a_start_model_from_the_command_line(
     assert not (tmp_path / "run" / "start").exists()
     result = invoke(command.supervise, "--config", config, "--output", start, "--quiet")
     assert result.exit_code == 2
-    assert result.stderr == f"output {str(start)!r} exists: name another folder for the start model\n"
+    assert result.stderr == f"weightopt: output {str(start)!r} exists: name another folder for the start model.\n"
     result = invoke(command.supervise, "--config", config, "--output", config / "start", "--quiet")
     assert result.exit_code == 2
     assert f"output {str(config / 'start')!r} cannot be written: " in result.stderr
@@ -132,7 +132,7 @@ def test_misuse_is_status_2_and_one_sentence(
 @some_of(
     ("name", "arguments", "sentence"),
     [
-        ("train", (), "Missing option '--config'."),
+        ("train", (), "weightopt: missing option '--config'."),
         ("train", ("--config", "c", "--keep", "x"), "weightopt: invalid value for '--keep': "),
         ("train", ("--config", "c", "--steps", "3"), "weightopt: no such option: --steps"),
         ("start-model", ("--config", "c"), "weightopt: missing option '--output'."),
@@ -260,7 +260,7 @@ def test_a_run_knows_its_data_again(
     longer = [*arguments, "--set", "training.steps=2", "--resume"]
     result = invoke(command.train, *longer)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"cannot resume {str(tmp_path / 'run')!r}: 'data.held_out' was 'sha256:")
+    assert result.stderr.startswith(f"weightopt: cannot resume {str(tmp_path / 'run')!r}: 'data.held_out' was 'sha256:")
     held_out.write_bytes(held_out.read_bytes()[:-1])
     assert invoke(command.train, *longer).exit_code == 0
 
@@ -312,7 +312,9 @@ def test_a_missing_extra_is_named_with_the_install_line(missing: str, arguments:
     code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments}; "
     result = python("-c", code + "import runpy; runpy.run_module('weightopt', run_name='__main__')")
     assert result.returncode == 2
-    assert result.stderr == f"training needs {missing}, which is not installed: pip install 'weightopt[rl]'\n"
+    assert (
+        result.stderr == f"weightopt: training needs {missing}, which is not installed: pip install 'weightopt[rl]'.\n"
+    )
 
 
 def test_another_missing_package_is_a_defect_and_shows_itself() -> None:

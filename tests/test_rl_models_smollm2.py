@@ -118,10 +118,10 @@ def test_the_folder_holds_what_the_file_does(
     assert policy.tokenizer.apply_chat_template([{"role": "user", "content": "ab"}], tokenize=False) == "ab<|im_end|>"
     again = invoke(command.model, "smollm2", "--output", output)
     assert again.exit_code == 2
-    assert again.stderr == f"output {str(output)!r} exists: name another folder for the model\n"
+    assert again.stderr == f"weightopt: output {str(output)!r} exists: name another folder for the model.\n"
     unknown = invoke(command.model, "smollm3", "--output", tmp_path / "other")
     assert unknown.exit_code == 2
-    assert unknown.stderr == "model 'smollm3' is unknown; it must be one of 'smollm2'\n"
+    assert unknown.stderr == "weightopt: model 'smollm3' is unknown; it must be one of 'smollm2'.\n"
 
 
 @pytest.mark.usefixtures("package")

@@ -137,8 +137,8 @@ def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--answer", "4", "--output", "o"), "--answer goes with --dry-run\n"),
-        ((), "Missing option '--output'.\n"),
+        (("--answer", "4", "--output", "o"), "--answer goes with --dry-run.\n"),
+        ((), "weightopt: missing option '--output'.\n"),
         (("--dry-run",), "no weight table is given"),
     ],
 )
@@ -406,5 +406,5 @@ def test_an_interruption_is_one_sentence(
     before = threading.active_count()
     result = invoke(command.train, "--config", path, "--table", started["table"], "--dry-run", *options)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "interrupted; nothing was written\n"
+    assert result.stderr == "weightopt: interrupted; nothing was written.\n"
     assert threading.active_count() == before

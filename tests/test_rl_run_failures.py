@@ -213,7 +213,7 @@ def test_a_full_disk_ends_with_a_sentence_and_an_intact_checkpoint(
     )
     assert process.returncode == 1, process.stderr
     assert "step 3 could not be written ([Errno 27] File too large" in process.stderr
-    assert process.stderr.endswith("the last checkpoint is intact: make room and go on with --resume\n")
+    assert process.stderr.endswith("the last checkpoint is intact: make room and go on with --resume.\n")
     assert process.stderr.count("\n") == 1
     after = contents(output)
     assert {name: data for name, data in after.items() if name != "metrics.jsonl"} == {

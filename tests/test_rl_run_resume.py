@@ -281,7 +281,7 @@ def test_another_process_is_kept_out(run: Path, longer: Config, toml: Path, invo
         for more in ([], ["--dry-run"]):
             result = invoke(command.train, *arguments, *more)
             assert result.exit_code == 2
-            assert result.stderr == f"output {str(run)!r} is in use: another process trains there\n"
+            assert result.stderr == f"weightopt: output {str(run)!r} is in use: another process trains there.\n"
         assert (run / LOCK).exists()
     assert contents(run) == before
     config = load_config(toml, [])
@@ -386,7 +386,7 @@ def test_a_signal_is_one_true_sentence(
     arguments = ["--config", toml, "--output", tmp_path / "run", "--quiet", "--set", "training.evaluate_every=1"]
     result = invoke(command.train, *arguments)
     assert result.exit_code == 130
-    assert result.stderr == sentence + "\n"
+    assert result.stderr == f"weightopt: {sentence}.\n"
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "run").exists() == (stage != "build_teaching_task")
 
@@ -407,7 +407,7 @@ def test_a_second_signal_says_where_resuming_begins(
     monkeypatch.setattr(rl.train, "learn", struck)
     result = invoke(command.train, "--config", toml, "--output", tmp_path / "run", "--quiet")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; --resume goes on after step 2, the last checkpoint\n"
+    assert result.stderr == "weightopt: interrupted; --resume goes on after step 2, the last checkpoint.\n"
 
 
 def test_without_a_checkpoint_none_is_called_intact(
@@ -420,8 +420,8 @@ def test_without_a_checkpoint_none_is_called_intact(
     result = invoke(command.train, "--config", toml, "--output", tmp_path / "run", "--quiet")
     assert result.exit_code == 1
     assert result.stderr == (
-        "step 0 could not be written ([Errno 28] No space left on device); there is no checkpoint yet: "
-        "make room and go on with --resume\n"
+        "weightopt: step 0 could not be written ([Errno 28] No space left on device); there is no checkpoint yet: "
+        "make room and go on with --resume.\n"
     )
 
 

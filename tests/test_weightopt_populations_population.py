@@ -295,7 +295,7 @@ def test_the_command_prints_the_table_and_the_advice(run):
     status, out, err = run("--prompts", 12, "--target", 0.5, "--target", 0.9)
     assert (status, err) == (0, "")
     assert out.count("(reconstruction)") >= 4
-    for words in ("Best shared found", "certified within", "Lower bound", "local optimum", "only bounded", "to 0.9"):
+    for words in ("Best shared found", "certified within", "lower bound", "local optimum", "only bounded", "to 0.9"):
         assert words in out
     for words in ("For steps to 0.5 use", "For draws to 0.9 use", "weights that favour hard prompts"):
         assert words in " ".join(out.split())

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -281,3 +282,22 @@ def test_an_uncertified_row_says_so():
     )
     assert row["status"] in ("uncertified", "optimal")
     assert (float(row["gap"]) > 1e-10) == (row["status"] == "uncertified")
+
+
+def test_standard_output_takes_the_same_rows(tmp_path):
+    path = tmp_path / "sweep.csv"
+    arguments = ["sweep", "--start", "0.01,0.1", "--target", "0.5,0.9", "--clock", "regular", "--max-weight", "1.5,9"]
+
+    def call(*more):
+        command = [sys.executable, "-m", "weightopt", *arguments, "--workers", "1", *more]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert call("--output", str(path)).returncode == 0
+    piped = call("--output", "-")
+    assert (piped.returncode, piped.stdout) == (0, path.read_text())
+    assert re.fullmatch(r"weightopt: 8 rows: (\d+ \w+(, )?)+\n", piped.stderr)
+    for more in (["--json"], ["--resume"]):
+        refused = call("--output", "-", *more)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr == f"weightopt: {more[0]} needs --output FILE: standard output takes the rows alone.\n"
+    assert not list(tmp_path.glob("*.partial"))

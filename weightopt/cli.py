@@ -11,24 +11,26 @@ import errno
 import io
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from weightopt.commands.advise import advise
 from weightopt.commands.compare import compare
 from weightopt.commands.doctor import doctor
+from weightopt.commands.help import Command, Group
 from weightopt.commands.output import fail, refuse
 from weightopt.commands.population import population
 from weightopt.commands.solve import solve
 from weightopt.commands.sweep import sweep
 from weightopt.commands.tables import check, list_weightings, show, table
+from weightopt.heartbeat import Heartbeat
 
 app = typer.Typer(
     name="weightopt",
+    cls=Group,
     help="Time-optimal prompt weights for reinforcement learning with verifiable rewards.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,7 +46,32 @@ for name, command in (
     ("check", check),
     ("doctor", doctor),
 ):
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
+
+
+# Commands that may think for minutes and have nothing to show before the end.
+SOLVERS = ("solve", "compare", "population", "advise", "check", "forecast")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"weightopt {version('weightopt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _weightopt(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 its callback has acted
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand in SOLVERS:
+        beat = Heartbeat(lambda seconds: f"weightopt: still at it after {seconds:.0f} s; Ctrl-C ends it")
+        context.call_on_close(lambda: beat.__exit__(None))
+        beat.__enter__()
 
 
 def main() -> None:
@@ -101,7 +128,7 @@ def _open_standard_streams() -> None:
 def _with_address(words: list[str]) -> list[str]:
     """The command line with ``--ray auto`` for a ``--ray`` that no address follows."""
     said = []
-    for word, following in zip(words, [*words[1:], "-"], strict=True):
+    for word, following in zip(words, [*words, "-"][1:], strict=True):
         said += [word, "auto"] if word == "--ray" and following.startswith("-") else [word]
     return said
 
@@ -123,7 +150,7 @@ def _add_commands(arguments: list[str]) -> None:
             command = entry.load()
         except (ImportError, AttributeError) as error:
             command = _unavailable(entry.name, error)
-        app.command(entry.name)(command)
+        app.command(entry.name, cls=Command)(command)
 
 
 def _unavailable(name: str, error: Exception) -> Any:
@@ -135,6 +162,8 @@ def _unavailable(name: str, error: Exception) -> Any:
 
 
 def _sentence(error: typer.TyperException) -> str:
-    """What the option parser has to say, on one line."""
+    """What the option parser has to say, on one line; the option that may have been meant for one there is not."""
     text = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
+    if meant := getattr(error, "possibilities", None):
+        text += f". Did you mean {' or '.join(map(repr, meant))}?"
     return text[:1].lower() + text[1:]

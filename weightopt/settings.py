@@ -113,6 +113,31 @@ class ByName:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
 
+def shipped_configs(part: str = "") -> Path:
+    """The folder of the configurations that come with the project.
+
+    Parameters
+    ----------
+    part
+        Folder in it: "" for training, ``"simulate"`` for simulation.
+    """
+    here = Path(__file__).resolve().parent
+    installed, checkout = here / "configs", here.parent / "configs"
+    return (installed if installed.is_dir() else checkout) / part
+
+
+def _found(path: Path, shipped: Path | None) -> Path:
+    """The file of a configuration that is named by its path or, if it is shipped, by its name alone."""
+    if shipped is None or path.suffix or path.name != str(path) or path.is_file():
+        return path
+    names = sorted(each.stem for each in shipped.glob("*.toml"))
+    if path.name not in names:
+        raise SettingsError(
+            f"config {str(path)!r} is neither a file here nor one that comes with the project: {', '.join(names)}"
+        )
+    return shipped / f"{path.name}.toml"
+
+
 def load(
     model: type[SectionT],
     path: Path | None,
@@ -120,6 +145,7 @@ def load(
     *,
     changes: Mapping[str, Any] | None = None,
     refused: Mapping[str, str] | None = None,
+    shipped: Path | None = None,
 ) -> SectionT:
     """Read a configuration file.
 
@@ -135,13 +161,15 @@ def load(
         Keys of the whole configuration to replace before `overrides`.
     refused
         Keys that people look for and why they are not there.
+    shipped
+        Folder of configurations that `path` may name without folder and ending; see `shipped_configs`.
 
     Raises
     ------
     SettingsError
         If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
     """
-    document = {} if path is None else _read(path)
+    document = {} if path is None else _read(_found(path, shipped))
     document.update(changes or {})
     for override in overrides:
         _override(document, override)

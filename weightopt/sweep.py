@@ -190,6 +190,34 @@ def run_sweep(
     return {name: sum(row[status] == name for row in done) for name in ("optimal", "uncertified", "infeasible")}
 
 
+def sweep_lines(sweep: Sweep, workers: int, ray: str | None = None) -> Iterator[tuple[str, str]]:
+    """The lines of the CSV file of a sweep, the header first, as they are known: for a pipe, which keeps nothing.
+
+    Yields
+    ------
+    tuple of str
+        The line with its end, and the status of its row; "" for the header.
+
+    Raises
+    ------
+    ProblemError
+        As `run_sweep`.
+    """
+    sweep.check()
+    check_cluster(ray)
+
+    def line(row: Sequence[str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
+        return text.getvalue()
+
+    yield line(COLUMNS), ""
+    status = COLUMNS.index("status")
+    every = ((values,) for values in sweep.combinations())
+    for row in in_order(spread(solve_row, every, workers=workers, ray=ray, batch=CHUNK, packages=PACKAGES)):
+        yield line(row), row[status]
+
+
 def _fingerprint(sweep: Sweep) -> str:
     """Checksum of all that the rows follow from."""
     about = {"sweep": sweep._asdict(), "versions": {name: importlib.metadata.version(name) for name in PACKAGES}}

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -324,13 +325,19 @@ def _document(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def _record(type_: Any, document: Mapping[str, Any], path: Path, number: int) -> Any:
     """A record of ``type_``, if the document has the keys and the kinds of values that one has."""
-    known, values = get_type_hints(type_), {key: _frozen(value) for key, value in document.items()}
+    known, values = _hints(type_), {key: _frozen(value) for key, value in document.items()}
     needed = {each.name for each in fields(type_) if each.default is MISSING and each.default_factory is MISSING}
     if wrong := sorted((values.keys() - known.keys()) | (needed - values.keys())):
         raise ValueError(f"{path}: line {number} has other keys than this version writes: {wrong[0]!r}")
     if wrong := sorted(key for key, value in values.items() if not _fits(value, known[key])):
         raise ValueError(f"{path}: line {number} has a {wrong[0]!r} that cannot be one: {document[wrong[0]]!r:.40}")
     return type_(**values)
+
+
+@cache
+def _hints(type_: Any) -> Mapping[str, Any]:
+    """What the fields of a record are; found out once, since a run has many lines."""
+    return get_type_hints(type_)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -9,7 +9,7 @@ import math
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -28,8 +28,13 @@ CLOCKS = (
     "(the same, paid per draw until a success)"
 )
 
-Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+# Headings of the help.
+CURVE, CONSTRAINTS, CROWDING, GROUP, OUTPUT = "Curve", "Constraints on the curve", "Crowding limit", "Group", "Output"
+
+Start = Annotated[float, typer.Option(help="Success probability at the start, in (0, 1).", rich_help_panel=CURVE)]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of a table.", rich_help_panel=OUTPUT)
+]
 RayCluster = Annotated[
     str | None,
     typer.Option(
@@ -38,18 +43,27 @@ RayCluster = Annotated[
         help="Spread over this Ray cluster, HOST:PORT; without an address over the one that this machine is part of.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.")]
-Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.")]
+Output = Annotated[Path | None, typer.Option(help="Write the table to this JSON file.", rich_help_panel=OUTPUT)]
+Csv = Annotated[Path | None, typer.Option(help="Write the same numbers to this CSV file.", rich_help_panel=OUTPUT)]
 GroupSize = Annotated[
-    int | None, typer.Option(help="Responses per prompt M: tabulate advantages for groups of M instead of a curve.")
+    int | None,
+    typer.Option(
+        help="Responses per prompt M: tabulate advantages for groups of M instead of a curve.", rich_help_panel=GROUP
+    ),
 ]
 AllWrong = Annotated[
     float | None,
-    typer.Option(help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0, or what is published."),
+    typer.Option(
+        help="Advantage in all-wrong groups; default the limit of -ρω at ρ = 0, or what is published.",
+        rich_help_panel=GROUP,
+    ),
 ]
 AllRight = Annotated[
     float | None,
-    typer.Option(help="Advantage in all-right groups; default the limit of (1-ρ)ω at ρ = 1, or what is published."),
+    typer.Option(
+        help="Advantage in all-right groups; default the limit of (1-ρ)ω at ρ = 1, or what is published.",
+        rich_help_panel=GROUP,
+    ),
 ]
 
 
@@ -57,8 +71,12 @@ AllRight = Annotated[
 class Way:
     """From where to where is not all: what time costs, how the policy moves, and what the budget is."""
 
+    panel: ClassVar = CURVE
+
     target: Annotated[float, typer.Option(help="Success probability to reach, in (0, 1), above the start.")]
-    clock: Annotated[str, typer.Option(help=f"What time costs: {CLOCKS}.")]
+    clock: Annotated[
+        str, typer.Option(help=f"What time costs: {CLOCKS}. Between rows of a file ln cost is linear in log-odds.")
+    ]
     mobility: Annotated[
         str,
         typer.Option(
@@ -95,22 +113,24 @@ class Way:
 class CurveOptions:
     """Constraints that shape a curve."""
 
-    min_weight: Annotated[float, typer.Option(help="Curve: lower bound on the weight, from 0 up.")] = 0.0
-    max_weight: Annotated[float | None, typer.Option(help="Curve: upper bound on the weight; default none.")] = None
-    monotone: Annotated[str | None, typer.Option(help="Curve: decreasing or increasing in ρ; default free.")] = None
-    max_ratio: Annotated[
-        float | None, typer.Option(help="Curve: largest over smallest weight, from 1; default no bound.")
-    ] = None
-    lipschitz: Annotated[
-        float | None, typer.Option(help="Curve: largest slope of the weight, from 0; default no bound.")
-    ] = None
-    lipschitz_in: Annotated[
-        str, typer.Option(help="Curve: what the slope is taken over, log-odds ln(ρ/(1-ρ)) or rho.")
-    ] = "log-odds"
+    panel: ClassVar = CONSTRAINTS
+
+    min_weight: Annotated[float, typer.Option(help="Lower bound on the weight, from 0 up.")] = 0.0
+    max_weight: Annotated[float | None, typer.Option(help="Upper bound on the weight; default none.")] = None
+    monotone: Annotated[str | None, typer.Option(help="Decreasing or increasing in ρ; default free.")] = None
+    max_ratio: Annotated[float | None, typer.Option(help="Largest over smallest weight, from 1; default no bound.")] = (
+        None
+    )
+    lipschitz: Annotated[float | None, typer.Option(help="Largest slope of the weight, from 0; default no bound.")] = (
+        None
+    )
+    lipschitz_in: Annotated[str, typer.Option(help="What the slope is taken over, log-odds ln(ρ/(1-ρ)) or rho.")] = (
+        "log-odds"
+    )
     bins: Annotated[
         str | None,
         typer.Option(
-            help="Curve: constant weight between these edges inside start to target, such as 0.05,0.2,0.5. "
+            help="Constant weight between these edges inside start to target, such as 0.05,0.2,0.5. "
             "With --lipschitz the slope is taken between the middles of neighbouring bins, in --lipschitz-in."
         ),
     ] = None
@@ -126,6 +146,8 @@ class CurveOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CrowdingOptions:
     """A limit on how fast kinds of prompts that succeed get ahead of those that do not."""
+
+    panel: ClassVar = CROWDING
 
     crowding: Annotated[
         float | None,
@@ -165,6 +187,8 @@ class CrowdingOptions:
 class TableOptions:
     """What the best table for groups is to be."""
 
+    panel: ClassVar = GROUP
+
     step_model: Annotated[
         str,
         typer.Option(
@@ -184,7 +208,7 @@ class TableOptions:
     shape: Annotated[
         str,
         typer.Option(
-            help="Table: convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
+            help="Convex, nonincreasing or free in the number correct. The free optimum is sparse and jagged; "
             "a convex one costs a few per cent at most and is what one would train with."
         ),
     ] = "convex"
@@ -197,7 +221,10 @@ class TableOptions:
 
 
 def takes_records(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take records of options: every field becomes an option, its default stated in the record alone."""
+    """Let a command take records of options: every field becomes an option, its default stated in the record alone.
+
+    The help shows the options of a record under its ``panel``.
+    """
     hints = typing.get_type_hints(function, include_extras=True)
     records = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters = []
@@ -208,6 +235,8 @@ def takes_records(function: Callable[..., Any]) -> Callable[..., Any]:
         record = records[parameter.name]
         options = typing.get_type_hints(record, include_extras=True)
         for field in dataclasses.fields(record):
+            for info in typing.get_args(options[field.name])[1:]:
+                info.rich_help_panel = info.rich_help_panel or getattr(record, "panel", None)
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             parameters.append(
                 inspect.Parameter(

@@ -132,5 +132,6 @@ def refuse(sentence: str) -> NoReturn:
 
 def fail(sentence: str, status: int) -> NoReturn:
     """One sentence on standard error and an exit status."""
-    print(f"weightopt: {sentence.rstrip('.')}.", file=sys.stderr)
+    end = "" if sentence.endswith("?") else "."
+    print(f"weightopt: {sentence.rstrip('.')}{end}", file=sys.stderr)
     raise SystemExit(status)

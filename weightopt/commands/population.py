@@ -234,6 +234,7 @@ def _print_groups(answers: list[GroupPopulationAnswer]) -> None:
         print(f"Cost        mean lengths of right and wrong answers, {first.lengths.source}")
     print(f"\n{first.unit.capitalize()} to mean success, relative to the lower bound; groups of {first.group_size}")
     print_table(None, ("weighting", *(f"to {s.problem.target:.3g}" for s in answers)), _rows(answers))
+    _print_bounds(answers)
     print(
         "Lower bound: over all tables without advantages in uniform groups, prompt by prompt and step by step. The best"
     )
@@ -265,18 +266,28 @@ def _print(start: PassRates, answers: list[PopulationAnswer]) -> None:
         if shown:
             print(f"\nTime to mean success, relative to the lower bound over all weights; {clock} clock ({reading})")
             print_table(None, ("weighting", *(f"to {s.problem.target:.3g}" for s in shown)), _rows(shown))
+            _print_bounds(shown)
     print("Lower bound: over all weights, prompt by prompt and step by step. The best shared weighting is the best")
     print("found, a local optimum; its certified distance to the bound contains what sharing one ω(ρ) costs.")
     if first.budget_kind != "kl":
-        print("Bound and 'optimum at most' let a prompt be split into parts that are treated differently; for whole")
+        print("Bound and 'Optimum at most' let a prompt be split into parts that are treated differently; for whole")
         print(f"prompts the optimum can be higher by about one part in their number, {sum(start.counts)}.")
     if not all(answer.exact for answer in answers):
-        print("Effective clock: only bounded. The optimum lies between the bound and the row 'optimum at most'.")
+        print("Effective clock: only bounded. The optimum lies between the bound and the row 'Optimum at most'.")
         hardest, lowest = first.share[0], first.rates[0]
         if start.clipped and hardest >= MANY:
             print(
                 f"{hardest:.0%} of the prompts start at {lowest:g}, {1 / lowest:g} draws each: it depends on --floor."
             )
+
+
+def _print_bounds(answers: Sequence[PopulationAnswer | GroupPopulationAnswer]) -> None:
+    """What the ratios of a table are relative to, and how far the best shared weighting can be from it."""
+    for answer in answers:
+        print(
+            f"to {answer.problem.target:.3g}: lower bound {answer.certificate.lower_bound:.4g}, in units of time; "
+            f"best shared found is certified within {answer.gap:.2%} of it"
+        )
 
 
 def _rows(answers: Sequence[PopulationAnswer | GroupPopulationAnswer]) -> list[tuple[str, ...]]:
@@ -287,9 +298,7 @@ def _rows(answers: Sequence[PopulationAnswer | GroupPopulationAnswer]) -> list[t
     return [
         *named,
         ("Best shared found", *(f"{s.ratio:.3f}" for s in answers)),
-        ("  certified within", *(f"{s.gap:.2%}" for s in answers)),
-        *([("  optimum at most", *(f"{ratio:.3f}" for ratio in schedules))] if schedules else []),
-        ("Lower bound", *(f"{s.certificate.lower_bound:.4g}" for s in answers)),
+        *([("Optimum at most", *(f"{ratio:.3f}" for ratio in schedules))] if schedules else []),
     ]
 
 

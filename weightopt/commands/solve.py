@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from weightopt.commands.options import (
+    CURVE,
+    GROUP,
+    OUTPUT,
     AllRight,
     AllWrong,
     AsJson,
@@ -37,52 +40,74 @@ IDLE = 1e-7  # relative difference of two times, each certified to 1e-8, that is
 @takes_records
 def solve(
     *,
-    start: Annotated[float | None, typer.Option(help="Success probability at the start, in (0, 1).")] = None,
+    start: Annotated[
+        float | None, typer.Option(help="Success probability at the start, in (0, 1).", rich_help_panel=CURVE)
+    ] = None,
+    way: Way,
+    curve: CurveOptions,
+    limit: CrowdingOptions,
     start_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
             metavar="A B",
             help="With --group-size, instead of --start: one table for all starts from A to B, whose worst ratio to "
             "the best table for a start is least.",
+            rich_help_panel=GROUP,
         ),
     ] = None,
-    way: Way,
-    curve: CurveOptions,
-    limit: CrowdingOptions,
     group_size: Annotated[
         int | None,
-        typer.Option(help="Responses per prompt M: find the best table for groups of M instead of a curve."),
+        typer.Option(
+            help="Responses per prompt M: find the best table for groups of M instead of a curve.",
+            rich_help_panel=GROUP,
+        ),
     ] = None,
     plug_in: Annotated[
-        bool, typer.Option("--plug-in", help="With --group-size: evaluate the curve at K/M instead.")
+        bool,
+        typer.Option("--plug-in", help="With --group-size: evaluate the curve at K/M instead.", rich_help_panel=GROUP),
     ] = False,
     table: TableOptions,
     uncentred: Annotated[
         bool,
         typer.Option(
             "--uncentred",
-            help="Table: let the advantages of correct and wrong responses be free, the push on all-wrong groups "
+            help="Let the advantages of correct and wrong responses be free, the push on all-wrong groups "
             "among them (for research; needs --budget-kind advantage-variance --shape free).",
+            rich_help_panel=GROUP,
         ),
     ] = False,
     method: Annotated[
         str,
         typer.Option(
             help="direct, made for the problem; convex, an independent solver (cvxpy) for curves and centred tables; "
-            "or ode-check, the direct answer with its time computed again by integrating the dynamics."
+            "or ode-check, the direct answer with its time computed again by integrating the dynamics.",
+            rich_help_panel=CURVE,
         ),
     ] = "direct",
     all_wrong: AllWrong = None,
     all_right: AllRight = None,
     output: Output = None,
     csv: Csv = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the weights into this PNG file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw clock, weights and named weightings into this PNG file.", rich_help_panel=OUTPUT),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve for the time-optimal weighting, with a certificate.
 
     Without --group-size the answer is a curve ω(ρ), optimal for very large groups. With it, the answer is the best
     table for groups of M responses, which is not the curve read at K/M.
+
+    Examples:
+        $ weightopt solve --start 0.01 --target 0.9 --clock effective --plot weights.png
+          The best curve when every draw until a success is paid for, and its picture.
+
+        $ weightopt solve --start 0.01 --target 0.9 --clock regular --group-size 16 --output table.json
+          The best table for groups of 16 responses, to train from.
+
+        $ weightopt solve --start 0.01 --target 0.9 --clock effective --monotone decreasing --max-weight 3
+          The best curve among those that never rise and stay below a bound.
     """
     check_folders(output=output, csv=csv, plot=plot)
     if curve.lipschitz is None and curve.lipschitz_in != CurveOptions.lipschitz_in:
@@ -98,7 +123,7 @@ def solve(
         group = limit.of_group(table.problem(problem, group_size, not uncentred))
         solved = _solve_group(group, start_range, method)
     _warn_if_coarse(problem)
-    picture = None if plot is None else _draw(problem, solved.table)
+    picture = None if plot is None else _draw(problem, solved.table, solved.curve)
     # All that can fail has been done: what is written now is whole.
     write(solved.table, output, csv)
     if plot is not None and picture is not None:
@@ -107,7 +132,7 @@ def solve(
         print_json(_document(solved))
         return
     print(solved.answer)
-    for line in solved.remarks:
+    for line in (*solved.remarks, *_about_the_file(problem), *_about_zeros(solved.table)):
         print(line)
     print_weights(solved.table, solved.curve)
 
@@ -124,6 +149,31 @@ def _warn_if_coarse(problem: Problem) -> None:
             "log-odds; add rows.",
             file=sys.stderr,
         )
+
+
+def _about_the_file(problem: Problem) -> tuple[str, ...]:
+    """What is taken to be between the rows of a measured clock."""
+    from theory.clocks import Tabulated
+
+    if not isinstance(problem.clock, Tabulated):
+        return ()
+    rows = len(problem.clock.measured.rho)
+    return (f"  clock file   {rows} rows; between two of them ln cost is taken as linear in log-odds",)
+
+
+def _about_zeros(table: WeightTable) -> tuple[str, ...]:
+    """What a weight of 0 means, where the best table has one."""
+    zeros = [k for k, weight in enumerate(table.weight, start=1) if weight == 0] if table.group_size else []
+    if not zeros:
+        return ()
+    where = ", ".join(f"{k}/{table.group_size}" for k in zeros[:4]) + (", …" if len(zeros) > 4 else "")
+    lines = [f"  weight 0     at {where}: groups with so many correct are not learned from at all"]
+    if (table.problem or {}).get("budget_kind") == "drift":
+        lines.append(
+            "               a drift budget prices no noise, so it pays most where a start like this one is found;\n"
+            "               --budget-kind advantage-variance prices it, and spreads the weight"
+        )
+    return tuple(lines)
 
 
 class _Solved(NamedTuple):
@@ -248,12 +298,12 @@ def _price_of_limit(time: float, free: float) -> str:
     return f"  limit        {time / free:.4f} times the time without the crowding limit, {free:.6g}"
 
 
-def _draw(problem: Problem, table: WeightTable) -> bytes:
-    """The picture of the curve, with dots where a group looks the table up."""
+def _draw(problem: Problem, table: WeightTable, curve: CurveAnswer | None) -> bytes:
+    """The picture of the clock and of the weights, with dots where a group looks the table up."""
     from weightopt.kinds import solve as solve_problem
     from weightopt.plot import draw_weights
 
-    return draw_weights(solve_problem(problem), table)
+    return draw_weights(solve_problem(problem) if curve is None else curve, table)
 
 
 def _document(solved: _Solved) -> dict[str, Any]:

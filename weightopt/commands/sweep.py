@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weightopt.commands.options import AsJson, RayCluster, read_numbers
 from weightopt.commands.output import check_folders, fail, print_json, refuse
+
+if TYPE_CHECKING:
+    from weightopt.sweep import Sweep
 
 GRID = "numbers between commas, or LOW:HIGH:COUNT"
 
@@ -17,7 +21,7 @@ GRID = "numbers between commas, or LOW:HIGH:COUNT"
 def sweep(
     start: Annotated[str, typer.Option(help=f"Success probabilities at the start: {GRID} even in log-odds.")],
     target: Annotated[str, typer.Option(help=f"Success probabilities to reach: {GRID} even in log-odds.")],
-    output: Annotated[Path, typer.Option(help="CSV file with a row for every combination.")],
+    output: Annotated[Path, typer.Option(help="CSV file with a row for every combination; - for standard output.")],
     clock: Annotated[
         list[str],
         typer.Option(
@@ -59,10 +63,15 @@ def sweep(
         TimeRemainingColumn,
     )
 
+    from weightopt.heartbeat import Heartbeat
     from weightopt.spread import SpreadError
     from weightopt.sweep import Sweep, run_sweep
 
-    check_folders(output=output)
+    to_pipe = str(output) == "-"
+    if to_pipe and (resume or as_json):
+        refuse(f"--{'resume' if resume else 'json'} needs --output FILE: standard output takes the rows alone")
+    if not to_pipe:
+        check_folders(output=output)
     cores = os.cpu_count() or 1
     if workers is not None and not 1 <= workers <= 256:
         refuse(f"--workers must be from 1 to 256, got {workers}")
@@ -83,17 +92,30 @@ def sweep(
         monotone=[shapes[word] for word in monotone or ["free"]],  # pyright: ignore[reportArgumentType]
     )
     problems.check()
+    workers = min(workers or cores, problems.size)
+    if to_pipe:
+        try:
+            _into_pipe(problems, workers, ray)
+        except SpreadError as error:
+            refuse(f"{error}")
+        return
     began = time.perf_counter()
     columns = (TextColumn("solving"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), disable=as_json)
+    console = Console(stderr=True)
+    progress = Progress(*columns, console=console, disable=as_json or not console.is_terminal)
     bar = progress.add_task("", total=problems.size)
+    beat = Heartbeat(
+        lambda seconds: f"weightopt: {progress.tasks[0].completed:.0f} of {problems.size} rows after {seconds:.0f} s",
+        active=not (as_json or console.is_terminal),
+    )
 
     def advance(rows: int) -> None:
         progress.start()  # from the first row on: a sweep that is refused shows no bar
         progress.advance(bar, rows)
 
     try:
-        ended = run_sweep(problems, output, min(workers or cores, problems.size), advance, resume=resume, ray=ray)
+        with beat:
+            ended = run_sweep(problems, output, workers, advance, resume=resume, ray=ray)
     except SpreadError as error:
         if progress.live.is_started:  # else it would print an empty line
             progress.stop()
@@ -114,6 +136,22 @@ def sweep(
         return
     counts = ", ".join(f"{count} {name}" for name, count in ended.items() if count)
     print(f"{output}: {problems.size} rows in {seconds:.1f} s: {counts}")
+
+
+def _into_pipe(problems: Sweep, workers: int, ray: str | None) -> None:
+    """Print the rows as they are solved, and nothing else; how many there were goes to standard error."""
+    from collections import Counter
+
+    from weightopt.heartbeat import Heartbeat
+    from weightopt.sweep import sweep_lines
+
+    ended: Counter[str] = Counter()
+    with Heartbeat(lambda seconds: f"weightopt: {ended.total()} of {problems.size} rows after {seconds:.0f} s"):
+        for line, status in sweep_lines(problems, workers, ray):
+            print(line, end="", flush=True)
+            ended.update([status] if status else [])
+    counts = ", ".join(f"{count} {name}" for name, count in ended.items())
+    print(f"weightopt: {problems.size} rows: {counts}", file=sys.stderr)
 
 
 def _grid(field: str, text: str, odds: bool = False) -> list[float]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rl.records.metrics import METRICS_FILE, EvaluationRecord, StepRecord, TimingRecord, read_metrics
 from rl.run.display.bars import columns, sparkline
+from weightopt.heartbeat import Heartbeat
 
 # Steps over which throughput and seconds are averaged, and training reward and the groups by K are shown.
 WINDOW = 20
@@ -60,13 +61,18 @@ class Progress:
         self._supervised: EvaluationRecord | None = None
         drawn = self._console.is_terminal and not self._console.quiet
         self._live = Live(get_renderable=self.render, console=self._console, transient=True) if drawn else None
+        self._steps_to_make, self._now = steps, "getting ready"
+        # Between two evaluations of a large model there may be an hour, and a log should show it.
+        self._beat = Heartbeat(self._still, self.tell, active=not (drawn or self._console.quiet))
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
+        self._beat.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._beat.__exit__()
         if self._live:
             self._live.stop()
 
@@ -83,6 +89,7 @@ class Progress:
     def supervised(self, record: EvaluationRecord) -> None:
         """Show a measurement of the supervised phase."""
         self._supervised = record
+        self._now = f"supervised step {record.step}, {_success(record)}"
         self._print(Text(f"supervised step {record.step:4d}  {_success(record)}"))
 
     def stepped(self, record: StepRecord) -> None:
@@ -90,6 +97,7 @@ class Progress:
         self._steps.append(record)
         self._rewards.append(record.reward)
         self._bar.update(self._task, completed=record.step)
+        self._now = f"step {record.step} of {self._steps_to_make}, training success {record.reward:.1%}"
 
     def timed(self, record: TimingRecord) -> None:
         """Show what an update took."""
@@ -113,6 +121,10 @@ class Progress:
     def _print(self, line: Text) -> None:
         # A file or a pipe has no width, and what reads it reads line by line.
         self._console.print(line, soft_wrap=not self._console.is_terminal)
+        self._beat.heard()
+
+    def _still(self, seconds: float) -> str:
+        return f"{self._now}, after {seconds:.0f} s"
 
     def render(self) -> RenderableType:
         """The live display as it is now."""
