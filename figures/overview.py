@@ -24,7 +24,10 @@ OPTIMAL = "optimal"
 
 
 def data() -> pd.DataFrame:
-    """Columns weighting, panel ("weights" or "success"), x, y; every weighting spends an update budget of 1."""
+    """Columns weighting, rho, weight, time (over the least possible), success; ∫ω dρ is 1 for every weighting.
+
+    A row has a weight at ρ, or a success after some time.
+    """
     solution = solve(Problem(START, TARGET, EFFECTIVE))
     rho = np.unique(np.concatenate([even_grid(START, TARGET, POINTS), [START, TARGET]]))
     frames = []
@@ -34,12 +37,8 @@ def data() -> pd.DataFrame:
         spent = update_budget(weighting, START, TARGET, kinks)
         duration = crossing_time(weighting, EFFECTIVE, NATURAL, START, TARGET, kinks)
         times = np.linspace(0, duration, POINTS)
-        weights = {"panel": "weights", "x": rho, "y": weighting(rho) / spent}
-        success = {
-            "panel": "success",
-            "x": times * spent / solution.time,
-            "y": trajectory(weighting, EFFECTIVE, START, times),
-        }
+        weights = {"rho": rho, "weight": weighting(rho) / spent}
+        success = {"time": times * spent / solution.time, "success": trajectory(weighting, EFFECTIVE, START, times)}
         frames += [pd.DataFrame({"weighting": name, **rows}) for rows in (weights, success)]
     return pd.concat(frames, ignore_index=True)
 
@@ -48,11 +47,11 @@ def draw(frame: pd.DataFrame) -> Figure:
     """Weights on the left; success against draws on the right, each line named with its time to the target."""
     figure = style.page(style.WIDTH, 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    for name, rows in groups(frame[frame["panel"] == "weights"], "weighting"):
-        left.plot(rows["x"], rows["y"], **_look(str(name)))
+    for name, rows in groups(frame.dropna(subset="rho"), "weighting"):
+        left.plot(rows["rho"], rows["weight"], **_look(str(name)))
         left.annotate(
             style.label(str(name)),
-            (rows["x"].iloc[0], rows["y"].iloc[0]),
+            (rows["rho"].iloc[0], rows["weight"].iloc[0]),
             (4, 3 if name != "rloo" else 4),
             textcoords="offset points",
             fontsize=style.SMALL + 0.5,
@@ -65,9 +64,9 @@ def draw(frame: pd.DataFrame) -> Figure:
     left.set_yticks([1, 10], ["1", "10"])
     left.set_ylim(top=30)
     style.panel(left, "weight of a prompt", "its success probability", small=True)
-    for name, rows in groups(frame[frame["panel"] == "success"], "weighting"):
-        right.plot(rows["x"], rows["y"], **_look(str(name)))
-        end = float(rows["x"].iloc[-1])
+    for name, rows in groups(frame.dropna(subset="time"), "weighting"):
+        right.plot(rows["time"], rows["success"], **_look(str(name)))
+        end = float(rows["time"].iloc[-1])
         right.plot(end, TARGET, "o", color=style.COLOURS[str(name)], markersize=4)
         right.annotate(
             f"{style.label(str(name))}\n{end:.2f} ×",
@@ -81,14 +80,14 @@ def draw(frame: pd.DataFrame) -> Figure:
     right.axhline(TARGET, color=style.INK, linewidth=0.5, zorder=0)
     right.set_ylim(0, 1.12)
     right.set_yticks([0, 0.5, TARGET], ["0", "50 %", "90 %"])
-    right.set_xlim(0, 1.1 * float(frame[frame["panel"] == "success"]["x"].max()))
+    right.set_xlim(0, 1.1 * float(frame["time"].max()))
     style.panel(right, "success, at equal update budget", "responses drawn / least possible", small=True)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, with its numbers."""
-    ends = frame[frame["panel"] == "success"].groupby("weighting", sort=False)["x"].last()
+    ends = frame.groupby("weighting", sort=False)["time"].max()
     return (
         f"A prompt that succeeds with probability {START:g} is to reach {TARGET:g}, with a given budget of updates, "
         f"∫ω dρ, and responses drawn until one is right (effective clock). GRPO needs {ends['grpo']:.2f} and RLOO "

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.ray_nodes import NODE, patiently
 from weightopt.adapters import AdapterError
 from weightopt.table import WeightTable, group_table
 
@@ -198,10 +199,9 @@ class _Worker:
 def workers():
     """One actor on each of two nodes."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False}))
     try:
-        second = cluster.add_node(**size)
+        second = patiently(lambda: cluster.add_node(**NODE))
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         nodes = [cluster.head_node.node_id, second.node_id]
         remote = ray.remote(num_cpus=1)(_Worker)

@@ -14,6 +14,7 @@ import warnings
 
 import pytest
 
+from tests.ray_nodes import NODE, patiently
 from weightopt.spread import SpreadError, in_order, spread
 from weightopt.sweep import Sweep, run_sweep
 
@@ -74,9 +75,6 @@ def test_the_command_takes_ray_with_and_without_an_address(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-
-
 @pytest.fixture(scope="module")
 def head():
     """A cluster of one node with one CPU."""
@@ -85,7 +83,7 @@ def head():
         warnings.simplefilter("ignore")
         import ray
         from ray.cluster_utils import Cluster
-    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    made = patiently(lambda: Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False}))
     try:
         yield made
     finally:
@@ -96,7 +94,7 @@ def head():
 @pytest.fixture
 def cluster(head):
     """Two nodes with a CPU each."""
-    second = head.add_node(**NODE)
+    second = patiently(lambda: head.add_node(**NODE))
     yield head
     if second in head.worker_nodes:
         head.remove_node(second)

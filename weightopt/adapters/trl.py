@@ -73,8 +73,8 @@ class WeightTableMixin(_Trainer):
         for name in NEEDED:
             if not hasattr(super(), name):
                 raise self.weigher.error(f"{type(self).__name__} must also be a GRPOTrainer or RLOOTrainer with {name}")
-        given = (kwargs.get("args"), *args)
-        settings = next((value for value in given if isinstance(value, GRPOConfig | RLOOConfig)), None)
+        kinds: Any = (GRPOConfig, RLOOConfig)
+        settings = next((value for value in (kwargs.get("args"), *args) if isinstance(value, kinds)), None)
         if settings is not None:  # before a model is loaded
             self._check_settings(settings)
         super().__init__(*args, **kwargs)

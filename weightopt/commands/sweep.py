@@ -117,7 +117,8 @@ def sweep(
         with beat:
             ended = run_sweep(problems, output, workers, advance, resume=resume, ray=ray)
     except SpreadError as error:
-        progress.stop()
+        if progress.live.is_started:  # else it would print an empty line
+            progress.stop()
         refuse(f"{error}")
     except KeyboardInterrupt:
         progress.stop()

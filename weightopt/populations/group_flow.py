@@ -112,11 +112,12 @@ class At:
         """Transposed `__call__`: what a sum of force · function(θ) is in values and slopes at the knots."""
         left, force = self.left.ravel(), force.ravel()
         right = force * self.right_value.ravel()
-        return Functions(
-            np.bincount(left, force - right, knots) + np.bincount(left + 1, right, knots),
-            np.bincount(left, force * self.left_slope.ravel(), knots)
-            + np.bincount(left + 1, force * self.right_slope.ravel(), knots),
-        )
+        by_value = np.zeros(knots)
+        by_value += np.bincount(left, force - right, knots) + np.bincount(left + 1, right, knots)
+        by_slope = np.zeros(knots)
+        by_slope += np.bincount(left, force * self.left_slope.ravel(), knots)
+        by_slope += np.bincount(left + 1, force * self.right_slope.ravel(), knots)
+        return Functions(by_value, by_slope)
 
     def spread_integral(self, force: Array, knots: int) -> Functions:
         """Transposed `integral`: what a sum of force · ∫ function is in values and slopes at the knots."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from theory import catalogue
+from theory.clocks import LOOPS
 from theory.quadrature import log_odds
 from weightopt.answer import Answer, Promise, Status
 from weightopt.catalogue_tables import catalogue_table
@@ -145,6 +146,16 @@ class GroupPopulationProblem(Population):
         return f"{BUDGETS[self.budget_kind]}: {self.budget:g}"
 
     @property
+    def loop(self) -> str:
+        """Which loop pays for it, see `theory.clocks.LOOPS`."""
+        return "refill" if self.dynamic_sampling else "fixed-batch"
+
+    @property
+    def made_for(self) -> str:
+        """The loop, what it pays and what a step spends, in one line."""
+        return f"{LOOPS[self.loop]}, paid in {self.unit}; {BUDGETS[self.budget_kind]}"
+
+    @property
     def unit(self) -> str:
         """What the cost counts."""
         what = "groups drawn" if self.dynamic_sampling else "steps"
@@ -241,7 +252,12 @@ class GroupPopulationAnswer(Answer):
             f"{problem.target:g}, groups of {problem.group_size}",
             problem=problem.to_dict(),
             certificate=self.stated,
-            provenance={"method": self.method, "weighting": "shared"},
+            provenance={
+                "method": self.method,
+                "weighting": "shared",
+                "loops": [problem.loop],
+                "made_for": problem.made_for,
+            },
         )
 
     def headline(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,10 +77,10 @@ class Lengths:
 
     @cached_property
     def _curves(self) -> tuple[LogLinear, LogLinear]:
-        # One point stands for all success probabilities.
-        rho = self.rho if len(self.rho) > 1 else (self.rho[0] / 2, self.rho[0])
-        right, wrong = (values if len(values) > 1 else values * 2 for values in (self.right, self.wrong))
-        return LogLinear(rho, right), LogLinear(rho, wrong)
+        if len(self.rho) > 1:
+            return LogLinear(self.rho, self.right), LogLinear(self.rho, self.wrong)
+        rho = self.rho[0] / 2, self.rho[0]  # one point stands for all success probabilities
+        return LogLinear(rho, self.right * 2), LogLinear(rho, self.wrong * 2)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -96,7 +96,10 @@ class Lengths:
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping) or sorted(values) != sorted(names):
             raise ProblemError("tokens", f"must hold {', '.join(names)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**fields)
 
 
 def read_lengths(path: str) -> Lengths:
@@ -126,7 +129,7 @@ def run_lengths(run: Run) -> Lengths | None:
     if not steps:
         return None
     size = steps[0].group_size
-    groups = sum(step.histogram for step in steps)
+    groups = np.sum([step.histogram for step in steps], axis=0)
     k = np.arange(size + 1)
     responses = np.array([groups * k, groups * (size - k)])
     tokens = np.array([sum(step.right for step in steps), sum(step.wrong for step in steps)])  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -171,7 +174,7 @@ def _read_csv(path: str) -> Lengths:
     return Lengths(plain(Path(path).name), rho, right, wrong)
 
 
-def _row(refuse: Any, header: Sequence[str], line: int, row: Sequence[str]) -> list[float]:
+def _row(refuse: Callable[[str], NoReturn], header: Sequence[str], line: int, row: Sequence[str]) -> list[float]:
     if len(row) != len(header):
         refuse(f"line {line} has {len(row)} columns, must have {len(header)}")
     values = []
