@@ -404,3 +404,20 @@ def test_the_doctor_knows_a_configuration_of_each_host(host, tmp_path):
     if host.key == "slime":
         shorn = {"n_samples_per_prompt": SIZE}
     assert any(finding.severity == "refuse" for finding in host.findings(shorn, table()))
+
+
+def test_trl_weighs_the_batch_as_rl_does():
+    pytest.importorskip("trl", reason="TRL is not installed: make test-adapters")
+    torch = pytest.importorskip("torch")
+    from collections import defaultdict
+
+    from weightopt.adapters.trl import TableGRPOTrainer
+
+    # What it has after TRL has gathered the rewards, and nothing else: the whole trainer runs in test_adapters_trl.py.
+    trainer = object.__new__(TableGRPOTrainer)
+    trainer.weigher = GroupWeigher(table(), host="TRL")
+    trainer.num_generations, trainer._judging = SIZE, [0]
+    trainer._metrics = {"train": defaultdict(list)}
+    trainer._judged = torch.tensor(BATCH["scores"], dtype=torch.float32)[:, None]
+    advantages = trainer._weigh(torch.zeros(len(ADVANTAGES), dtype=torch.float64))
+    assert np.abs(advantages.numpy() - ADVANTAGES).max() < 1e-6
