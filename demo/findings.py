@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,10 +57,10 @@ def write_report(
         ratio = _ratio(values["optimal"], values["grpo"])
         lines.append(f"| {level:.0%} | " + " | ".join(cells) + f" | {ratio} |")
     result = "\n".join(lines)
-    seeds = frame.groupby("table")["seed"].nunique().min()
+    seeds = int(frame.groupby("table")["seed"].nunique().to_numpy().min())
     over = "one seed" if seeds == 1 else f"mean over {seeds} seeds [95 % t-interval]"
     heading = f"Responses sampled until held-out success is reached: {over}"
-    last = pd.Series(frame.sort_values("responses").groupby(["table", "seed"]).last()["success"])
+    last: Any = pd.Series(frame.sort_values("responses").groupby(["table", "seed"]).last()["success"])
     first = frame.sort_values("responses").groupby(["table", "seed"]).first()["success"]
     ends = "\n".join(
         f"- {label(table)}: {first[table].mean():.1%} before, {last[table].mean():.1%} at the end "
@@ -139,7 +140,7 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> str:
     return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*(math.exp(x) for x in found))
 
 
-def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]], last: pd.Series) -> str:
+def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]], last: Any) -> str:
     """Made from the numbers: speed where every run arrives, arrivals where some do not, and success at the end."""
     if len(next(iter(reach.values()))["optimal"]) == 1:
         return (

@@ -107,7 +107,7 @@ def caption(frame: pd.DataFrame) -> str:
     parts = []
     for start in STARTS:
         for cost in COSTS:
-            at = frame[(frame["start"] == start) & (frame["cost"] == cost)]
+            at: Any = frame[(frame["start"] == start) & (frame["cost"] == cost)]
             saving = at[at["weighting"] == "saving"]
             most = saving.loc[saving["ratio"].idxmax()]
             small, large = (

@@ -80,14 +80,14 @@ def draw(frame: pd.DataFrame) -> Figure:
     right.axhline(TARGET, color=style.INK, linewidth=0.5, zorder=0)
     right.set_ylim(0, 1.12)
     right.set_yticks([0, 0.5, TARGET], ["0", "50 %", "90 %"])
-    right.set_xlim(0, 1.1 * float(frame["time"].max()))
+    right.set_xlim(0, 1.1 * float(frame["time"].to_numpy().max(initial=0, where=frame["time"].notna())))
     style.panel(right, "success, at equal update budget", "responses drawn / least possible", small=True)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
     """What is shown, with its numbers."""
-    ends = frame.groupby("weighting", sort=False)["time"].max()
+    ends: Any = frame.groupby("weighting", sort=False)["time"].max()
     return (
         f"A prompt that succeeds with probability {START:g} is to reach {TARGET:g}, with a given budget of updates, "
         f"∫ω dρ, and responses drawn until one is right (effective clock). GRPO needs {ends['grpo']:.2f} and RLOO "

@@ -122,7 +122,7 @@ def _curve(rows: pd.DataFrame, cost: str) -> pd.DataFrame:
 
 def _top(frame: pd.DataFrame) -> float:
     """The end of the axis of success: the highest one, and a little."""
-    return min(1.0, 0.1 * np.ceil(10 * float(frame["success"].max()) + 0.5))
+    return min(1.0, 0.1 * np.ceil(10 * float(frame["success"].to_numpy().max()) + 0.5))
 
 
 def caption(frame: pd.DataFrame) -> str:

@@ -370,8 +370,8 @@ def test_attention_that_leaves_out_a_cap_is_never_used(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("kind", ["mamba2", "lfm2", "qwen3 next"])
 def test_a_model_that_remembers_more_than_keys_and_values_is_refused(kind: str, tmp_path: Path) -> None:
-    linear = {f"linear_{name}": 2 for name in ("num_value_heads", "num_key_heads")}
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+    linear: dict[str, Any] = {f"linear_{name}": 2 for name in ("num_value_heads", "num_key_heads")}
+    experts: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
     config: PretrainedConfig = {
         "mamba2": lambda: Mamba2Config(
             vocab_size=VOCABULARY,
@@ -382,7 +382,7 @@ def test_a_model_that_remembers_more_than_keys_and_values_is_refused(kind: str, 
             head_dim=8,
             n_groups=1,
         ),
-        "lfm2": lambda: Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_ff_dim=16),
+        "lfm2": lambda: Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),
         "qwen3 next": lambda: Qwen3NextConfig(
             **SIZES,
             **linear,

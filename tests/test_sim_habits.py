@@ -3,6 +3,7 @@
 import itertools
 import json
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,15 +30,15 @@ THREE = Habits(
 )
 
 
-def _table(name, size):
+def _table(name, size) -> tuple[Any, Any]:
     weights = read(name, size)
     return weights.correct, weights.wrong
 
 
-def _log_probabilities(parameters, kind):
+def _log_probabilities(parameters, kind) -> Any:
     """ln of the probabilities of the outcomes of one response: (act, right) for each act that may be right, act."""
     habit, skill, execution = parameters[:3], parameters[3:5], parameters[5:]
-    logits = habit.astype(complex)
+    logits: Any = habit.astype(complex)
     logits[kind] = logits[kind] + skill[kind]
     acts = logits - np.log(np.exp(logits).sum())
     done = -np.log(1 + np.exp(-execution[kind]))

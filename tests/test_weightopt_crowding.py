@@ -212,7 +212,11 @@ def test_a_limit_that_asks_nothing_changes_nothing():
     assert idle.time == pytest.approx(free.time, rel=1e-13)
     assert Problem(0.02, 0.9, "regular", crowding=1.0).pooled_on == (0.02, 0.9)
     decreasing, neutral = (
-        solve(Problem(0.02, 0.9, "regular", **one)) for one in ({"monotone": "decreasing"}, {"crowding": 1.0})
+        solve(problem)
+        for problem in (
+            Problem(0.02, 0.9, "regular", monotone="decreasing"),
+            Problem(0.02, 0.9, "regular", crowding=1.0),
+        )
     )
     assert neutral.time == pytest.approx(decreasing.time, rel=1e-13)
 

@@ -51,10 +51,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from theory.bernstein import scaled_slope
 from theory.finite_group import binomial
+from theory.special import brentq
 from theory.weighting import Advantages, GroupScheme, Weighting
 
 Array = NDArray[np.float64]
@@ -170,7 +170,7 @@ def equilibrium(share: ArrayLike, execution: ArrayLike, speed: Callable[[Array],
     low, high = float(np.min(ends[1])), float(np.max(ends[0]))
     if not surplus(low) >= 0 >= surplus(high):
         raise ValueError("the speed must fall with success, so that every kind has a propensity at rest")
-    found = propensity(float(brentq(surplus, low, high, xtol=1e-14)))
+    found = propensity(brentq(surplus, low, high, xtol=1e-14))
     return found / found.sum()
 
 

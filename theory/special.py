@@ -1,4 +1,4 @@
-"""The special functions of scipy that `theory` uses, with the types that scipy does not ship."""
+"""The special functions and the root finder of scipy that `theory` uses, with the types that scipy does not ship."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # pyright: ignore[reportMissingTypeStubs]
+from scipy import optimize, special  # pyright: ignore[reportMissingTypeStubs]
 
 Elementwise = Callable[..., NDArray[np.float64]]
 
@@ -21,3 +21,5 @@ gammaln: Elementwise = special.gammaln
 wrightomega: Callable[..., NDArray[np.complex128]] = special.wrightomega
 xlog1py: Elementwise = special.xlog1py
 xlogy: Elementwise = special.xlogy
+
+brentq: Callable[..., float] = optimize.brentq  # pyright: ignore

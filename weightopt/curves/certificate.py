@@ -317,6 +317,7 @@ def _admissible(problem: Problem, points: Panels, h: NDArray[np.float64]) -> NDA
         return np.ones_like(h)
     order = slice(None, None, -1) if problem.monotone == "increasing" else slice(None)
     measure, above = points.weight[order, order], (h - 1)[order, order]
+    inside, within = np.ones(len(h), dtype=bool), h
     if problem.crowding is not None:
         # Outside the range h is 1 for every shape; inside it the mean begins where the range does.
         low, high = problem.pooled_on
@@ -334,11 +335,9 @@ def _admissible(problem: Problem, points: Panels, h: NDArray[np.float64]) -> NDA
         if np.any(falls):
             reach = np.roll(measure, -1, axis=1)
             worst = max(worst, float(np.max(((excess + reach * above) / begun)[falls])))
-    if problem.crowding is not None:
-        admissible = np.ones_like(h)
-        admissible[inside] = within / (1 + worst)
-        return admissible
-    return h / (1 + worst)
+    admissible = np.ones_like(h)
+    admissible[inside] = within / (1 + worst)
+    return admissible
 
 
 def _dual(

@@ -629,7 +629,7 @@ def design_of(problem: GroupProblem, breaks: tuple[float, ...] = (), pieces: int
     pushed = int(problem.centred and problem.crowding is not None)  # the push on all-wrong groups has no shape
     rays = _rays(problem.shape, speeds.shape[1] - pushed)
     if pushed:
-        rays = block_diag(1.0, rays)
+        rays = np.asarray(block_diag(1.0, rays), dtype=np.float64)
     along = (rays.T @ speeds.T).T  # columns are read more often than rows
     drift = measure @ along
     seen = drift > UNSEEN * drift.max()

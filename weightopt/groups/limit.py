@@ -212,7 +212,7 @@ def least_time_limited(problem: Limited, design: Program) -> tuple[Array, LimitP
         left, pressed = matrix @ y, forces(problem) @ y
         values = (basis @ left) / (basis @ pressed)
         new = [
-            _deepest(left, pressed, fine[max(k - 1, 0)], fine[min(k + 1, fine.size - 1)])
+            _deepest(left, pressed, float(fine[max(k - 1, 0)]), float(fine[min(k + 1, fine.size - 1)]))
             for k in np.flatnonzero(
                 (values < np.append(values[1:], np.inf)) & (values < np.append(np.inf, values[:-1]))
             )
@@ -279,7 +279,7 @@ def _deepest(left: Array, pressed: Array, below: float, above: float) -> tuple[f
         basis = binomial([rho], left.size - 1)[0]
         return float(basis @ left) / float(basis @ pressed)
 
-    best = minimize_scalar(value, bounds=(below, above), method="bounded", options={"xatol": 1e-10 * above})
+    best: Any = minimize_scalar(value, bounds=(below, above), method="bounded", options={"xatol": 1e-10 * above})
     return min(((rho, value(rho)) for rho in (float(best.x), below, above)), key=lambda pair: pair[1])
 
 
