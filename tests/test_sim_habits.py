@@ -104,7 +104,7 @@ def test_random_numbers_do_not_depend_on_the_table():
     assert first.bit_generator.state == second.bit_generator.state
 
 
-def _pilot(world, table, steps, seed):
+def _pilot(world: Habits, table: tuple[Any, Any], steps: int, seed: int) -> forecasts.Pilot:
     rng = np.random.default_rng(seed)
     success = mean_field(world, *table, steps)
     groups = np.zeros((steps, world.shares.size, 17))
