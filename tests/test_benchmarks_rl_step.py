@@ -25,7 +25,7 @@ class TwoTurns(rl_parties.Turns):
     def wait(self) -> None:
         if len(self.said) == 3:
             raise rl_parties.Enough
-        self._began = 0.0
+        self._began = self._spent = 0.0
 
     def say(self, **what: Any) -> None:
         self.said.append(json.loads(json.dumps(what)))

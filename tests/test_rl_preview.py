@@ -178,7 +178,7 @@ def test_what_a_run_refuses_is_refused_in_its_words(
     started: dict[str, Any], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in ("rl.samplers.registry", "rl.run.trackers"):
+    for module in ("rl.samplers.registry", "rl.run.prepare"):
         monkeypatch.setattr(f"{module}.find_spec", lambda _: None)
     config = parse_config({**started, **changes, "verifier": {"workers": 1}})
     said = []

@@ -257,8 +257,8 @@ def test_a_run_whose_engine_is_out_of_sync_stops(run: tuple[Path, Path], capsys:
         command.train(config, output, quiet=True)
     assert stop.value.code == 1
     printed = capsys.readouterr().err
-    assert printed.startswith("step 3: after hand-over 4 the log-probabilities of the probe batch")
-    assert printed.endswith("the last checkpoint is intact\n")
+    assert printed.startswith("weightopt: step 3: after hand-over 4 the log-probabilities of the probe batch")
+    assert printed.endswith("the last checkpoint is intact.\n")
     assert printed.count("\n") == 1
     checkpoint = latest_checkpoint(output / "checkpoints")
     assert checkpoint is not None

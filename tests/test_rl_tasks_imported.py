@@ -254,7 +254,9 @@ def test_the_command_refuses_a_bad_task_and_leaves_no_folder(
     arguments = ("--config", here / "run.toml", "--table", table_file("linear-r", 16), "--output", here / "out")
     result = invoke(command.train, *arguments)
     assert result.exit_code == 2
-    assert re.fullmatch(r"task\.path 'odd_tasks:Proposing': propose gave a prompt whose id is \d+: .*\n", result.output)
+    assert re.fullmatch(
+        r"weightopt: task\.path 'odd_tasks:Proposing': propose gave a prompt whose id is \d+: .*\n", result.output
+    )
     assert not (here / "out").exists()
 
 
