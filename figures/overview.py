@@ -80,7 +80,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     right.axhline(TARGET, color=style.INK, linewidth=0.5, zorder=0)
     right.set_ylim(0, 1.12)
     right.set_yticks([0, 0.5, TARGET], ["0", "50 %", "90 %"])
-    right.set_xlim(0, 1.1 * float(frame["time"].to_numpy().max(initial=0, where=frame["time"].notna())))
+    right.set_xlim(0, 1.1 * float(np.nanmax(frame["time"].to_numpy())))
     style.panel(right, "success, at equal update budget", "responses drawn / least possible", small=True)
     return figure
 

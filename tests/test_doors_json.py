@@ -38,6 +38,7 @@ def described(command: str) -> set[str]:
     return {key for row in rows for key in re.findall(r"`(\w+)`", row)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", CALLS)
 def test_the_page_names_the_keys_that_are_printed(command, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)

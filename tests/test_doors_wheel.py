@@ -79,6 +79,7 @@ def test_the_command_line_works_from_an_empty_folder(call):
         assert name in shown.stdout
 
 
+@pytest.mark.slow
 def test_shipped_configurations_are_named(call):
     defaults = call("-m", "weightopt", "train", "--print-config")
     assert tomllib.loads(defaults.stdout)["task"]["name"] == "addition", defaults.stderr

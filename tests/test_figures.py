@@ -508,6 +508,7 @@ def test_what_has_no_runs_is_left_out_and_the_page_says_so(tmp_path, monkeypatch
     assert "needs training runs" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_figure_drawn_alone_repeats_byte_for_byte(tmp_path):
     for again in ("one", "two"):
         assert called("surrogates", "--output", str(tmp_path / again)).exit_code == 0

@@ -173,6 +173,7 @@ def test_rollouts_are_whole_groups_over_all_the_run(runs):
     assert groups[-1] > 30
 
 
+@pytest.mark.slow
 def test_a_long_run_makes_a_short_page(tmp_path):
     table = tmp_path / "grpo.json"
     named_table(catalogue.WEIGHTINGS["grpo"]).save(table)
@@ -313,6 +314,7 @@ PLOTS = (
 )
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(opened):
     opened.run("window.dispatchEvent(new Event('beforeprint'))")
     for name in PLOTS:
@@ -326,6 +328,7 @@ def test_every_figure_is_drawn(opened):
     assert opened.run("document.querySelectorAll('.empty').length") == 0
 
 
+@pytest.mark.slow
 def test_figures_wait_until_they_are_near(opened):
     assert opened.run("document.querySelector('#learning-plot .main-svg')") is None
     opened.middle("#learning-plot")
@@ -340,6 +343,7 @@ AXES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", AXES)
 def test_the_axis_can_be_switched(cost, opened, document):
     opened.choose("#lines", "each")
@@ -366,6 +370,7 @@ def test_hovering_shows_numbers(opened):
     assert re.search(r"\d+\.\d%.*responses sampled, step \d+", text)
 
 
+@pytest.mark.slow
 def test_a_setting_can_be_switched_off(opened):
     opened.click("#legend input")
     opened.wait("document.querySelectorAll('#success-plot .scatterlayer .trace').length === 3")
@@ -415,6 +420,7 @@ def test_hostile_names_stay_text(tmp_path, tab):
     assert tab.errors == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [0, 1, 3])
 def test_a_run_that_has_just_begun_has_a_page(lines, tmp_path, tab):
     pytest.importorskip("plotly")
@@ -439,6 +445,7 @@ def test_a_run_that_has_just_begun_has_a_page(lines, tmp_path, tab):
     assert tab.errors == []
 
 
+@pytest.mark.slow
 def test_a_phone_shows_it_without_sliding_sideways(opened):
     opened.size(390, 844)
     opened.run("window.dispatchEvent(new Event('beforeprint'))")

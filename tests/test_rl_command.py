@@ -88,6 +88,7 @@ def test_a_start_model_from_the_command_line(
     assert f"output {str(config / 'start')!r} cannot be written: " in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

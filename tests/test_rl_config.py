@@ -59,6 +59,7 @@ def with_data(path: Path, folder: Path) -> Config:
     return load_config(path, changes)
 
 
+@pytest.mark.slow
 @some_of("path", CONFIGS, lambda path: path.stem != "tinyzero-countdown", ids=lambda path: path.stem)
 def test_every_config_loads_and_has_its_held_out_prompts(path: Path, tmp_path: Path) -> None:
     config = with_data(path, tmp_path)

@@ -113,6 +113,7 @@ def divergence(policy: Chain, reference: Chain) -> Tensor:
     return (own.exp() * (own - reference.response_log_probs().detach())).sum()
 
 
+@pytest.mark.slow
 @some_of("tokens", [5, 99], 1)
 def test_the_expected_gradient_is_that_of_the_divergence_of_whole_responses(tokens: int) -> None:
     policy, reference = Chain(0), Chain(1)

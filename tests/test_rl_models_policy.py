@@ -123,6 +123,7 @@ def plain(policy: Policy, temperature: float = 0.7) -> tuple[Tensor, dict[str, T
     return result, {name: each.grad.clone() for name, each in policy.trained().items() if each.grad is not None}
 
 
+@pytest.mark.slow
 @some_of("family", FAMILIES, 2)
 @pytest.mark.parametrize("at_once", [1, 2 * VOCABULARY + 3, 2**24], ids=["token by token", "two tokens", "whole"])
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "computed again"])
@@ -327,6 +328,7 @@ def test_a_tokenizer_without_padding_token_will_do(tmp_path: Path) -> None:
     torch.testing.assert_close(*(each.token_log_probs(PROMPTS, OWNER, RESPONSES) for each in (policy, again)))
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_is_refused_where_it_would_be_wrong(tmp_path: Path) -> None:
     # OPT's layers apply their dropout themselves; GPT-2's leave it to modules that are never told to train.
     folder = save(make("opt drops out", dtype=torch.float32), tmp_path / "opt")
@@ -355,6 +357,7 @@ def gemma2_with_capped_attention(folder: Path) -> Path:
     return save(Policy(model=model.eval(), tokenizer=make("tied llama").tokenizer), folder)
 
 
+@pytest.mark.slow
 def test_attention_that_leaves_out_a_cap_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = gemma2_with_capped_attention(tmp_path)
     right = load_policy(folder, PolicyConfig(attention="eager"))
@@ -368,6 +371,7 @@ def test_attention_that_leaves_out_a_cap_is_never_used(tmp_path: Path, monkeypat
     assert torch.equal(*values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mamba2", "lfm2", "qwen3 next"])
 def test_a_model_that_remembers_more_than_keys_and_values_is_refused(kind: str, tmp_path: Path) -> None:
     linear: dict[str, Any] = {f"linear_{name}": 2 for name in ("num_value_heads", "num_key_heads")}
@@ -400,6 +404,7 @@ def test_a_model_that_remembers_more_than_keys_and_values_is_refused(kind: str, 
         load_policy(folder)
 
 
+@pytest.mark.slow
 def test_precision_is_chosen_by_what_the_device_is_fast_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(make("tied llama", dtype=torch.float32), tmp_path)
     for capability, chosen in (("AVX2", "fp32"), ("AVX512", "bf16"), ("DEFAULT", "fp32")):
@@ -547,6 +552,7 @@ class Bomb:
         return Path.touch, (self.canary,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", ["pytorch_model.bin", "../model-1.safetensors", "/model.safetensors", "sub/a.safetensors", 3]
 )

@@ -285,6 +285,7 @@ def test_an_output_that_cannot_be_written_is_refused(config: Config, tmp_path: P
         train(config, tmp_path / "file" / "run", quiet=True)
 
 
+@pytest.mark.slow
 @some_of("error", [UsageError("a bad row"), RuntimeError("a defect")], 1)
 @some_of("stage", ["draw_groups", "weigh"], 1)
 def test_a_step_that_fails_leaves_those_before_it_and_the_run_goes_on(

@@ -67,6 +67,7 @@ def test_a_file_that_changes_is_taken_up_in_its_steps_alone(
     assert WeightTable.load(copy_of(output, 5)) == others["rloo"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_comes_out_as_if_it_had_not_stopped(
     config: Config, tmp_path: Path, table_file: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_run_that_goes_on_comes_out_as_if_it_had_not_stopped(
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_table_for_the_run_is_said_and_left(
     config: Config,
     tmp_path: Path,

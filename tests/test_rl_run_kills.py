@@ -51,6 +51,7 @@ LATER_STAGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @some_of("stage", STAGES, lambda stage: stage == "learn")
 @some_of("call", [1, 3], lambda call: call == 3)
 @pytest.mark.parametrize("when", ["before", "after"])

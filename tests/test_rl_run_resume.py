@@ -220,6 +220,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "damage", "sentence"), DAMAGE)
 def test_damage_is_one_sentence_and_nothing_is_touched(
     run: Path, longer: Config, name: Path, damage: Callable[[Path], None], sentence: str
@@ -517,6 +518,7 @@ def test_a_model_that_the_hub_has_changed_is_named_as_the_run_began(
     assert train(load_config(toml, pinned), output, resume=True, quiet=True).step == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["threads=2", "verifier.seconds_per_answer=9.0", "optimizer.tokens_per_micro_batch=100"]
 )

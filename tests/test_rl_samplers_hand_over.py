@@ -114,6 +114,7 @@ def without(*names: str) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor
     return fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -90,6 +90,7 @@ def test_every_end_token_that_the_model_lists_ends_a_response(tmp_path: Path, po
     assert policy.end_tokens == (end,)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_distribution(policy: Policy) -> None:
     """Frequencies against probabilities enumerated with the plain forward pass; the cut-off is a p-value of 1e-4."""
     longest, draws = 3, 4000

@@ -341,7 +341,9 @@ def test_a_run_that_loses_its_engine_stops(
     with pytest.raises(SystemExit) as stop:
         command.train(config, output, quiet=True)
     assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith("step 3: after hand-over 4 the log-probabilities of the probe batch")
+    assert capsys.readouterr().err.startswith(
+        "weightopt: step 3: after hand-over 4 the log-probabilities of the probe batch"
+    )
     checkpoint = latest_checkpoint(output / "checkpoints")
     assert checkpoint is not None
     assert read_state(checkpoint)[0].step == 2

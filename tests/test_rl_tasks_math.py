@@ -172,6 +172,7 @@ def kinds() -> Iterator[tuple[str, str, list[str], list[str]]]:
 CASES = list(kinds())
 
 
+@pytest.mark.slow
 @some_of("kind", sorted({case[0] for case in CASES}), lambda kind: kind != "intervals")
 def test_siblings_of_each_kind(verifier: MathVerifier, kind: str) -> None:
     cases = [case[1:] for case in CASES if case[0] == kind]
@@ -187,6 +188,7 @@ def test_no_hedge_is_right_for_two_references(verifier: MathVerifier, hedge: str
     assert sum(verifier.equal(reference, answer) is True for reference in ("5", "6", "56", "0.05", "5,6")) <= 1
 
 
+@pytest.mark.slow
 def test_members_are_compared_as_the_grammar_does(verifier: MathVerifier) -> None:
     """Points, intervals with their ends in order, and lists of numerals, right and wrong: two roads, one answer."""
     rng, said = Random(5), []

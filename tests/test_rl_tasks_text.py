@@ -214,6 +214,7 @@ def test_gsm8k_from_a_file(tmp_path: Path) -> None:
     assert (judgement.timed_out, judgement.failed) == (0, 0)
 
 
+@pytest.mark.slow
 def test_math_from_parquet_with_a_held_out_file(tmp_path: Path) -> None:
     answers = [r"\frac{1}{2}", r"(1, \infty)", r"x^2+2x+1", r"\text{yes}", r"2\sqrt{2}"]
     rows = [
@@ -410,6 +411,7 @@ def test_reasoning_gym_scores_are_made_binary() -> None:
         assert judged(settings, prompt, [answer, f"{answer} ok", "none"]).correct.tolist() == [expected]
 
 
+@pytest.mark.slow
 def test_scorers_that_reward_nonsense_are_refused() -> None:
     halting = gym("game_of_life_halting")
     with (

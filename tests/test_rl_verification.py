@@ -230,6 +230,7 @@ def test_a_verifier_has_no_descriptor_but_that_of_its_reply(own: Path) -> None:
     assert own
 
 
+@pytest.mark.slow
 @some_of("count", [1, 2, 12, 13, 5000], 1)
 def test_what_a_verifier_writes_elsewhere_moves_no_verdict_to_another_answer(own: Path, count: int) -> None:
     """Seven answers around one that writes on every descriptor: an attack that shifted all verdicts after it by one."""
@@ -379,6 +380,7 @@ pool.judge([(prompt, sys.argv[1]) for prompt in prompts]) if sys.argv[1] else sy
     _wait_until(lambda: not any(map(_members, sessions)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are handed to an ancestor on Linux only")
 @pytest.mark.parametrize("end", ["answer", "pool", "run"])
 def test_what_has_left_session_and_parent_ends_too(own: Path, end: str) -> None:

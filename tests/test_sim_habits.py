@@ -69,6 +69,7 @@ def test_expected_step_is_the_mean_over_all_groups(name):
     np.testing.assert_allclose(mean_field(TWO, correct, wrong, 1)[1], after, rtol=0, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_replicas_of_short_steps_follow_the_mean_field():
     correct, wrong = _table("sqrt-r", 4)
     for normalised in (False, True):
@@ -87,6 +88,7 @@ def test_complex_rows_are_derivatives():
     np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rloo_loses_kinds_that_linear_r_keeps():
     # Without skill RLOO's fitness rises with success, Linear-R's does not: theory of the replicator equation.
     runs = {

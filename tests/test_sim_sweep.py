@@ -49,6 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_tables(tmp_path):
     summary = sweep(SMALL, tmp_path / "a")
     files = contents(tmp_path / "a")

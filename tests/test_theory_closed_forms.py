@@ -32,6 +32,7 @@ def test_five_weightings_on_two_clocks_have_closed_forms():
     assert len(PAIRS) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "clock"), PAIRS)
 @given(span=SPANS)
 @settings(derandomize=True, max_examples=15, deadline=None)
@@ -52,6 +53,7 @@ def test_crossing_time_agrees_with_the_ode_solver(name, clock, span):
     assert by_ode == pytest.approx(closed, rel=1e-9)  # the accuracy asked of this road
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "clock"), PAIRS)
 @pytest.mark.parametrize("start", [1e-4, 0.05, 0.5])
 def test_trajectory_agrees_with_the_ode_solver(name, clock, start):

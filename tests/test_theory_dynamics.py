@@ -52,6 +52,7 @@ def test_plain_gradient_flow_of_one_logit_moves_by_the_squared_variance():
     assert dynamics.NATURAL(rho) == pytest.approx(rho * (1 - rho), rel=1e-15 * 4)
 
 
+@pytest.mark.slow
 @given(span=SPANS, shape=SHAPES, clock=st.sampled_from(CLOCKS), factor=st.floats(1e-3, 1e3))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_a_common_factor_only_rescales_time_and_budget(span, shape, clock, factor):

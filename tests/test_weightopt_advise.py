@@ -62,6 +62,7 @@ def test_it_recommends_the_table_where_its_interval_lies_above_the_threshold():
     assert "below the threshold" in held_to_more.verdict
 
 
+@pytest.mark.slow
 def test_larger_groups_never_cost_more_and_the_run_keeps_its_own_if_it_is_near():
     starts = starts_of(0.5, 2.0, 100)
     advice = advise(starts, [64, 4, 32, 16])
@@ -122,6 +123,7 @@ def test_the_command_prints_costs_and_a_verdict_and_writes_a_table_that_checks(r
     assert run("check", "t.json")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_command_takes_starts_lengths_and_loop_from_a_run(run, tmp_path):
     histogram = [20, 8, 4, 2, 1, 1, 2, 1, 1]
     (tmp_path / "metrics.jsonl").write_text(line_of(1, histogram) + line_of(2, [10] * 9, groups_drawn=120))
@@ -136,6 +138,7 @@ def test_the_command_takes_starts_lengths_and_loop_from_a_run(run, tmp_path):
     assert json.loads(out)["prompts"] == 90
 
 
+@pytest.mark.slow
 def test_the_worked_example_prints_what_its_page_shows(run, monkeypatch):
     page = (DOCS / "advice.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^    weightopt (advise --pass-rates docs.*)$", page, re.MULTILINE)
@@ -173,6 +176,7 @@ def test_it_follows_a_run_until_the_run_ends(run, tmp_path):
     assert WeightTable.load(tmp_path / "t.json").group_size == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

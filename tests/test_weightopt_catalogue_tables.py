@@ -30,6 +30,7 @@ def forged(values) -> WeightTable:
     return WeightTable.from_json(json.dumps({**rest, "checksum": checksum}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(catalogue.EVERYTHING))
 @some_of("size", [None, 4, 16], 2)
 def test_every_table_of_the_catalogue_is_verified(name, size, tmp_path):

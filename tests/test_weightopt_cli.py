@@ -75,6 +75,7 @@ def test_solve_with_a_group_prints_the_group_table(run, tmp_path):
     assert "certified: feasible" in verify(table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -237,6 +238,7 @@ def test_a_failed_write_keeps_the_old_file(run, tmp_path, monkeypatch):
     assert (tmp_path / "table.json").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_check_accepts_what_was_written(run):
     run(*SOLVE, "--group-size", 8, "--output", "solved.json")
     run("table", "--weighting", "linear-r", "--output", "named.json")
@@ -261,6 +263,7 @@ def test_check_refuses_a_changed_file_with_status_one(run, tmp_path):
     assert_refused(run("check", path), "read", status=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -285,6 +288,7 @@ def test_show_survives_odd_contents_with_a_valid_checksum(change, run, tmp_path)
     assert_refused(run("check", "odd.json"), status=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["solve", "--help"], ["check", "-h"]], ids=" ".join)
 def test_help_is_printed(arguments, run):
     status, out, err = run(*arguments)

@@ -65,6 +65,7 @@ def test_limits_are_kept_between_all_places_and_certified(problem):
     assert verify(found.table()).startswith(f"{len(found.weight)} weights certified")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "problem",
     [

@@ -51,6 +51,7 @@ def weightopt(*arguments, closed=()):
     )
 
 
+@pytest.mark.slow
 @some_of(
     "arguments",
     [
@@ -71,6 +72,7 @@ def test_a_pipe_for_an_input_is_one_sentence(pipe, arguments):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @some_of("closed", [(0, 1, 2), (1,), (2,)], 1)
 def test_closed_streams_end_in_no_traceback_and_in_no_file(closed, tmp_path):
     table = tmp_path / "table.json"

@@ -36,6 +36,7 @@ def written(command) -> list[str]:
     return [" ".join(text.split()) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_every_text_whole(name, monkeypatch, capsys):
     status, out, err = printed(monkeypatch, capsys, name, "--help")
@@ -110,6 +111,7 @@ SHELLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 def test_completion_knows_commands_and_options(shell):
     def call(instruction: str, **more: str) -> str:

@@ -75,6 +75,7 @@ def ode_cost(problem, table):
     return cost * math.sqrt(spent / mixed) if constant else cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "lengths", "refilled"), LOOPS)
 def test_the_cost_of_a_table_is_that_of_an_ode_solver(kind, lengths, refilled):
     problem = dataclasses.replace(SMALL, budget_kind=kind, lengths=lengths, dynamic_sampling=refilled)
@@ -197,6 +198,7 @@ def test_the_second_moment_is_the_mean_weight_and_its_variance(size):
     np.testing.assert_allclose(spent, size / (size - 1) * rho * (1 - rho) * u**2, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "lengths", "refilled"), LOOPS)
 def test_no_table_beats_the_bound(kind, lengths, refilled):
     problem = dataclasses.replace(SMALL, budget_kind=kind, lengths=lengths, dynamic_sampling=refilled)
@@ -231,6 +233,7 @@ def test_one_prompt_and_many_responses_leave_nothing_to_gain():
     assert rloo.time == pytest.approx(answer.lower_bound, rel=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "lengths", "refilled"), [LOOPS[0], LOOPS[3], LOOPS[4], LOOPS[10]])
 def test_the_best_found_beats_the_named_and_its_file_checks(kind, lengths, refilled):
     problem = dataclasses.replace(SMALL, budget_kind=kind, lengths=lengths, dynamic_sampling=refilled, budget=2.5)
@@ -285,6 +288,7 @@ def test_no_perturbation_of_the_best_found_is_cheaper():
 KNOWN = {(8, 0.5): (1.0640, 1.080, 1.111), (16, 0.5): (1.0464, 1.057, 1.111), (16, 0.9): (1.0461, 1.101, 1.193)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KNOWN, ids=str)
 def test_the_preset_comes_out_as_before(case):
     start = from_preset("from-scratch")
@@ -379,6 +383,7 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_the_command_solves_for_groups_and_writes_a_table(run, tmp_path):
     (tmp_path / "l.csv").write_text("rho,right,wrong\n0.5,100,900\n")
     options = ("--prompts", 20, "--group-size", 4, "--tokens", "l.csv", "--target", 0.5, "--output", "t.json")

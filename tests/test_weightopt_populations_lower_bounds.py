@@ -116,6 +116,7 @@ def test_the_least_cost_on_the_angle_against_a_local_search():
         assert frontier.cost[rank] == pytest.approx(30 * found.fun, rel=1e-5)
 
 
+@pytest.mark.slow
 @examples(
     3,
     12,

@@ -129,6 +129,7 @@ def test_when_a_prompt_counts_as_solved_matters_most_to_weights_that_get_there()
     assert times["linear-r"][1] == pytest.approx(times["linear-r"][0], rel=1e-3)
 
 
+@pytest.mark.slow
 @given(
     theta=st.lists(st.floats(-9, 3), min_size=1, max_size=5, unique=True),
     gain=st.floats(0.05, 0.9),
@@ -154,6 +155,7 @@ def test_no_named_weighting_beats_the_bound_and_the_budget_scales_time(theta, ga
     assert doubled.time == pytest.approx(certificate.time, rel=1e-12)
 
 
+@pytest.mark.slow
 @some_of(("kind", "clock"), [("kl", "regular"), ("kl", "effective"), ("weight", "regular"), ("square", "regular")], 1)
 def test_the_best_found_beats_the_named_and_keeps_its_word(kind, clock):
     problem = dataclasses.replace(SMALL, budget_kind=kind, clock=clock, steepness=1.5)

@@ -46,6 +46,7 @@ def test_nothing_on_the_grid_is_much_more_likely():
     assert promise < 2.0
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(4)
     held = 0

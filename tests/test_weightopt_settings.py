@@ -153,6 +153,7 @@ def test_every_key_says_what_it_means() -> None:
     assert silent == []
 
 
+@pytest.mark.slow
 def test_reading_a_configuration_needs_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from rl.config import load_config; "

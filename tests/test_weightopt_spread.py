@@ -62,6 +62,7 @@ def test_without_ray_one_sentence(monkeypatch):
         list(spread(math.sqrt, [(1.0,)], ray="auto"))
 
 
+@pytest.mark.slow
 def test_the_command_takes_ray_with_and_without_an_address(tmp_path):
     program = "import sys; sys.modules['ray'] = None; from weightopt.cli import main; main()"
     words = ["sweep", "--start", "0.1", "--target", "0.9", "--clock", "regular", "--output", str(tmp_path / "a.csv")]

@@ -50,6 +50,7 @@ def test_rows_are_single_solves_in_order(tmp_path):
             assert float(row["time"]) == solve(Problem(**values)).time
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no way to see what a process ignores")
 def test_workers_leave_ctrl_c_to_the_process_that_started_them(tmp_path):
     """A terminal sends it to all of them, also while they still load their libraries: none shows a traceback."""
@@ -105,6 +106,7 @@ def partial(path):
     return path.with_name(path.name + ".partial")
 
 
+@pytest.mark.slow
 @some_of("after", [0, 1, 7, 23], 1)
 def test_an_interrupted_sweep_goes_on_to_the_same_bytes(tmp_path, whole, after):
     path = tmp_path / "cut.csv"
@@ -284,6 +286,7 @@ def test_an_uncertified_row_says_so():
     assert (float(row["gap"]) > 1e-10) == (row["status"] == "uncertified")
 
 
+@pytest.mark.slow
 def test_standard_output_takes_the_same_rows(tmp_path):
     path = tmp_path / "sweep.csv"
     arguments = ["sweep", "--start", "0.01,0.1", "--target", "0.5,0.9", "--clock", "regular", "--max-weight", "1.5,9"]

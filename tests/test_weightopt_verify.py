@@ -157,6 +157,7 @@ def test_a_certificate_with_more_or_less_than_it_should_hold_is_found():
     assert_found({**json.loads(KINDS["grpo"].to_json()), "certificate": values["certificate"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
@@ -285,6 +286,7 @@ def perturbed(table: WeightTable, size: float) -> WeightTable:
     return forged(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CERTIFIED)
 def test_weights_are_certified_whatever_their_last_digits_are(kind, monkeypatch):
     for module in (curve, group, start_range):  # nothing may be solved, but for the yardsticks of a range
