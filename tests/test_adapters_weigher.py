@@ -46,6 +46,7 @@ groups = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(groups)
 def test_every_response_has_what_its_group_says(rows):
     ids, scores = zip(*rows, strict=True)

@@ -48,6 +48,7 @@ def test_reading_and_using_a_table_stays_light(tmp_path):
     assert loaded_after(code, str(path)).isdisjoint({*HEAVY, "theory"})
 
 
+@pytest.mark.slow
 def test_tabulating_from_the_command_line_needs_no_heavy_guest():
     code = (
         "import sys; sys.argv = ['weightopt', 'table', '--weighting', 'grpo', '--group-size', '4', '--json']\n"

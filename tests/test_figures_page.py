@@ -12,6 +12,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 FAST = (weights, surrogates, trajectories, relative_cost, cost_map, group_tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", FAST, ids=lambda module: module.__name__)
 def test_the_committed_page_says_what_the_figures_give(module):
     """For the figures that take a fraction of a second; `weightopt figures --captions docs/figures.md` writes it."""

@@ -355,6 +355,7 @@ def test_the_axis_can_be_switched(cost, opened, document):
     assert drawn == [run["evaluations"][cost] for run in document["runs"]]
 
 
+@pytest.mark.slow
 def test_hovering_shows_numbers(opened):
     opened.choose("#lines", "each")
     opened.wait("document.querySelectorAll('#success-plot .points path').length > 4")
@@ -380,6 +381,7 @@ def test_a_setting_can_be_switched_off(opened):
     opened.wait("document.querySelectorAll('#success-plot .scatterlayer .trace').length === 6")
 
 
+@pytest.mark.slow
 def test_hostile_responses_stay_text_and_can_be_searched(opened):
     rows = "document.querySelectorAll('#rollout-rows tr').length"
     assert opened.run(rows) == 40

@@ -49,6 +49,7 @@ def table(tmp_path: Path, table_file: Callable[[str, int], Path]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line(config: Path, table: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     output = tmp_path / "run"
     result = invoke(command.train, "--config", config, "--table", table, "--output", output, "--set", "seed=3")
@@ -302,6 +303,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @some_of("missing", ["torch", "transformers", "safetensors"], 1)
 @some_of(
     "arguments",
@@ -326,6 +328,7 @@ def test_another_missing_package_is_a_defect_and_shows_itself() -> None:
     assert "ModuleNotFoundError" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_loads_without_torch() -> None:
     light = "rl.command, rl.config, rl.records.metrics, rl.samplers.rollout, rl.step.success, rl.step.advantage"
     light += ", rl.step.evaluate, rl.tasks.registry"

@@ -414,6 +414,7 @@ def test_a_run_with_a_penalty_stays_nearer_and_resumes_bit_for_bit(
         train(config, tmp_path / "again", resume=True, quiet=True)
 
 
+@pytest.mark.slow
 def test_the_start_model_is_the_reference_and_silent_responses_are_computed(table: Path, tmp_path: Path) -> None:
     """A model that was made by the run; at step 1 the policy is its reference."""
     for name, coefficient in (("with", 0.5), ("without", 0.0)):

@@ -114,6 +114,7 @@ def test_a_later_update_has_the_weight_of_the_success_before_the_first_one() -> 
     torch.testing.assert_close(expected_gradient(policy, old), (one - other) * slope, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_later_update_climbs_what_the_old_policy_would_make_of_the_new_ones_next_token() -> None:
     """Responses of several tokens: E = ∇ Σ_t E_old[Σ_a π(a | y_<t) Q_old(y_<t, a)], prefixes and sequels being old.
 
@@ -163,6 +164,7 @@ def noisy_batch(old: Chain, seed: int) -> tuple[Batch, np.ndarray]:
     return Batch(groups=tuple(groups)), advantages
 
 
+@pytest.mark.slow
 @some_of("tokens", [99, 6, 1], 2)
 @pytest.mark.parametrize("cap", [None, 1.2])
 @pytest.mark.parametrize(

@@ -282,6 +282,7 @@ def save(policy: Policy, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["tied llama", "untied llama", "gemma2 caps its logits"])
 def test_a_saved_model_opens_with_transformers_with_tokenizer_and_chat_template(family: str, tmp_path: Path) -> None:
     policy = make(family, dtype=torch.float32)
@@ -483,6 +484,7 @@ def test_weights_in_parts_have_one_checksum(tmp_path: Path) -> None:
         weights_checksum(tmp_path / "absent")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path, tied: bool) -> None:
     policy = new_policy(ModelConfig(layers=2, hidden_size=8, intermediate_size=8, heads=2), "ab", seed=0)
@@ -515,6 +517,7 @@ class Tokens(PreTrainedTokenizerFast): pass
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", [False, True], ids=["its own class", "a class of transformers too"])
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
 def test_python_in_a_model_folder_is_never_run(
@@ -596,6 +599,7 @@ def test_weights_are_read_from_no_other_place(tmp_path: Path) -> None:
             read(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["tied llama", "gpt2 has learned positions"])
 @pytest.mark.parametrize("count", [0, -1, 10**6, 10**30, "2", 2.0, True])
 def test_a_number_of_layers_that_cannot_be(family: str, count: Any, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_what_is_counted(started: dict[str, Any]) -> None:
     assert found.verdict is None
 
 
+@pytest.mark.slow
 def test_only_an_adapter_has_gradients(started: dict[str, Any]) -> None:
     config = parse_config({**started, "lora": {"rank": 1}})
     found = dry_run(config)

@@ -362,6 +362,7 @@ def chatting(start: Path, table: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @some_of("template", TEMPLATES, lambda template: "99999" not in template)
 def test_a_chat_template_that_fails_is_one_sentence_and_leaves_no_folder(
     table: Path, tmp_path: Path, start_model: Callable[..., Path], template: str

@@ -50,6 +50,7 @@ def write_before(monkeypatch: pytest.MonkeyPatch, writes: dict[int, Callable[[],
     monkeypatch.setattr(Run, "follow", written)
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_is_taken_up_in_its_steps_alone(
     config: Config, tmp_path: Path, table_file: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -352,6 +352,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 @some_of("number", [signal.SIGINT, signal.SIGTERM], 1)
 @pytest.mark.parametrize(
@@ -392,6 +393,7 @@ def test_a_signal_is_one_true_sentence(
     assert (tmp_path / "run").exists() == (stage != "build_teaching_task")
 
 
+@pytest.mark.slow
 def test_a_second_signal_says_where_resuming_begins(
     toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Any]
 ) -> None:
@@ -437,6 +439,7 @@ def test_lines_beyond_the_checkpoint_are_written_again(run: Path, longer: Config
         assert (run / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_records_of_another_seed_are_refused(run: Path, longer: Config, toml: Path, tmp_path: Path) -> None:
     train(load_config(toml, ["seed=1"]), tmp_path / "other", quiet=True)
     shutil.copy(tmp_path / "other" / METRICS, run / METRICS)

@@ -148,6 +148,7 @@ def test_a_tracker_added_later_gets_the_past(document: dict[str, Any], tmp_path:
     assert [event.step for event in events(tmp_path / "run").Scalars("train/reward")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_failing_tracker_stops_nothing(
     document: dict[str, Any],
     plain: Path,
@@ -253,6 +254,7 @@ def assert_rows(rows: list[tuple[int, dict[str, Any]]], run: Path) -> None:
             assert [(step, data[tag]) for step, data in rows if tag in data] == values
 
 
+@pytest.mark.slow
 @some_of("mode", ["offline", "online"], 1)
 def test_wandb_gets_each_step_once(
     document: dict[str, Any], plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: Double, mode: str
@@ -267,6 +269,7 @@ def test_wandb_gets_each_step_once(
     assert wandb.finished == 2
 
 
+@pytest.mark.slow
 def test_trackio_gets_each_step_once(
     document: dict[str, Any],
     plain: Path,

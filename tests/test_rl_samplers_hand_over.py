@@ -252,6 +252,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table_file: Callable[[s
     return config, tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_run_whose_engine_is_out_of_sync_stops(run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     config, output = run
     with pytest.raises(SystemExit) as stop:

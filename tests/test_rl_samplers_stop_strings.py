@@ -96,6 +96,7 @@ def test_responses_end_where_a_stop_string_is_complete(characters: Policy, stop:
     assert check_every_token(characters, sample(characters, stop), stop) >= {"end token", "stop string"}
 
 
+@pytest.mark.slow
 @some_of("blank", [False, True], 1, ids=["bytes", "blanks"])
 @pytest.mark.parametrize("stop", [("\n", "."), ("b",), ("a ",), ("é",), (": b", "ba"), (" b", ".")], ids=repr)
 def test_a_stop_string_may_begin_and_end_inside_a_token(blank: bool, stop: tuple[str, ...]) -> None:
@@ -132,6 +133,7 @@ def test_the_configuration_takes_stop_strings() -> None:
         parse_config({"task": task, "rollout": {"stop": [""]}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [("ab",), ("bab", "\n\n"), ("b a", " ")], ids=repr)
 def test_a_stop_string_can_belong_to_the_response(characters: Policy, stop: tuple[str, ...]) -> None:
     options = {"group_size": 40, "temperature": 1.0, "max_new_tokens": 20, "seed": 0}

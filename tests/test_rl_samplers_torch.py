@@ -132,6 +132,7 @@ def test_temperature_zero_is_generate_without_sampling(policy: Policy) -> None:
         assert set(completion.log_probs) == {0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [draw.MANY, 1500])
 def test_draws_from_many_tokens_follow_the_distribution(size: int) -> None:
     """The cut-off is a p-value of 1e-4; rare tokens count as one."""

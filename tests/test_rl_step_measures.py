@@ -125,6 +125,7 @@ def test_an_evaluation() -> None:
     assert (record.groups_so_far, record.tokens_so_far) == (20, 240)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_interval_covers_as_it_says() -> None:
     """Of 300 intervals for the mean of 200 uniform numbers about 95 % hold it: 5 standard errors are 0.063."""
     rng = np.random.default_rng(0)

@@ -102,6 +102,7 @@ def test_addition_verdicts() -> None:
         assert not ADDITION.verify(prompt, wrong)
 
 
+@pytest.mark.slow
 @TASKS
 @examples(100, 1500, response=st.text() | st.text("0123456789+-*/() ", max_size=200))
 def test_any_string_has_a_verdict(task: TeachingTask[Any], response: str) -> None:

@@ -182,6 +182,7 @@ def test_siblings_of_each_kind(verifier: MathVerifier, kind: str) -> None:
         assert [a for a in wrong if verifier.equal(reference, a) is True] == [], reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hedge", HEDGES)
 def test_no_hedge_is_right_for_two_references(verifier: MathVerifier, hedge: str) -> None:
     answer = hedge.format(a=5, b=6)

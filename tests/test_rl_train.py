@@ -29,6 +29,7 @@ from tests.worlds import GROUP_SIZE, STEPS, KilledError, assert_same_run, docume
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(config: Config, whole: Path, tmp_path: Path) -> None:
     torch.rand(7)  # the state of the global generators must not matter
     np.random.default_rng()

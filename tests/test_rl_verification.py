@@ -349,6 +349,7 @@ def test_a_process_that_dies_or_hangs_is_replaced(own: Path, monkeypatch: pytest
     assert own
 
 
+@pytest.mark.slow
 @some_of("way", ["loop", "sleep", "deaf", "stop", "stopall", "beget", ""], 1)
 def test_nothing_outlives_the_run(own: Path, way: str) -> None:
     """Killed without warning, whatever a verifier is doing then: the processes go, long before any limit of theirs."""

@@ -150,6 +150,7 @@ def test_the_mean_field_converges_at_first_order(step_model):
         assert coarse / fine == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_model", MODELS)
 def test_the_mean_of_finite_samples_converges_at_first_order(step_model):
     # Weak order: the mean log-odds at time 1 against the flow that all of them share as the step goes to 0.

@@ -55,6 +55,7 @@ def test_the_interval_of_a_mean_covers_what_it_says_however_few_seeds(seeds):
     assert abs(covered - 0.95) <= NOISE  # exact for a normal mean
 
 
+@pytest.mark.slow
 @some_of("seeds", [3, 5], 1)
 def test_the_interval_of_a_ratio_covers_what_it_says_from_resampled_runs(seeds):
     """Runs drawn with replacement from 400 skewed ones that have much in common, so that the true ratio is known."""

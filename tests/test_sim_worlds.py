@@ -27,6 +27,7 @@ def tabular(rho, weights, step, **changes) -> Tabular:
     return world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_model", STEP_MODELS)
 @pytest.mark.parametrize("name", ["linear-r", "ngrpo"])
 def test_two_answers_are_the_engine_in_distribution(name, step_model):

@@ -123,6 +123,7 @@ def test_most_surrogates_are_checked_as_printed():
     assert len(SIMPLE_SURROGATES) >= 14
 
 
+@pytest.mark.slow
 @given(member=MEMBERS, theta=st.floats(-9, 5))
 @settings(derandomize=True, max_examples=300, deadline=None)
 def test_derivative_of_the_surrogate_is_the_weighting(member, theta):
@@ -142,6 +143,7 @@ def test_derivative_of_the_surrogate_is_the_weighting(member, theta):
     assert slope == pytest.approx(float(member(rho)), rel=1e-6, abs=rounding)
 
 
+@pytest.mark.slow
 @given(member=MEMBERS, span=spans())
 @settings(derandomize=True, max_examples=200, deadline=None)
 def test_gain_of_the_surrogate_is_the_budget_spent(member, span):

@@ -45,6 +45,7 @@ def test_crossing_time_agrees_with_quadrature(name, clock, span):
     assert by_quadrature == pytest.approx(closed, rel=1e-9, abs=1e-14)  # the closed form is a difference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "clock"), PAIRS)
 @pytest.mark.parametrize("span", [(1e-6, 0.99), (0.01, 0.9), (0.38, 0.7)])
 def test_crossing_time_agrees_with_the_ode_solver(name, clock, span):
@@ -81,6 +82,7 @@ def test_trajectories_rise_and_never_leave_the_unit_interval(name, clock):
     assert np.all(np.diff(rho) >= 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", ["regular", "effective"])
 @pytest.mark.parametrize("name", ["grpo", "sqrt-r", "uniform-r"])
 def test_finite_arrival_is_followed_by_staying_at_one(name, clock):

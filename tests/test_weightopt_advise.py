@@ -41,6 +41,7 @@ def test_the_interval_is_that_of_the_tables_on_starts_drawn_anew():
     np.testing.assert_allclose(flow.times(table, starts.resampled[:5], 0.5), alone, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_says_that_no_table_will_help_and_hands_out_the_named_one():
     advice = advise(starts_of(2.0, 2.0, 60), [16], 0.75)
     assert not advice.choice.helps
@@ -52,6 +53,7 @@ def test_it_says_that_no_table_will_help_and_hands_out_the_named_one():
     assert "has been wrong" in hard.cautions[0]
 
 
+@pytest.mark.slow
 def test_it_recommends_the_table_where_its_interval_lies_above_the_threshold():
     advice = advise(starts_of(0.3, 3.0, 400), [8], 0.5, lengths=LONG_WRONG, threshold=0.005)
     assert advice.choice.low > 0
@@ -104,6 +106,7 @@ def line_of(step, histogram, **more):
     return json.dumps({**record, "groups_drawn": 99, "groups_trained": 99, **more}) + "\n"
 
 
+@pytest.mark.slow
 def test_the_command_prints_costs_and_a_verdict_and_writes_a_table_that_checks(run, tmp_path):
     write_counts(tmp_path / "c.csv")
     status, out, _ = run("advise", "--pass-rates", "c.csv", "--group-sizes", "4,8", "--output", "t.json")
@@ -149,6 +152,7 @@ def test_the_worked_example_prints_what_its_page_shows(run, monkeypatch):
     assert [line.rstrip() for line in out.splitlines()] == [line.rstrip() for line in shown.splitlines()]
 
 
+@pytest.mark.slow
 def test_it_follows_a_run_until_the_run_ends(run, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

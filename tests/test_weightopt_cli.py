@@ -49,6 +49,7 @@ def test_solve_prints_the_promised_keys(run):
     assert (found["rho"][0], found["rho"][-1]) == (0.01, 0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [[], ["--budget", "7.5"], ["--max-weight", "3"], ["--monotone", "decreasing", "--min-weight", "0.9"]],
@@ -108,6 +109,7 @@ def test_reconstructions_are_called_so_wherever_they_are_shown(run, tmp_path):
     assert run(*COMPARE)[1].count("reconstruction") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", ["regular", "effective", "failures", "mixed:16", "affine:1,0.5"])
 def test_compare_has_a_row_for_every_named_weighting(run, clock):
     found = document(run("compare", "--start", 0.01, "--target", 0.9, "--clock", clock, "--json"))
@@ -127,6 +129,7 @@ def test_compare_prints_the_reference_numbers(run):
         assert number in out
 
 
+@pytest.mark.slow
 def test_table_and_show_print_the_file(run, tmp_path):
     status, out, _ = run("table", "--weighting", "grpo", "--group-size", 16, "--output", "grpo.json", "--json")
     assert status == 0
@@ -249,6 +252,7 @@ def test_check_accepts_what_was_written(run):
         assert document(run("check", name, "--json"))["ok"] is True
 
 
+@pytest.mark.slow
 def test_check_refuses_a_changed_file_with_status_one(run, tmp_path):
     path = tmp_path / "table.json"
     run("table", "--weighting", "grpo", "--group-size", 4, "--output", path)

@@ -31,6 +31,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 @some_of("span", [(0.02, 0.9), (0.38, 0.7)], 1, ids=str)
 def test_direct_solver_and_convex_program_agree(case, span):

@@ -50,6 +50,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", CASES, ids=lambda p: f"{p.group_size}-{p.shape}-{p.crowding}")
 def test_limits_are_kept_between_all_places_and_certified(problem):
     found = solve(problem)

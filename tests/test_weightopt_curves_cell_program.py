@@ -50,6 +50,7 @@ CONSTRAINTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraints", CONSTRAINTS, ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_convex_program_agrees(constraints, seed):
@@ -88,6 +89,7 @@ def programs(draw):
     return CellProgram(cost, mass, budget=mean * float(mass.sum()), **kind)
 
 
+@pytest.mark.slow
 @examples(40, 300, programs(), st.data())
 def test_no_feasible_weights_beat_the_bound_and_the_answer_attains_it(program, data):
     found = solve_cells(program)

@@ -86,6 +86,7 @@ def test_a_weighting_that_is_not_positive_and_finite_cannot_be_certified(bad):
 SHAPES = st.lists(st.tuples(st.floats(0.05, 3), st.floats(-3, 3)), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @examples(
     30,
     120,
@@ -119,6 +120,7 @@ def test_lower_bound_is_below_the_time_of_every_feasible_weighting(low, width, c
     assert certificate.lower_bound * (1 - 1e-9) <= tight.lower_bound <= tight.time * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @given(
     low=st.floats(-6, 1),
     width=st.floats(0.5, 5),

@@ -82,6 +82,7 @@ def constrained(draw):
     return Problem(start, target, draw(st.sampled_from(["regular", "effective", "mixed:4"])), **values)
 
 
+@pytest.mark.slow
 @examples(8, 150, constrained())
 def test_any_combination_has_a_certified_answer(problem):
     # The constant weight meets every constraint, so none of these contradict each other.

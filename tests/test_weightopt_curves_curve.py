@@ -68,6 +68,7 @@ def test_every_problem_is_certified(span, mobility):
         assert solution.lower_bound <= solution.time * (1 + 1e-12), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monotone", MONOTONE)
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 @pytest.mark.parametrize("clock", ["effective", "mixed:4"])
@@ -86,6 +87,7 @@ def test_constraints_hold_on_a_grid_of_this_test(clock, bounds, monotone):
     assert integrals(problem, weighting)[1] == pytest.approx(problem.budget, rel=1e-6)
 
 
+@pytest.mark.slow
 @examples(
     20,
     60,

@@ -52,6 +52,7 @@ def test_solving_directly_loads_no_cvxpy():
     assert {"cvxpy", "matplotlib", "pandas", "typer"}.isdisjoint(loaded_by(code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_has_an_example_that_holds(name):
     module = importlib.import_module("weightopt" if name == "catalogue" else weightopt._HOMES[name])
@@ -88,6 +89,7 @@ def test_a_kind_that_is_none_is_refused(kind):
     assert caught.value.field == "kind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [CURVE, GROUP, RANGE, POPULATION], ids=lambda problem: problem.kind)
 def test_an_answer_tells_all_of_itself(problem):
     answer = weightopt.solve(problem)

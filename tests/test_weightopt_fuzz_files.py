@@ -248,6 +248,7 @@ def assert_the_same(name: str, stated: dict, true: dict) -> None:
             assert parameters[key] == value if isinstance(value, str) else close(parameters[key], value, 1.01e-9), key
 
 
+@pytest.mark.slow
 @fuzz("shown", 60, 450, files(), st.booleans())
 def test_show(file, as_json):
     data = file.data
@@ -266,6 +267,7 @@ def test_show(file, as_json):
         assert {**printed, "checksum": 0} == {**document, "checksum": 0}
 
 
+@pytest.mark.slow
 @fuzz("checked", 40, 520, files(), st.booleans(), refusals=1)
 def test_check(file, as_json):
     name, data, _ = file

@@ -29,6 +29,7 @@ def test_reference_times(curve, size, step_model, ratio):
     assert found.time / solve(curve).time == pytest.approx(ratio, abs=6e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_model", theory.STEP_MODELS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [2, 3, 9])
@@ -38,6 +39,7 @@ def test_the_convex_program_agrees_under_the_drift_budget(size, shape, step_mode
     assert best_group(problem)[1] == pytest.approx(solve(problem).time, rel=1e-6)
 
 
+@pytest.mark.slow
 @some_of(("size", "step_model"), [(4, "ratio"), (8, "ratio"), (8, "outcome")], 1)
 def test_the_convex_program_agrees_under_the_variance_budget(size, step_model):
     problem = GroupProblem(Problem(0.05, 0.8, "effective", budget=3), size, step_model, "advantage-variance")

@@ -57,6 +57,7 @@ def test_the_first_page_names_version_and_completion(monkeypatch, capsys):
     assert "<bool>" not in out
 
 
+@pytest.mark.slow
 def test_solve_has_groups_and_three_examples_that_run(monkeypatch, capsys, tmp_path):
     _, out, _ = printed(monkeypatch, capsys, "solve", "--help")
     headings = re.findall(r"^╭─ ([^─]+) ─", out, re.M)

@@ -13,6 +13,7 @@ from weightopt.errors import SolverError
 REGULAR = clocks.REGULAR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mobility", list(dynamics.MOBILITIES.values()), ids=lambda m: m.name)
 @pytest.mark.parametrize("clock", ["regular", "effective", "failures", "mixed:8", "affine:1,0.5"])
 @some_of("name", ["rloo", "grpo", "linear-r", "sqrt-r", "uniform-r"], 2)

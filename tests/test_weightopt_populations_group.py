@@ -121,6 +121,7 @@ def test_a_simulated_population_takes_as_many_steps():
     assert 2 * steps[1] - steps[0] == pytest.approx(problem.flow().time(table, problem.share, problem.target), rel=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refilled", [False, True])
 def test_a_loop_that_draws_its_groups_pays_what_the_flow_says(refilled):
     """Groups of 4 are drawn, kept or drawn again, and make their steps one by one; tokens are counted as they come."""

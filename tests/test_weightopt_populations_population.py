@@ -58,6 +58,7 @@ def ode_time(problem, w):
     return found.y_events[0][0, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["rloo", "grpo", "linear-r"])
@@ -182,6 +183,7 @@ def test_no_perturbation_of_the_best_found_is_faster():
         assert moved >= solution.certificate.time * (1 - 1e-5)
 
 
+@pytest.mark.slow
 def test_a_table_is_verified_from_its_own_numbers():
     solution = solve(dataclasses.replace(SMALL, budget_kind="weight"))
     table = solution.table(None, -0.5)

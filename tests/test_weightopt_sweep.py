@@ -72,6 +72,7 @@ def test_workers_leave_ctrl_c_to_the_process_that_started_them(tmp_path):
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path):
     run_sweep(SWEEP, tmp_path / "one.csv", 1, ignore)
     run_sweep(SWEEP, tmp_path / "two.csv", 2, ignore)

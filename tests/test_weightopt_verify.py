@@ -76,6 +76,7 @@ def assert_found(values: dict[str, Any]) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_table_we_build_is_verified(kind, tmp_path):
     path = tmp_path / "table.json"
@@ -136,6 +137,7 @@ def test_an_altered_end_rule_is_found_unless_it_is_declared(kind, side):
     assert "found equal" in verify(forged(values)) or "certified" in verify(forged(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["gap", "quadrature_error", "budget_error", "violation", "multiplier", "time", "lower_bound"]
 )
@@ -297,6 +299,7 @@ def test_weights_are_certified_whatever_their_last_digits_are(kind, monkeypatch)
     assert "certified: feasible" in verify(perturbed(CERTIFIED[kind], 1e-15))
 
 
+@pytest.mark.slow
 @some_of("size", [1e-2, 1e-4, 1e-6], 1)
 @pytest.mark.parametrize("kind", CERTIFIED)
 def test_weights_that_are_really_off_are_found(kind, size):
