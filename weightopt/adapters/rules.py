@@ -44,6 +44,11 @@ class Settings:
     given: Mapping[str, Any]
     table: WeightTable | None = None
 
+    @property
+    def group_size(self) -> int | None:
+        """M of the table; None for a curve, or without a table."""
+        return None if self.table is None else self.table.group_size
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a dotted key, or `default`; ``${other.key}`` is followed, what else has ``${`` is unreadable."""
         value = self._raw(key, default)

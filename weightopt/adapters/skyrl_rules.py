@@ -21,10 +21,6 @@ DIVISORS = {
 }
 
 
-def _size(settings: Settings) -> int | None:
-    return None if settings.table is None else settings.table.group_size
-
-
 def _drops(value: Any, settings: Settings) -> bool:
     table = settings.table
     return bool(value) and table is not None and (table.all_wrong_advantage, table.all_right_advantage) != (0, 0)
@@ -56,12 +52,12 @@ SKYRL = Host(
             setting="generator.n_samples_per_prompt",
             default=5,
             severity="refuse",
-            amiss=lambda value, settings: _size(settings) not in (None, int(value)),
+            amiss=lambda value, settings: settings.group_size not in (None, int(value)),
             meaning=lambda settings: (
-                f"draws groups of another size than the {_size(settings)} that the table is made for"
+                f"draws groups of another size than the {settings.group_size} that the table is made for"
             ),
             instead=lambda settings: (
-                f"generator.n_samples_per_prompt={_size(settings) or 'M of the table'}, or use a curve (a table "
+                f"generator.n_samples_per_prompt={settings.group_size or 'M of the table'}, or use a curve (a table "
                 "without --group-size)"
             ),
         ),

@@ -12,10 +12,6 @@ REDUCER = "weightopt.adapters.slime.constant_divisor"
 ESTIMATORS = ("grpo", "gspo")
 
 
-def _size(settings: Settings) -> int | None:
-    return None if settings.table is None else settings.table.group_size
-
-
 def _drops(value: Any, settings: Settings) -> bool:
     table = settings.table
     return bool(value) and table is not None and (table.all_wrong_advantage, table.all_right_advantage) != (0, 0)
@@ -74,13 +70,15 @@ SLIME = Host(
             setting="n_samples_per_prompt",
             default=1,
             severity="refuse",
-            amiss=lambda value, settings: int(value) < 2 if _size(settings) is None else int(value) != _size(settings),
+            amiss=lambda value, settings: (
+                int(value) < 2 if settings.group_size is None else int(value) != settings.group_size
+            ),
             meaning=lambda settings: (
-                f"draws groups of another size than the {_size(settings)} that the table is made for"
-                if _size(settings)
+                f"draws groups of another size than the {settings.group_size} that the table is made for"
+                if settings.group_size
                 else "draws groups of one response, which are all wrong or all right"
             ),
-            instead=lambda settings: f"--n-samples-per-prompt {_size(settings) or 16}",
+            instead=lambda settings: f"--n-samples-per-prompt {settings.group_size or 16}",
         ),
         Rule(
             setting="dynamic_sampling_filter_path",

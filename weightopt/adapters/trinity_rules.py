@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weightopt.adapters.rules import Host, Rule, Settings
+from weightopt.adapters.rules import Host, Rule
 
 WRITTEN_FOR = ("0.6.0",)
 FUNCTION = "weightopt.adapters.trinity.TableAdvantage"
 
 # Algorithms whose advantages are made in the trainer, where groups are no longer whole.
 IN_TRAINER = ("ppo", "reinforceplusplus", "rloo", "remax", "on_policy_distill", "jsd", "grpo_verl")
-
-
-def _size(settings: Settings) -> int | None:
-    return None if settings.table is None else settings.table.group_size
 
 
 TRINITY = Host(
@@ -56,13 +52,15 @@ TRINITY = Host(
             setting="algorithm.repeat_times",
             default=1,
             severity="refuse",
-            amiss=lambda value, settings: int(value) < 2 if _size(settings) is None else int(value) != _size(settings),
+            amiss=lambda value, settings: (
+                int(value) < 2 if settings.group_size is None else int(value) != settings.group_size
+            ),
             meaning=lambda settings: (
-                f"draws groups of another size than the {_size(settings)} that the table is made for"
-                if _size(settings)
+                f"draws groups of another size than the {settings.group_size} that the table is made for"
+                if settings.group_size
                 else "draws groups of one response, which are all wrong or all right"
             ),
-            instead=lambda settings: f"repeat_times: {_size(settings) or 16}",
+            instead=lambda settings: f"repeat_times: {settings.group_size or 16}",
         ),
         Rule(
             setting="algorithm.loss_agg_mode",

@@ -34,18 +34,14 @@ def _what_divides(settings: Settings) -> str:
     )
 
 
-def _size(settings: Settings) -> int | None:
-    return None if settings.table is None else settings.table.group_size
-
-
 SIZE = Rule(
     setting="num_generations",
     default=8,
     severity="refuse",
-    amiss=lambda value, settings: _size(settings) not in (None, int(value)),
-    meaning=lambda settings: f"draws groups of another size than the {_size(settings)} that the table is made for",
+    amiss=lambda value, settings: settings.group_size not in (None, int(value)),
+    meaning=lambda settings: f"draws groups of another size than the {settings.group_size} that the table is made for",
     instead=lambda settings: (
-        f"num_generations={_size(settings) or 'M of the table'}, or use a curve (a table without --group-size)"
+        f"num_generations={settings.group_size or 'M of the table'}, or use a curve (a table without --group-size)"
     ),
 )
 TRUNCATED_SAMPLING = tuple(

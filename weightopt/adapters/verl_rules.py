@@ -76,10 +76,6 @@ def _no_constant(value: Any, settings: Settings) -> bool:
     return value is None or isinstance(value, bool) or not 0 < float(value) < float("inf")
 
 
-def _size(settings: Settings) -> int | None:
-    return None if settings.table is None else settings.table.group_size
-
-
 def _drops_advantages(value: Any, settings: Settings) -> bool:
     table = settings.table
     return bool(value) and table is not None and (table.all_wrong_advantage, table.all_right_advantage) != (0, 0)
@@ -127,19 +123,19 @@ VERL = Host(
             setting=RESPONSES,
             default=1,
             severity="refuse",
-            amiss=lambda value, settings: _size(settings) not in (None, int(value)),
+            amiss=lambda value, settings: settings.group_size not in (None, int(value)),
             meaning=lambda settings: (
-                f"draws groups of another size than the {_size(settings)} that the table is made for"
+                f"draws groups of another size than the {settings.group_size} that the table is made for"
             ),
             instead=lambda settings: (
-                f"{RESPONSES}={_size(settings) or 'M of the table'}, or use a curve (a table without --group-size)"
+                f"{RESPONSES}={settings.group_size or 'M of the table'}, or use a curve (a table without --group-size)"
             ),
         ),
         Rule(
             setting=RESPONSES,
             default=1,
             severity="refuse",
-            amiss=lambda value, settings: _size(settings) is None and int(value) < 2,
+            amiss=lambda value, settings: settings.group_size is None and int(value) < 2,
             meaning="draws groups of one response, which are all wrong or all right",
             instead=f"{RESPONSES}=16, or another number from 2",
         ),
