@@ -9,6 +9,10 @@ with every table; all at that one rate, though a method's own may be another.
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +21,21 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from rl.records.layout import CHECKPOINTS, MODEL
 from sim.forecast import fit, forecast, read_pilot
 from studies.weightings import prediction
+from studies.weightings.collect import DONE
 from studies.weightings.findings import RESAMPLES, measures
 from studies.weightings.plan import Plan, Setting
 from studies.weightings.start_counts import count_starts
+from weightopt.files import replace_file
 from weightopt.table import WeightTable
 
 PILOT_STEPS = 40
 REPLICAS = 64
 PREDICTED_FILE = "predicted.csv"
 MEASURES = ("area", "end")
+FOLLOWED, FOLLOW_EVERY = "followed", 10
 
 
 def predict(plan: Plan, setting: Setting, output: Path) -> pd.DataFrame:
@@ -119,3 +127,37 @@ def _resampled(values: np.ndarray) -> np.ndarray:
     """Means of bootstrap samples over seeds, the same seeds for every method."""
     rng = np.random.default_rng(0)
     return values[rng.integers(values.size, size=(RESAMPLES, values.size))].mean(axis=1)
+
+
+def run_followed(setting: Setting, seed: int, rate: float, start: Path, table: Path, output: Path) -> None:
+    """Train from ``table`` while ``weightopt advise --follow`` writes the next ones; what is done already is kept."""
+    folder = output / setting.name / "following" / FOLLOWED / f"{rate:g}" / f"seed-{seed}"
+    if (folder / DONE).exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    advised = folder.parent / f"seed-{seed}.json"
+    if not folder.exists():
+        shutil.copyfile(table, advised)
+    weightopt = [sys.executable, "-m", "weightopt"]
+    keys = {
+        "seed": seed,
+        "table": json.dumps(str(table)),
+        "start_model": json.dumps(str(start)),
+        "optimizer.learning_rate": rate,
+        "weighting.follow": json.dumps(str(advised)),
+        "weighting.follow_every": FOLLOW_EVERY,
+    }
+    changes = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+    command = [*weightopt, "train", "--config", str(setting.config), "--output", str(folder), "--quiet", *changes]
+    with subprocess.Popen([*command, *(["--resume"] if folder.exists() else [])]) as training:
+        while not folder.exists() and training.poll() is None:
+            time.sleep(0.1)
+        follow = [*weightopt, "advise", "--follow", str(folder), "--output", str(advised), "--every", "0.5"]
+        with subprocess.Popen(follow, stdout=subprocess.DEVNULL) as advice:
+            training.wait()
+            advice.terminate()
+    if training.returncode != 0:
+        raise RuntimeError(f"the followed run {folder} failed")
+    for name in (CHECKPOINTS, MODEL):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    replace_file(folder / DONE, b"")
