@@ -13,19 +13,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
 
 from rl.records.layout import CHECKPOINTS, MODEL
 from sim.forecast import fit, forecast, read_pilot
+from studies.ladder.rows import Rank, Row, mean_row, rank_correlation
 from studies.weightings import prediction
 from studies.weightings.collect import DONE
-from studies.weightings.findings import RESAMPLES, measures
+from studies.weightings.findings import measures
 from studies.weightings.plan import Plan, Setting
 from studies.weightings.start_counts import count_starts
 from weightopt.files import replace_file
@@ -34,7 +33,7 @@ from weightopt.table import WeightTable
 PILOT_STEPS = 40
 REPLICAS = 64
 PREDICTED_FILE = "predicted.csv"
-MEASURES = ("area", "end")
+MEASURES = {"area": "mean success over the run", "end": "success at the end"}
 FOLLOWED, FOLLOW_EVERY = "followed", 10
 
 
@@ -74,59 +73,32 @@ def predict(plan: Plan, setting: Setting, output: Path) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("method").reset_index()
 
 
-def compare(plan: Plan, setting: Setting, folder: Path) -> pd.DataFrame:
-    """Predicted beside measured, from the results that are kept in ``folder``.
+def rows_of(plan: Plan, folder: Path) -> tuple[list[Row], list[Rank]]:
+    """Predicted beside measured in every setting whose results are kept in ``folder``, and how well the orders agree.
 
-    Returns
-    -------
-    DataFrame
-        Columns rung, setting, method, measure, predicted, measured, low, high: success by the world of habits and as
-        measured, with a 95 % bootstrap interval over seeds.
+    The measures are mean success over the run and at its end, each as the world of habits has it, and by rank alone as
+    independent prompts have it: whatever gets to a success soonest should have the most.
     """
-    predicted = pd.read_csv(folder / setting.name / PREDICTED_FILE).set_index("method")
-    rows = []
-    for measure, values in _measured(plan, setting, folder).items():
-        for method, of in values.items():
-            low, high = np.quantile(_resampled(of), [0.025, 0.975])
-            told: Any = predicted.loc[method, measure]
-            rows.append((4, setting.name, method, measure, float(told), of.mean(), low, high))
-    columns = ["rung", "setting", "method", "measure", "predicted", "measured", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def rank_correlation(plan: Plan, setting: Setting, folder: Path, measure: str, by: str) -> tuple[float, float, float]:
-    """Kendall's τ over methods between a prediction and a measure, with its 95 % bootstrap interval over seeds.
-
-    ``by`` names a column of `predict`; a time is taken with the opposite sign, since less of it is better.
-    """
-    predicted: Any = pd.read_csv(folder / setting.name / PREDICTED_FILE).set_index("method")[by]
-    told = np.array([predicted[method] for method in plan.methods]) * (-1 if by.startswith("time") else 1)
-    measured = _measured(plan, setting, folder)[measure]
-    means = np.array([_resampled(measured[method]) for method in plan.methods])
-    resampled = [kendalltau(told, column).statistic for column in means.T[:2000]]
-    middle = kendalltau(told, [measured[method].mean() for method in plan.methods]).statistic
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(middle), float(low), float(high)
+    rows, ranks = [], []
+    for setting in plan.settings:
+        if not (folder / setting / "evaluations.csv.xz").exists():
+            continue
+        predicted: Any = pd.read_csv(folder / setting / PREDICTED_FILE).set_index("method")
+        evaluations: Any = pd.read_csv(folder / setting / "evaluations.csv.xz")
+        runs: Any = measures(evaluations[evaluations["phase"] == "evaluation"], plan.levels).sort_values("seed")
+        for measure, title in MEASURES.items():
+            found = {name: runs[runs["method"] == name][measure].to_numpy(dtype=float) for name in plan.methods}
+            told: dict[str, float] = predicted[measure].to_dict()
+            sooner: dict[str, float] = (-predicted[f"time {plan.levels[0]:g}"]).to_dict()
+            rows += [mean_row(4, setting, name, title, told[name], found[name]) for name in plan.methods]
+            ranks.append(rank_correlation(4, setting, title, {name: told[name] for name in plan.methods}, found))
+            alone = f"{title}, independent prompts"
+            ranks.append(rank_correlation(4, setting, alone, {name: sooner[name] for name in plan.methods}, found))
+    return rows, ranks
 
 
 def _advantages(table: WeightTable) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(table.advantage_correct), np.asarray(table.advantage_wrong)
-
-
-def _measured(plan: Plan, setting: Setting, folder: Path) -> dict[str, Mapping[str, np.ndarray]]:
-    """For each measure and method its values, one a seed, in the order of the seeds."""
-    evaluations: Any = pd.read_csv(folder / setting.name / "evaluations.csv.xz")
-    runs: Any = measures(evaluations[evaluations["phase"] == "evaluation"], plan.levels).sort_values("seed")
-    return {
-        measure: {method: runs[runs["method"] == method][measure].to_numpy(dtype=float) for method in plan.methods}
-        for measure in MEASURES
-    }
-
-
-def _resampled(values: np.ndarray) -> np.ndarray:
-    """Means of bootstrap samples over seeds, the same seeds for every method."""
-    rng = np.random.default_rng(0)
-    return values[rng.integers(values.size, size=(RESAMPLES, values.size))].mean(axis=1)
 
 
 def run_followed(setting: Setting, seed: int, rate: float, start: Path, table: Path, output: Path) -> None:

@@ -202,14 +202,15 @@ def _advise(
         progress.start()  # from the first group size on: advice that is refused shows no bar
         progress.advance(bar)
 
-    settings |= {"lengths": lengths, "dynamic_sampling": refilled, "used": used, "progress": advance}
+    problem: dict[str, Any] = settings | {"lengths": lengths, "dynamic_sampling": refilled, "used": used}
     try:
         try:
-            return compare(starts, sizes, **settings)
+            return compare(starts, sizes, progress=advance, **problem)
         except SolverError:
             if not automatic:
                 raise
-            return compare(starts, sizes, **settings | {"crowding": None})  # a limit nobody asked for stops no advice
+            problem["crowding"] = None  # a limit that nobody asked for stops no advice
+            return compare(starts, sizes, progress=advance, **problem)
     finally:
         if progress.live.is_started:  # what never began leaves no empty line behind
             progress.stop()
