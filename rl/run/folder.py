@@ -51,6 +51,7 @@ CHANGEABLE = (
     "config.policy.gradient_checkpointing",
     "config.policy.logits_at_once",
     "config.optimizer.tokens_per_micro_batch",
+    "config.sampler.gpu_memory_utilization",
     "config.sampler.kv_cache_gib",
     "config.sampler.max_sequences",
     "config.sampler.sleep",
