@@ -128,8 +128,11 @@ def shard(policy: Policy, ranks: Ranks) -> Policy:
 
     With one process it is the policy that is given.
     """
-    if ranks.size == 1:
-        return policy
+    return policy if ranks.size == 1 else shard_over(policy, ranks)
+
+
+def shard_over(policy: Policy, ranks: Ranks) -> ShardedPolicy:
+    """The same also with one process."""
     _ = policy.output_layer  # tries the model out when it is asked for the first time; from here on all must do that
     mould = _without_weights(policy)
     mesh = init_device_mesh(policy.device.type, (ranks.size,))
