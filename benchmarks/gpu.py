@@ -18,14 +18,17 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +70,20 @@ class Job:
         For files of the part, its own.
     model_folder
         A real model; None if none was named.
+    result
+        File for what has been found so far, should the part not come to its end; None for none.
     """
 
     device: str
     small: bool
     folder: Path
     model_folder: Path | None
+    result: Path | None = None
+
+    def tell(self, found: Mapping[str, Any]) -> None:
+        """Keep what has been found so far."""
+        if self.result is not None:
+            self.result.write_text(json.dumps(found), encoding="utf-8")
 
 
 # Learning.
@@ -256,8 +267,16 @@ def timed_steps(policy: Any, batch: Any, job: Job, *, tokens: int, steps: int, r
     return {"seconds": seconds[1:], "first": seconds[0], "optimizer_seconds": min(updating), **peak}
 
 
-def learning(job: Job, shape: str, *, checkpointing: bool = False, lora: int = 0, look: bool = False) -> dict[str, Any]:
-    """A step of learning with texts of up to 2,048 tokens: padded, packed, packed and compiled, and packed full texts.
+def learning(
+    job: Job,
+    shape: str,
+    *,
+    checkpointing: bool = False,
+    lora: int = 0,
+    compiled: bool = False,
+    look: bool = False,
+) -> dict[str, Any]:
+    """A step of learning with texts of up to 2,048 tokens: padded, packed, and packed texts that are all so long.
 
     "Ragged" is 4 prompts of 256 tokens with 8 responses of 256 to 1,792; "full" is 16 texts of 2,048 tokens.
     """
@@ -280,26 +299,22 @@ def learning(job: Job, shape: str, *, checkpointing: bool = False, lora: int = 0
         "micro_batch": micro_batch,
         "checkpointing": checkpointing,
         "lora": lora,
+        "compiled": compiled,
         "varlen": varlen() is not None,
         "matrix_rate": rate,
         "sheet_rate": sheet_rate(job),
         "cases": {},
     }
-    ways: list[tuple[str, dict[str, Any], bool, bool]] = [
-        ("padded, ragged", ragged, False, False),
-        ("packed, ragged", ragged, True, False),
-        ("packed, full", full, True, False),
-        ("packed, full, compiled", full, True, True),
-    ]
-    for name, sizes, packed, compiled in ways:
-        if compiled and (job.small or lora or checkpointing):
+    ways = [("padded, ragged", ragged, False), ("packed, ragged", ragged, True), ("packed, full", full, True)]
+    for name, sizes, packed in ways:
+        if compiled and not packed:
             continue
         batch = make_batch(vocabulary, **sizes)
         texts = sum(len(g.prompt_tokens) + len(c.tokens) for g in batch.groups for c in g.completions)
         try:
             policy = make_policy(shape, job, packed=packed, checkpointing=checkpointing, lora=lora)
             found["parameters"] = policy.model.num_parameters()
-            if compiled:
+            if compiled and not job.small:
                 compile_layers(policy.model)
             case = timed_steps(policy, batch, job, tokens=micro_batch, steps=steps)
             needed = operations(shape, batch, passes=passes) / min(case["seconds"])
@@ -307,11 +322,12 @@ def learning(job: Job, shape: str, *, checkpointing: bool = False, lora: int = 0
             case |= {"share_of_products": needed / rate}
             if found["sheet_rate"]:
                 case |= {"utilisation": needed / found["sheet_rate"]}
-            if look and packed and sizes is full and job.device == "cuda":
+            if look and sizes is full and job.device == "cuda":
                 case["kernels_ms"] = kernels(policy, batch, job, micro_batch)
         except Exception as error:  # a case that does not fit is a finding, and the next may
             case = {"failed": sentence(error)}
         found["cases"][name] = case
+        job.tell(found)
         policy = None
         release()
     return found
@@ -490,26 +506,32 @@ def study_config(job: Job, *, steps: int, **sections: Any) -> Any:
     document |= {"table": str(table), "device": job.device, "threads": 1 if job.small else 4}
     for name, section in sections.items():
         document[name] = {**document.get(name, {}), **section} if isinstance(section, dict) else section
-    document["training"] = {**document["training"], "steps": steps, "evaluate_every": min(10, steps)}
-    document["optimizer"] = {**document.get("optimizer", {}), "learning_rate": 1e-3}
+    document["training"] = {**document["training"], "steps": steps, "evaluate_every": 2 if job.small else 10}
     return parse_config(document)
 
 
 def countdown(job: Job) -> dict[str, Any]:
     """The character model on Countdown from its supervised start to 28 % on held-out prompts, or 400 steps."""
-    from rl.records.metrics import METRICS_FILE, read_metrics
     from rl.train import train
 
     output, aim, most, stretch = job.folder / "run", 0.28, 400, 100
     if job.small:
         most, stretch = 4, 2
     began = time.perf_counter()
-    spent, reached = 0.0, None
+    found: dict[str, Any] = {}
     for steps in range(stretch, most + 1, stretch):
-        outcome = train(study_config(job, steps=steps), output, resume=output.exists(), quiet=True)
-        spent = time.perf_counter() - began
-        if any(each.success >= aim for each in read_metrics(output / METRICS_FILE).evaluations):
+        train(study_config(job, steps=steps), output, resume=output.exists(), quiet=True)
+        found = progress(output, aim) | {"wall_seconds": time.perf_counter() - began}
+        job.tell(found)
+        if found["reached_at_step"] is not None:
             break
+    return found
+
+
+def progress(output: Path, aim: float) -> dict[str, Any]:
+    """When a run reached a success, and what the steps until then took, stage by stage."""
+    from rl.records.metrics import METRICS_FILE, read_metrics
+
     evaluations = read_metrics(output / METRICS_FILE).evaluations
     reached = next((each.step for each in evaluations if each.success >= aim), None)
     stages = [json.loads(line) for line in (output / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -524,8 +546,6 @@ def countdown(job: Job) -> dict[str, Any]:
         "seconds_to_aim": sum(sums.values()) if reached is not None else None,
         "stages": sums,
         "success": [[each.step, each.success] for each in evaluations],
-        "steps": outcome.step,
-        "wall_seconds": spent,
     }
 
 
@@ -570,20 +590,26 @@ def resuming(job: Job) -> dict[str, Any]:
         for precision in ("fp32", "bf16"):
             if job.device == "cpu" and precision == "bf16":
                 continue
-            torch.use_deterministic_algorithms(deterministic)
+            # Where an operation has no such kernel, it says so and goes on.
+            torch.use_deterministic_algorithms(deterministic, warn_only=True)
             folders = [job.folder / f"{name}-{precision}-{part}".replace(" ", "-") for part in ("whole", "parts")]
-            policy = {"precision": precision}
+            sections = {"policy": {"precision": precision}, "supervised": {"steps": 10, "check_every": 10}}
             try:
-                train(study_config(job, steps=steps, policy=policy), folders[0], quiet=True)
-                train(study_config(job, steps=steps // 2, policy=policy), folders[1], quiet=True)
-                train(study_config(job, steps=steps, policy=policy), folders[1], resume=True, quiet=True)
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    train(study_config(job, steps=steps, **sections), folders[0], quiet=True)
+                    train(study_config(job, steps=steps // 2, **sections), folders[1], quiet=True)
+                    train(study_config(job, steps=steps, **sections), folders[1], resume=True, quiet=True)
+                told = sorted({str(each.message)[:200] for each in said if "eterministic" in str(each.message)})
                 whole, parts = (
                     [(folder / file).read_bytes() for file in ("model/model.safetensors", "metrics.jsonl")]
                     for folder in folders
                 )
-                found[f"{name}, {precision}"] = {"weights": whole[0] == parts[0], "metrics": whole[1] == parts[1]}
-            except Exception as error:  # kernels that cannot be deterministic say so
+                same = {"weights": whole[0] == parts[0], "metrics": whole[1] == parts[1]}
+                found[f"{name}, {precision}"] = {**same, "not_deterministic": told}
+            except Exception as error:  # the other ways may do
                 found[f"{name}, {precision}"] = {"failed": sentence(error)}
+            job.tell(found)
     torch.use_deterministic_algorithms(False)
     return found
 
@@ -700,17 +726,22 @@ def bare_engine(policy: Any, prompts: Sequence[Sequence[int]], size: int, new: i
 # A part: what it does, and the seconds after which it is ended.
 PARTS: Mapping[str, tuple[Callable[[Job], dict[str, Any]], int]] = {
     "kernel": (kernel, 60),
-    "learn-0.5b": (lambda job: learning(job, "0.5b"), 90),
-    "learn-1.5b": (lambda job: learning(job, "1.5b", look=True), 120),
-    "learn-3b": (lambda job: learning(job, "3b", checkpointing=True), 90),
-    "learn-8b-lora": (lambda job: learning(job, "8b", checkpointing=True, lora=32), 90),
-    "sample": (sampling, 60),
+    "learn-1.5b": (partial(learning, shape="1.5b", look=True), 90),
     "countdown": (countdown, 120),
     "resume": (resuming, 90),
+    "learn-1.5b-compiled": (partial(learning, shape="1.5b", compiled=True), 100),
+    "sample": (sampling, 60),
     "fsdp": (sharding, 60),
+    "learn-3b": (partial(learning, shape="3b", checkpointing=True), 60),
+    "learn-8b-lora": (partial(learning, shape="8b", checkpointing=True, lora=32), 60),
+    "learn-0.5b": (partial(learning, shape="0.5b"), 60),
     "smollm2": (smollm2, 120),
     "vllm": (engine, 240),
 }
+# Of all parts together, unless more is allowed.
+SECONDS = 470
+# A part is not begun with fewer seconds left.
+LEAST = 15
 
 
 def sentence(error: BaseException) -> str:
@@ -734,33 +765,34 @@ def about(device: str) -> dict[str, Any]:
     return found
 
 
-def run_part(name: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Run a part in a process of its own, and return what it found or why it did not."""
-    work, limit = name, PARTS[name][1] * (20 if options.small else 1)
-    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(options.output), "--work", work]
+def run_part(name: str, options: argparse.Namespace, device: str, *, limit: float) -> dict[str, Any]:
+    """Run a part in a process of its own, and return what it found or why it did not, with what it found until then."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(options.output), "--work", name]
     command += ["--device", device, *(["--small"] if options.small else [])]
     if options.model_folder is not None:
         command += ["--model-folder", str(options.model_folder)]
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-    log = options.output / f"{name}.log"
+    if name.startswith("learn"):  # not where vLLM sleeps, which cannot do it
+        environment |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    log, result = (options.output / f"{name}.{ending}" for ending in ("log", "json"))
+    result.unlink(missing_ok=True)
     began = time.perf_counter()
-    with log.open("w", encoding="utf-8") as errors:
+    failed = None
+    with log.open("w", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            command, stdout=said, stderr=said, env={**os.environ, **environment}, start_new_session=True
+        )
         try:
-            done = subprocess.run(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                timeout=limit,
-                env={**os.environ, **environment},
-            )
+            if status := process.wait(None if math.isinf(limit) else limit):
+                failed = f"ended with status {status}: {last_line(log)}"
         except subprocess.TimeoutExpired:
-            return {"failed": f"took more than {limit} s", "wall_seconds": time.perf_counter() - began}
-    lines = done.stdout.strip().splitlines()
-    found: dict[str, Any] = {"failed": f"ended with status {done.returncode}: {last_line(log)}"}
-    if done.returncode == 0 and lines:
-        found = json.loads(lines[-1])
+            failed = f"took more than {limit:.0f} s"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+    result.unlink(missing_ok=True)
+    if failed is not None:
+        found["failed"] = failed
     return {**found, "wall_seconds": time.perf_counter() - began}
 
 
@@ -771,17 +803,19 @@ def last_line(file: Path) -> str:
 
 
 def work(options: argparse.Namespace) -> int:
-    """The part itself, in its process: print what it found."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print goes to the log
+    """The part itself, in its process."""
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(device=options.device, small=options.small, folder=Path(folder), model_folder=options.model_folder)
+        job = Job(
+            device=options.device,
+            small=options.small,
+            folder=Path(folder),
+            model_folder=options.model_folder,
+            result=options.output / f"{options.work}.json",
+        )
         try:
-            found = PARTS[options.work][0](job)
+            job.tell(PARTS[options.work][0](job))
         except Needs as error:
-            found = {"needs": str(error)}
-    out.write(json.dumps(found) + "\n")
-    out.flush()
+            job.tell({"needs": str(error)})
     return 0
 
 
@@ -792,6 +826,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART", help=", ".join(PARTS)
     )
     parser.add_argument("--output", type=Path, required=True, help=f"folder for {FILE} and logs")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of all parts, by default %(default)s")
     parser.add_argument("--small", action="store_true", help="tiny sizes, on a CPU too")
     parser.add_argument("--model-folder", type=Path, help="SmolLM2-135M, for its part")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help=argparse.SUPPRESS)
@@ -806,13 +841,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("benchmarks.gpu: torch finds no GPU here; --small runs the parts on a CPU", file=sys.stderr)
         return 2
     options.output.mkdir(parents=True, exist_ok=True)
-    place, failed = about(device), False
+    place, failed, began = about(device), False, time.perf_counter()
     for name in options.parts:
-        line = json.dumps({"part": name, "small": options.small, **run_part(name, options, device), "about": place})
+        # On a CPU nothing is measured, and nobody knows how busy it is.
+        limit = math.inf if options.small else min(PARTS[name][1], options.seconds + began - time.perf_counter())
+        if limit < LEAST:
+            found = {"needs": f"more time than --seconds {options.seconds:.0f}, which the parts before it took"}
+        else:
+            found = run_part(name, options, device, limit=limit)
+        line = json.dumps({"part": name, "small": options.small, **found, "about": place})
         with (options.output / FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         print(line, flush=True)
-        failed = failed or '"failed"' in line
+        failed = failed or "failed" in found
     return int(failed)
 
 
