@@ -131,13 +131,14 @@ class Packed:
 
         The kernel lets the last query look at the last key, the one before it at all but that, and so on.
         """
-        seen = self._prompt[self._owner] + self._response
+        # A response of a single token asks nothing, so its prompt has no copy among the keys.
+        seen = torch.where(self._response > 0, self._prompt[self._owner] + self._response, 0)
         lengths, keys = torch.cat([self._prompt, self._response]), torch.cat([self._prompt, seen])
         begin = _before(keys)
         places = self._places(
             begin[: len(self._prompt)], begin[len(self._prompt) :], self._prompt[self._owner], int(keys.sum())
         )
-        there = lengths > 0  # not of responses of a single token
+        there = lengths > 0
         ends = [F.pad(each[there].cumsum(0), (1, 0)).int().to(self._device) for each in (lengths, keys)]
         return places, (ends[0], ends[1], int(lengths.max()), int(keys[there].max()))
 
