@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from rl.models import packing
+from rl.models.config import ModelConfig
+from rl.models.policy import new_policy
 
 GROUPS = [(5, (3, 9)), (12, (1, 20, 7)), (4, (1,)), (3, (1, 2))]  # prompts, and responses of them; some of one token
 
@@ -53,3 +55,14 @@ def test_the_loop_takes_what_the_kernel_of_torch_takes():
     if attend is None:
         pytest.skip("this torch has no variable-length attention with windows")
     assert {"scale", "window_size"} <= set(inspect.signature(attend).parameters)
+
+
+def test_a_model_that_is_not_packed_says_the_same_with_padding():
+    policy = new_policy(ModelConfig(layers=2, hidden_size=16, heads=2, intermediate_size=24), "abc=", seed=0)
+    prompts, owner = [[2, 3, 4, 5], [3]], [0, 1, 0, 1]
+    responses = [[2, 1], [1], [5, 4, 3, 2, 1], [4, 1]]
+    assert policy.packed
+    packed = policy.token_log_probs(prompts, owner, responses, temperature=0.7)
+    packing.unpack(policy.model)
+    assert not policy.packed
+    torch.testing.assert_close(policy.token_log_probs(prompts, owner, responses, temperature=0.7), packed)

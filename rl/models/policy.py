@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from rl.errors import UsageError
 from rl.models.agreement import (
     PLAIN,
-    ROUGH,
+    TYPICAL,
     attention_gap,
     checkpointing_gap,
     layers_checkpointed,
@@ -37,7 +37,7 @@ from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, merged_weights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.packing import Packed, is_packed, pack
-from rl.models.prefix import pad_left, said
+from rl.models.prefix import said
 from rl.models.start import check_model, parameters_in, refuse_code, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
 
@@ -221,18 +221,21 @@ class Policy:
 def _read_whole(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], owner: Sequence[int], responses: Sequence[Sequence[int]]
 ) -> Tensor:
-    """What a model that cannot be packed says before each token of the responses: a prompt to each, with padding."""
-    longest = max(len(response) for response in responses)
-    # Prompts are padded on the left and responses on the right: the tokens to be told stand in the same columns.
-    prompt_tokens, prompt_seen = pad_left([prompts[index] for index in owner], device=model.device)
-    rows = [[*response[:-1], *[0] * (longest - len(response))] for response in responses]
-    tokens = torch.cat([prompt_tokens, prompt_tokens.new_tensor(rows).reshape(len(rows), longest - 1)], dim=1)
-    seen = torch.cat([prompt_seen, prompt_seen.new_ones(len(rows), longest - 1)], dim=1)
-    positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-    output = said(model(input_ids=tokens, attention_mask=seen, position_ids=positions, use_cache=False))
-    lengths = torch.tensor([len(response) for response in responses], device=model.device)
-    written = torch.arange(longest, device=model.device) < lengths.unsqueeze(1)
-    return output[:, prompt_tokens.shape[1] - 1 :][written]
+    """What a model that cannot be packed says before each token of the responses: a prompt to each, with padding.
+
+    Padding stands on the right, where no token that counts sees it and every token of it sees something: a kernel may
+    answer not-a-number to a token that sees nothing, whose gradient then is not 0.
+    """
+    before = [len(prompts[index]) - 1 for index in owner]
+    rows = [[*prompts[index], *response[:-1]] for index, response in zip(owner, responses, strict=True)]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=model.device)
+    output = said(model(input_ids=tokens, use_cache=False))
+    place = torch.arange(longest, device=model.device)
+    first, last = (
+        torch.tensor(each, device=model.device).unsqueeze(1) for each in (before, [len(r) - 1 for r in rows])
+    )
+    return output[(place >= first) & (place <= last)]
 
 
 def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
@@ -394,13 +397,14 @@ def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool
 
 def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tuple[str, ...]:
     """Pack a model if it is then computed as before; else say that it is not."""
+    rough = settings.precision == "bf16"
     try:
         with computing(settings, model.device):
-            gap = packed_gap(model)
+            gap = packed_gap(model, typical=rough)
         reason = f"it is off by {gap:.2g} nats a token"
     except Exception as error:  # attention that cannot be exchanged raises whatever it raises
         gap, reason = float("inf"), " ".join(str(error).split())[:200]
-    if gap <= (ROUGH if settings.precision == "bf16" else tolerance(model)):
+    if gap <= (TYPICAL if rough else tolerance(model)):
         pack(model)
         return ()
     return (
