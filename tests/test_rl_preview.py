@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rl.preview
+import rl.run.prepare
 from rl import command
 from rl.config import Config, parse_config
 from rl.errors import UsageError
@@ -213,7 +214,7 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
 
 
 def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.preview, "free_memory", lambda _: 2**16)
+    monkeypatch.setattr(rl.run.prepare, "free_memory", lambda _: 2**16)
     with pytest.raises(UsageError, match=r"^the run does not fit: learning takes 0\.0 GiB .*cpu has 0\.0 GiB free; "):
         dry_run(parse_config(started))
 

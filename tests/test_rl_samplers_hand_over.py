@@ -220,7 +220,7 @@ class EngineSampler:
 
     def __init__(self, policy: Policy, *, wrong_at: int) -> None:
         self._sampler = TorchSampler(policy)
-        self.ends = self._sampler.ends
+        self.ends, self.engine = self._sampler.ends, "a copy"
         self._engine = CopyEngine(policy)
         self._hand_over = handing_over(policy, self._engine)
         self._wrong_at = wrong_at
@@ -229,6 +229,9 @@ class EngineSampler:
         self._engine.fault = without("model.layers.0.") if self._hand_over.version + 1 == self._wrong_at else dict
         self._hand_over.push(weights)
         self._sampler.publish(weights)
+
+    def rest(self) -> None:
+        pass
 
     def sample(self, prompts: Sequence[Prompt[Any]], **settings: Any) -> Batch:
         self._hand_over.check()

@@ -312,8 +312,8 @@ def plan_memory(
     prompt_tokens
         Longest prompt; by default what the context leaves, up to `PROMPT`.
     tokens
-        Of the longest micro-batch, padding included; by default ``optimizer.tokens_per_micro_batch``, or a whole step
-        or the longest response where that decides.
+        That go through the model in the longest micro-batch; by default ``optimizer.tokens_per_micro_batch``, or those
+        of a whole step if they are fewer, or of the longest text if they are more.
     reference
         Shape of the reference that ``kl.reference`` names; by default ``shape``.
     """
@@ -331,7 +331,8 @@ def plan_memory(
     length, responses = prompt + rollout.max_new_tokens, rollout.prompts_per_step * rollout.group_size
     responses = ceil(responses / ranks)
     if tokens is None:
-        tokens = max(length, min(config.optimizer.tokens_per_micro_batch, responses * length))
+        step = responses * rollout.max_new_tokens + responses * prompt // rollout.group_size
+        tokens = max(length, min(config.optimizer.tokens_per_micro_batch, step))
     total = shape.parameters * frozen_at + adapter * FP32
     # What is there in every phase.
     apart = config.kl.coefficient and not (lora and config.kl.reference is None and ranks == 1)
@@ -422,21 +423,20 @@ def _of_a_backward_pass(
     )
     residual = tokens * shape.hidden * (BF16 if bf16 and lora else FP32)
     if policy.gradient_checkpointing:
-        kept, again = shape.layers * residual, layer
+        kept, again = shape.layers * residual, layer - residual
     else:
         kept, again = shape.layers * layer, 0
-    # The last norm, and the hidden states that go into the output layer.
-    kept += 4 * residual
     cast = 0 if lora or not bf16 else BF16 * sum(inputs * outputs for _, inputs, outputs in shape.products)
     kept += cast // shape.layers if policy.gradient_checkpointing else cast
-    # Gradients of the two products of an MLP and of what goes into it.
+    # Gradients in an MLP and of what goes into it.
     at_a_layer = again + 2 * tokens * at * shape.intermediate + 2 * residual
     output = shape.hidden * shape.vocabulary
     to_output = 0 if lora else FP32 * output
     bound = (LOGITS_ON_CPU, LOGITS_ELSEWHERE)[gpu] if policy.logits_at_once == "auto" else policy.logits_at_once
     logits = min(tokens * shape.vocabulary, max(bound, shape.vocabulary))
     # On a GPU the logits of a piece are worked on at once, on a CPU as many as fit its cache.
-    at_output = logits * at + 2 * FP32 * (logits if gpu else min(logits, IN_CACHE)) + residual
+    at_output = logits * at + 2 * FP32 * (logits if gpu else min(logits, IN_CACHE))
+    at_output += (6 if bf16 else 4) * residual  # of the last norm, what goes into the output layer, its gradient
     at_output += (bf16 * BF16 + (0 if lora or not gpu else at)) * output + to_output
     if at_output > at_a_layer + shape.tied * to_output:
         return {"activations": kept, "logits": at_output}

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from rl.errors import UsageError
 from rl.models.agreement import PLAIN, attention_gap, checkpointing_gap, layers_checkpointed, prefix_gap, tolerance
 from rl.models.config import ModelConfig, PolicyConfig
-from rl.models.lora import Adapter, merged_weights, save_adapter
+from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.prefix import Prefix, pad_left, said
 from rl.models.start import check_model, parameters_in, refuse_code, weight_files
@@ -136,7 +136,7 @@ class Policy:
         """
         if self.adapter is None:
             return self.model.state_dict()
-        return merged_weights(self.model)
+        return MergedWeights(self.model)
 
     def with_adapter(self, adapter: Adapter) -> "Policy":
         """The policy whose layers hold an adapter, which was made for its model."""

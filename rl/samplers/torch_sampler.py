@@ -39,6 +39,7 @@ class TorchSampler:
     """
 
     def __init__(self, policy: Policy, *, stop: Sequence[str] = (), include_stop: bool = False) -> None:
+        self.engine = None
         self._policy = policy.without_adapter()
         if policy.settings.precision == "bf16":
             _round_linear_layers(self._policy.model)
@@ -51,6 +52,9 @@ class TorchSampler:
         # One after the other: of a sharded policy each is gathered when it is looked at.
         for name, own in self._policy.model.state_dict().items():
             own.copy_(weights[name])
+
+    def rest(self) -> None:
+        """Its memory is kept."""
 
     @torch.inference_mode()
     def sample(
