@@ -223,14 +223,15 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
         rows += longer if row.response in cut else [row]
 
     def answers(piece: Sequence[Row]) -> int:
-        return len(piece) * max(len(row.response) for row in piece)
+        return sum(len(row.response) for row in piece)
 
     def computed(piece: Sequence[Row]) -> int:
-        """Tokens that go through the model, padding included; without checkpointing a prompt does once."""
-        read = len(piece) if config.policy.gradient_checkpointing else len({row.prompt for row in piece})
-        return read * max(len(row.prompt) for row in piece) + answers(piece)
+        """Tokens that go through the model: a prompt once, or with each response and padding."""
+        if policy.packed:
+            return sum(map(len, {row.prompt for row in piece})) + answers(piece)
+        return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
 
-    pieces = list(micro_batches(rows, optimizer.tokens_per_micro_batch))
+    pieces = list(micro_batches(rows, optimizer.tokens_per_micro_batch, packed=policy.packed))
     here = sum(map(computed, pieces))
     in_a_step = round(here * rollout.prompts_per_step * rollout.group_size / batch.responses)
     tried = sorted(max(pieces, key=computed), key=lambda row: row.prompt)

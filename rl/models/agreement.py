@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rl.models.packing import Packed, pack, unpack
 from rl.models.prefix import Prefix
 
 PLAIN = "eager"
@@ -34,6 +35,30 @@ def attention_gap(model: PreTrainedModel, used: str) -> float:
         return _distance(fused, _log_probs(model))
     finally:
         model.set_attn_implementation(used)
+
+
+def packed_gap(model: PreTrainedModel) -> float:
+    """Between texts that are laid end to end, two responses to one prompt among them, and whole texts read alone.
+
+    A model may differ, or raise whatever it raises, that does not let attention be exchanged, or asks more of it.
+    """
+    tokens = _tokens(model)
+    long, short = tokens.shape[1], tokens.shape[1] // 2
+    rows = tokens.tolist()
+    prompts, owner = [rows[0][: long // 3], rows[1][:short]], [0, 1, 1]
+    responses = [rows[0][long // 3 :], rows[1][short:], rows[0][: short // 2]]
+    packed = Packed(prompts, owner, responses, device=model.device)
+    pack(model)
+    try:
+        with torch.no_grad():
+            said = torch.log_softmax(packed.read(model)[packed.before].float(), dim=-1)
+    finally:
+        unpack(model)
+    apart = []
+    for who, response in zip(owner, responses, strict=True):
+        whole = torch.tensor([[*prompts[who], *response]], device=model.device)
+        apart.append(_log_probs(model, whole)[0, len(prompts[who]) - 1 : -1])
+    return _distance(said, torch.cat(apart))
 
 
 def checkpointing_gap(model: PreTrainedModel) -> float:

@@ -79,12 +79,7 @@ class ShardedPolicy(Policy):
         temperature: float = 1.0,
     ) -> Tensor:
         """As `Policy.token_log_probs`, of responses of one's own; done together."""
-        # Responses of one token need one pass of the model where others need two: then another process would wait.
-        short = all(len(response) == 1 for response in responses)
-        if short:
-            owner, responses = [*owner, owner[0]], [*responses, [*responses[0], *responses[0]]]
-        log_probs = self.root(lambda: self.local.token_log_probs(prompts, owner, responses, temperature=temperature))
-        return log_probs[:-1, :1] if short else log_probs
+        return self.root(lambda: self.local.token_log_probs(prompts, owner, responses, temperature=temperature))
 
     def published_weights(self) -> Mapping[str, Tensor]:
         """As `Policy.published_weights`, gathered one after the other when they are looked at; done together."""

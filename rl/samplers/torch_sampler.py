@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rl.errors import UsageError
+from rl.models.packing import unpack
 from rl.models.policy import Policy
 from rl.models.prefix import Prefix
 from rl.samplers.draw import draw
@@ -41,6 +42,7 @@ class TorchSampler:
     def __init__(self, policy: Policy, *, stop: Sequence[str] = (), include_stop: bool = False) -> None:
         self.engine = None
         self._policy = policy.without_adapter()
+        unpack(self._policy.model)
         if policy.settings.precision == "bf16":
             _round_linear_layers(self._policy.model)
         self._stop = StopStrings(self._policy, stop, include=include_stop)
