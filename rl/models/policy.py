@@ -412,7 +412,8 @@ def computing(settings: PolicyConfig, device: torch.device) -> AbstractContextMa
     """The precision that settings ask for, for the length of a ``with`` block."""
     if settings.precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    # Rounded weights are kept for a second use, which layers that are computed again do not have.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=not settings.gradient_checkpointing)
 
 
 def _check_size(folder: Path) -> None:

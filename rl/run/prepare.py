@@ -221,7 +221,7 @@ def check_memory(config: Config, folder: Path, held_out: Sequence[Prompt[Any]], 
 def plan_here(
     config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, device: torch.device, ranks: int = 1
 ) -> Callable[..., MemoryPlan]:
-    """A `rl.models.memory.plan_memory` of this run, to be told ``ranks`` and ``device``; as `check_memory` otherwise."""
+    """As `check_memory`, on any device; returns `plan_memory` of this run, to be told ``ranks`` and ``device``."""
     tokenizer = load_tokenizer(folder)
     planned = partial(
         plan_memory,
