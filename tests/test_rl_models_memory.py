@@ -3,11 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,6 +21,7 @@ from rl.models.config import ModelConfig
 from rl.models.memory import CARDS, GIB, KNOWN, MemoryPlan, ModelShape, plan_memory, shape_in, shape_of
 from rl.models.packing import pack
 from rl.models.policy import Policy, new_policy, save_policy
+from rl.run import prepare
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
@@ -63,9 +67,7 @@ def test_known_shapes_have_the_parameters_of_the_published_models(name: str) -> 
 
 def test_a_shape_that_is_not_known_is_one_sentence() -> None:
     for name in ("hub:owner/absent", "absent"):
-        with pytest.raises(
-            UsageError, match=f"^memory cannot be planned: the shape of start_model '{name}' is not known"
-        ):
+        with pytest.raises(UsageError, match=f"^it cannot be planned: the shape of start_model '{name}' is not known"):
             shape_of(settings(name))
 
 
@@ -226,8 +228,11 @@ def test_more_tokens_are_more_memory_and_pieces_bound_the_logits() -> None:
     assert pieces[1] - pieces[0] == 4 * (2**22 - 2**20)
 
 
+CHECKPOINTED = {"precision": "bf16", "gradient_checkpointing": True}
+
+
 def test_a_device_that_is_too_small_is_refused_with_numbers() -> None:
-    config = settings(sampler={"backend": "vllm", "sleep": True, "kv_cache_gib": 4}, policy={"precision": "bf16"})
+    config = settings(sampler={"backend": "vllm", "sleep": True, "kv_cache_gib": 4}, policy=CHECKPOINTED)
     plan = plan_memory(config, shape_of(config))
     total = int(CARDS[40] * GIB)
     plan.check(total, what="cuda:0 has {} free")
@@ -244,6 +249,23 @@ def test_a_device_that_is_too_small_is_refused_with_numbers() -> None:
             UsageError, match=r"^sampler.gpu_memory_utilization must be between 0\.\d{3} and 0\.\d{3}: "
         ):
             plan.check(total, what="it has {}", utilization=utilization)
+
+
+def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_policy(new_policy(ModelConfig(), "0123456789+=", seed=0), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    config = settings(str(tmp_path / "model"))
+    check = partial(
+        prepare.check_memory, config, tmp_path / "model", [Prompt(id="", text="1", difficulty="", problem=0)]
+    )
+    monkeypatch.setattr(prepare, "free_memory", lambda _: GIB)
+    check()  # on a CPU it is left to --dry-run
+    monkeypatch.setattr(prepare, "choose_device", lambda _: torch.device("cuda:3"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=GIB))
+    with pytest.raises(
+        UsageError, match=r"^the run does not fit: \w+ takes 2\.\d GiB .*, and cuda:3 has 1\.0 GiB free; "
+    ):
+        check()
 
 
 # What the configurations say of the machine that they are for.

@@ -146,7 +146,8 @@ def start(cases, folder):
             weights = {key: gathered(value) for key, value in policy.model.state_dict().items()}
             held = sum(own_part(value).numel() for value in policy.model.parameters())
             moulded = {value.device.type for value in policy.mould.model.parameters()}
-            calls, expected = ranks.gather(len(read)), opened().model
+            calls, expected = ranks.gather(len(read)), opened()
+            alone, expected = expected.published_weights(), expected.model
             found[name] = {
                 "calls": calls,
                 "equal": weights.keys() == expected.state_dict().keys() and all(
@@ -159,6 +160,9 @@ def start(cases, folder):
                     [str(value.dtype) for value in expected.state_dict().values()],
                 "trained": sorted(policy.trained()) == sorted(
                     key for key, value in expected.named_parameters() if value.requires_grad
+                ),
+                "published": all(
+                    torch.equal(value, alone[key]) for key, value in policy.published_weights().items()
                 ),
                 "tied": policy.model.get_input_embeddings().weight is policy.model.get_output_embeddings().weight,
                 "share": held / expected.num_parameters(),
@@ -356,7 +360,7 @@ def test_one_process_reads_the_model_and_all_have_their_part_of_it(together: Tog
         for rank in range(2):
             found = json.loads((tmp_path / f"{name}-{rank}.json").read_text())
             assert found["calls"] == [1, 0]
-            assert all(found[each] for each in ("equal", "buffers", "types", "trained", "tied"))
+            assert all(found[each] for each in ("equal", "buffers", "types", "trained", "published", "tied"))
             assert 0.4 < found["share"] < 0.6
             assert found["mould"] == ["meta"]
 

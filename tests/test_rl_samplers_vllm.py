@@ -300,7 +300,7 @@ def test_an_engine_that_sleeps_wakes_with_the_weights_of_a_hand_over_and_last_it
     ],
 )
 def test_vllm_starts_with_the_planned_share_where_it_refuses_its_own(config: str, card: int, resumed: bool) -> None:
-    """Its own check, of the memory that is free when the trainer has its weights, and from a checkpoint AdamW's means."""
+    """Its own check, of what is free when the trainer has its weights, and from a checkpoint AdamW's means too."""
     from types import SimpleNamespace
 
     from vllm.utils.mem_utils import MemorySnapshot  # pyright: ignore[reportMissingImports]

@@ -48,6 +48,9 @@ TOKENS_AT_ONCE = 4096
 # Longest prompt where nobody says and the context leaves more room.
 PROMPT = 512
 
+# Layers of a model that is built without weights, which takes time for each.
+MOST_LAYERS = 1000
+
 FP32, BF16 = 4, 2
 
 # Shapes of models on the hub, for a plan without a network. Names that end in -Base or -Instruct are those without.
@@ -112,6 +115,8 @@ class ModelShape:
     @classmethod
     def of(cls, about: PreTrainedConfig) -> "ModelShape":
         """From a configuration of transformers; the model is built without weights."""
+        if about.get_text_config().num_hidden_layers > MOST_LAYERS:
+            raise ValueError(f"more than {MOST_LAYERS} layers")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(about, trust_remote_code=False)
         text = about.get_text_config()
@@ -191,7 +196,7 @@ def shape_of(config: Config, *, alphabet: str = "", key: str = "start_model") ->
             return ModelShape.of(AutoConfig.for_model(**sizes))
     elif (folder / "config.json").is_file():
         return shape_in(folder)
-    raise UsageError(f"memory cannot be planned: the shape of {key} {str(name)!r} is not known here")
+    raise UsageError(f"it cannot be planned: the shape of {key} {str(name)!r} is not known here")
 
 
 def shape_in(folder: Path) -> ModelShape:
@@ -254,38 +259,38 @@ class MemoryPlan:
         """The share of a card with ``total`` bytes that is vLLM's: its ``gpu_memory_utilization``, in (0, 1]."""
         return min(1.0, ceil(10_000 * self.engine / total) / 10_000)
 
-    def check(self, total: int, *, what: str, utilization: float | None = None) -> None:
-        """Refuse a device of ``total`` bytes, that is too small; ``what`` names it, with {} for its size.
+    def check(self, free: int, *, what: str, utilization: float | None = None, total: int | None = None) -> None:
+        """Refuse a device that has ``free`` bytes for this process; ``what`` names it, with {} for its size.
 
         Parameters
         ----------
         utilization
-            What the user wants to give the engine.
+            What the user wants vLLM to be given.
+        total
+            Bytes of the device, of which that is a share; by default ``free``.
 
         Raises
         ------
         UsageError
             With the numbers.
         """
-        size = f"{total / GIB:.1f} GiB"
-        if self.peak > total:
+        device = what.format(f"{free / GIB:.1f} GiB")
+        if self.peak > free:
             phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
             largest = sorted(parts.items(), key=lambda item: -item[1])
             named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest if size >= GIB / 20)
             raise UsageError(
-                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB ({named}), and {what.format(size)}; "
-                "train on more GPUs, with [lora], or with lower optimizer.tokens_per_micro_batch or "
-                "sampler.kv_cache_gib"
+                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB ({named}), and {device}; train on more "
+                "GPUs, with [lora], or with lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
             )
         if utilization is None or not self.engine:
             return
-        others = max(sum(self.phases[phase].values()) for phase in ("sampling", "start") if phase in self.phases)
-        others -= self.engine
-        least, most = self.engine / total, 1 - others / total
+        others = sum(self.phases["sampling"].values()) - self.engine
+        least, most = (size / (total or free) for size in (self.engine, free - others))
         if not least <= utilization <= most:
             raise UsageError(
-                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {what.format(size)}, the "
-                f"engine takes {self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
+                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {device}, the engine takes "
+                f"{self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
             )
 
 

@@ -178,7 +178,10 @@ def _fill(root: Computation, model: PreTrainedModel, weights: Mapping[str, Tenso
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     for name, parameter in model.named_parameters():
-        value = weights.get(name, torch.empty(parameter.shape, dtype=parameter.dtype)).detach().to(device)
+        if weights:
+            value = weights[name].detach().to(device)
+        else:
+            value = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         dist.broadcast(value, src=0)
         parameter.copy_(parted_like(value, parameter))
 

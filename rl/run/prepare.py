@@ -232,8 +232,12 @@ def plan_here(
     )
     free = free_memory(device)
     if free is not None:
-        what, wanted = f"{device} has {{}} free", config.sampler.gpu_memory_utilization
-        planned(ranks=ranks, device=device.type).check(free, what=what, utilization=wanted)
+        planned(ranks=ranks, device=device.type).check(
+            free,
+            what=f"{device} has {{}} free",
+            utilization=config.sampler.gpu_memory_utilization,
+            total=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        )
     return planned
 
 
