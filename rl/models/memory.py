@@ -289,8 +289,8 @@ class MemoryPlan:
         least, most = (size / (total or free) for size in (self.engine, free - others))
         if not least <= utilization <= most:
             raise UsageError(
-                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {device}, the engine takes "
-                f"{self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
+                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {device}, the engine "
+                f"takes {self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
             )
 
 
