@@ -21,6 +21,7 @@ import torch
 from rl.config import Config
 from rl.errors import UsageError
 from rl.learning.loss import Row, micro_batches, rows_of
+from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
 from rl.models.memory import CARDS, GIB, MemoryPlan, plan_memory, shape_of
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
@@ -112,6 +113,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
         count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)
+        open_reference(config.kl, config.lora, policy, start)  # or be refused
         sampler = TorchSampler(policy, stop=rollout.stop, include_stop=rollout.include_stop)
         batch, sampling, sampled = probe_sampling(sampler, prompts, config)
         correct, verifying = probe_judging(batch, verifier)
@@ -157,7 +159,7 @@ def on_cards(planned: Callable[..., MemoryPlan], device: str) -> dict[str, Any]:
         f"{card} GB": {f"{ranks} GPU{'s' * (ranks > 1)}": int(size * GIB) - peak for ranks, peak in peaks.items()}
         for card, size in CARDS.items()
     }
-    return {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.room}
+    return {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.cache_tokens}
 
 
 def planned_lines(config: Config) -> list[str]:

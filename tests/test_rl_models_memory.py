@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,7 +195,7 @@ def test_what_is_trained_is_shared_out_and_what_is_whole_is_not() -> None:
     assert one.phases["sampling"]["engine"] == four.phases["sampling"]["engine"] == 2 * shape.parameters
     assert "engine" not in one.phases["learning"]
     assert four.phases["start"]["weights"] == 4 * shape.parameters
-    assert one.room == 4 * GIB // (2 * 28 * 256 * 2)
+    assert one.cache_tokens == 4 * GIB // (2 * 28 * 256 * 2)
     awake = settings(sampler={"backend": "vllm", "kv_cache_gib": 4}, policy={"precision": "bf16"})
     more = plan_memory(awake, shape).phases["learning"]
     assert sum(more.values()) - sum(one.phases["learning"].values()) == 4 * GIB + 2 * shape.parameters
@@ -203,16 +203,19 @@ def test_what_is_trained_is_shared_out_and_what_is_whole_is_not() -> None:
 
 def test_an_adapter_has_no_reference_and_a_penalty_has_one() -> None:
     shape = shape_of(settings())
-    penalised = {"kl": {"coefficient": 0.1}}
-    bytes_of = lambda ranks=1, **sections: plan_memory(settings(**sections), shape, ranks=ranks).phases["sampling"]  # noqa: E731
-    assert "reference" not in bytes_of()
-    assert bytes_of(**penalised)["reference"] == 4 * shape.parameters
-    assert "reference" not in bytes_of(lora={"rank": 8}, **penalised)
-    assert bytes_of(ranks=2, lora={"rank": 8}, **penalised)["reference"] == 4 * shape.parameters
-    adapted = bytes_of(lora={"rank": 8}, policy={"precision": "bf16"})
-    adapter = shape.adapter(settings(lora={"rank": 8}).lora)
-    assert adapted["weights"] == 2 * shape.parameters + 4 * adapter
-    assert adapted["AdamW"] == 8 * adapter
+    penalised: dict[str, Any] = {"kl": {"coefficient": 0.1}}
+    adapted: dict[str, Any] = {"lora": {"rank": 8}, "policy": {"precision": "bf16"}}
+
+    def bytes_of(sections: dict[str, Any], ranks: int = 1) -> Mapping[str, int]:
+        return plan_memory(settings(**sections), shape, ranks=ranks).phases["sampling"]
+
+    assert "reference" not in bytes_of({})
+    assert bytes_of(penalised)["reference"] == 4 * shape.parameters
+    assert "reference" not in bytes_of(adapted | penalised)
+    assert bytes_of(adapted | penalised, ranks=2)["reference"] == 2 * shape.parameters
+    adapter = shape.adapter(settings(**adapted).lora)
+    assert bytes_of(adapted)["weights"] == 2 * shape.parameters + 4 * adapter
+    assert bytes_of(adapted)["AdamW"] == 8 * adapter
 
 
 def test_more_tokens_are_more_memory_and_pieces_bound_the_logits() -> None:
@@ -238,7 +241,7 @@ def test_a_device_that_is_too_small_is_refused_with_numbers() -> None:
     plan.check(total, what="cuda:0 has {} free")
     with pytest.raises(
         UsageError,
-        match=r"^the run does not fit: \w+ takes \d\d\.\d GiB \(AdamW 11\.5, weights 5\.8, .*has 22\.0 GiB free; ",
+        match=r"^the run does not fit: \w+ takes \d\d\.\d GiB \(most are AdamW 11\.5, weights 5\.8, .*has 22\.0 GiB free; ",
     ):
         plan.check(int(CARDS[24] * GIB), what="cuda:0 has {} free")
     share = plan.utilization(total)

@@ -236,7 +236,7 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
 
 def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rl.run.prepare, "free_memory", lambda _: 2**16)
-    with pytest.raises(UsageError, match=r"^the run does not fit: learning takes 0\.0 GiB .*cpu has 0\.0 GiB free; "):
+    with pytest.raises(UsageError, match=r"^the run does not fit: sampling takes 0\.0 GiB .*cpu has 0\.0 GiB free; "):
         dry_run(parse_config(started))
 
 

@@ -139,7 +139,7 @@ class MergedWeights(Mapping[str, Tensor]):
         value = value.float() if value.is_floating_point() else value
         if name not in self._layers:
             return value
-        layer = self._layers[name]
+        layer: Any = self._layers[name]
         first, second = (self._gathered(each[NAME].weight) for each in (layer.lora_A, layer.lora_B))
         delta = second @ first
         return value + (delta.T if layer.fan_in_fan_out else delta) * layer.scaling[NAME]

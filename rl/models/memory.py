@@ -237,13 +237,13 @@ class MemoryPlan:
         takes them. A start from a checkpoint takes less than sampling, which counts AdamW's means too.
     engine
         Of these what vLLM takes while it samples; 0 without it.
-    room
+    cache_tokens
         Tokens whose keys and values fit into the engine's cache; None without an engine.
     """
 
     phases: Mapping[str, Mapping[str, int]]
     engine: int = 0
-    room: int | None = None
+    cache_tokens: int | None = None
 
     @property
     def peak(self) -> int:
@@ -277,10 +277,10 @@ class MemoryPlan:
         device = what.format(f"{free / GIB:.1f} GiB")
         if self.peak > free:
             phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
-            largest = sorted(parts.items(), key=lambda item: -item[1])
-            named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest if size >= GIB / 20)
+            largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
+            named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
             raise UsageError(
-                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB ({named}), and {device}; train on more "
+                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and {device}; train on more "
                 "GPUs, with [lora], or with lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
             )
         if utilization is None or not self.engine:
@@ -348,35 +348,39 @@ def plan_memory(
         "reference": (reference or shape).parameters * frozen_at if apart else 0,
         "CUDA": gpu * (CONTEXT + (ranks > 1) * TALKING),
     }
-    transient = _of_a_backward_pass(config, shape, tokens=tokens, length=length, bf16=bf16, gpu=gpu)
-    gathered = _gathered(shape, trained=trained == shape.parameters, at=frozen_at) if ranks > 1 else {}
-    one = max(shape.layer, shape.hidden * shape.vocabulary)  # of what is handed over piece by piece
+    backward = _of_a_backward_pass(config, shape, tokens=tokens, length=length, bf16=bf16, gpu=gpu)
+    if ranks > 1:
+        backward |= _gathered(shape, trained=not lora, at=frozen_at)
+    # Of what is handed over piece by piece, if it has to be made first.
+    piece = max(shape.layer, shape.hidden * shape.vocabulary)
+    made = piece * FP32 if ranks > 1 or lora else 0
     if config.sampler.backend == "vllm":
         at = BF16 if (config.sampler.precision or precision) == "bf16" else FP32
-        weights, cache = {"engine": shape.parameters * at}, {"KV cache": int(config.sampler.kv_cache_gib * GIB)}
-        context = min(limits, default=TOKENS_AT_ONCE)
-        graphs = {"graphs": gpu * GRAPHS}
-        at_work = {"activations": _of_an_engine(shape, config.sampler.max_sequences, context, at)}
-        asleep = {} if config.sampler.sleep else {**weights, **cache}
-        pieces = {"layers gathered": one * (at + (FP32 if ranks > 1 or lora else 0))}
-        handing = {**pieces, **weights, **({} if config.sampler.sleep else cache), **graphs}
-        sampling = {**weights, **cache, **at_work, **graphs}
-        own = sum(sampling.values())
-        each = 2 * shape.layers * shape.keys * at
-        plan = {"sampling": sampling, "learning": {**asleep, **graphs}, "hand-over": handing}
-        plan_room: int | None = cache["KV cache"] // each
+        weights = {"engine": shape.parameters * at, "graphs": gpu * GRAPHS}
+        cache = {"KV cache": int(config.sampler.kv_cache_gib * GIB)}
+        at_once = max(min(limits, default=0), TOKENS_AT_ONCE)
+        sampling = _sum(weights, cache, _of_an_engine(shape, at_once, config.sampler.max_sequences, at))
+        asleep = {"graphs": weights["graphs"]}
+        plan = {
+            "sampling": sampling,
+            "learning": _sum(asleep if config.sampler.sleep else _sum(weights, cache), backward),
+            "hand-over": _sum(weights, {} if config.sampler.sleep else cache, {"layers gathered": made + piece * at}),
+        }
+        engine, held_by_cache = sum(sampling.values()), cache["KV cache"] // (2 * shape.layers * shape.keys * at)
     else:
-        copy = _of_a_copy(shape, bf16)
-        cached = 2 * shape.layers * shape.keys * (BF16 if bf16 else FP32)
-        sampling = {"sampler": copy, "KV cache": responses * (length - 1) * cached}
-        sampling["logits"] = FP32 * (responses * shape.vocabulary * (3 if gpu else 1) + (0 if gpu else 3 * IN_CACHE))
-        handing = {"sampler": copy, "layers gathered": one * FP32 if ranks > 1 or lora else 0}
-        plan, own, plan_room = {"sampling": sampling, "learning": {"sampler": copy}, "hand-over": handing}, 0, None
-    plan["learning"] = _sum(plan["learning"], transient, gathered)
+        copy = {"sampler": _of_a_copy(shape, bf16)}
+        plan = {
+            "sampling": _sum(
+                copy, _of_decoding(shape, ceil(responses / rollout.group_size), responses, prompt, length, bf16, gpu)
+            ),
+            "learning": _sum(copy, backward),
+            "hand-over": _sum(copy, {"layers gathered": made}),
+        }
+        engine, held_by_cache = 0, None
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
-        phases["start"] = {"weights": total, "CUDA": held["CUDA"]}
-    return MemoryPlan(phases=phases, engine=own, room=plan_room)
+        phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})
+    return MemoryPlan(phases=phases, engine=engine, cache_tokens=held_by_cache)
 
 
 def _sum(*several: Mapping[str, int]) -> dict[str, int]:
@@ -464,7 +468,20 @@ def _of_a_copy(shape: ModelShape, bf16: bool) -> int:
     return BF16 * (linear + output) + FP32 * rest
 
 
-def _of_an_engine(shape: ModelShape, sequences: int, context: int, at: int) -> int:
-    """What vLLM's forward pass takes: hidden states of one layer, and logits of all sequences, sorted."""
-    reading = max(context, TOKENS_AT_ONCE) * (4 * shape.hidden + 3 * shape.intermediate) * at
-    return reading + 5 * FP32 * sequences * shape.vocabulary
+def _of_decoding(
+    shape: ModelShape, prompts: int, responses: int, prompt: int, length: int, bf16: bool, gpu: bool
+) -> dict[str, int]:
+    """What the torch sampler takes: keys and values, logits of the next tokens, and a layer while it reads prompts."""
+    at = BF16 if bf16 else FP32
+    logits = responses * shape.vocabulary * (3 if gpu else 1) + (0 if gpu else 3 * IN_CACHE)
+    return {
+        "KV cache": 2 * shape.layers * shape.keys * at * responses * (length - 1),
+        "logits": FP32 * logits,
+        "activations": at * prompts * prompt * (4 * shape.hidden + 3 * shape.intermediate),
+    }
+
+
+def _of_an_engine(shape: ModelShape, at_once: int, sequences: int, at: int) -> dict[str, int]:
+    """What vLLM's forward pass takes: a layer, and logits of all sequences, sorted."""
+    reading = at_once * (4 * shape.hidden + 3 * shape.intermediate) * at
+    return {"activations": reading + 5 * FP32 * sequences * shape.vocabulary}

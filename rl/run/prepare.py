@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.models.memory import MemoryPlan, plan_memory, shape_in, shape_of
+from rl.models.memory import MemoryPlan, plan_memory, shape_in
 from rl.models.policy import choose_device, free_memory
 from rl.models.start import check_model, refuse_code, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
@@ -222,13 +222,13 @@ def plan_here(
     config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, device: torch.device, ranks: int = 1
 ) -> Callable[..., MemoryPlan]:
     """As `check_memory`, on any device; returns `plan_memory` of this run, to be told ``ranks`` and ``device``."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer, other = load_tokenizer(folder), config.kl.reference
     planned = partial(
         plan_memory,
         config,
         shape_in(folder),
         prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in held_out),
-        reference=shape_of(config, key="kl.reference") if config.kl.reference else None,
+        reference=shape_in(start_folder(other, key="kl.reference")) if other else None,
     )
     free = free_memory(device)
     if free is not None:
