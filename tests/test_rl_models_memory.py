@@ -241,7 +241,7 @@ def test_a_device_that_is_too_small_is_refused_with_numbers() -> None:
     plan.check(total, what="cuda:0 has {} free")
     with pytest.raises(
         UsageError,
-        match=r"^the run does not fit: \w+ takes \d\d\.\d GiB \(most are AdamW 11\.5, weights 5\.8, .*has 22\.0 GiB free; ",
+        match=r"^the run does not fit: \w+ takes \d\d\.\d GiB \(most are AdamW 11\.5, weights 5\.8, .*22\.0 GiB free; ",
     ):
         plan.check(int(CARDS[24] * GIB), what="cuda:0 has {} free")
     share = plan.utilization(total)
