@@ -131,13 +131,14 @@ class Packed:
 
         The kernel lets the last query look at the last key, the one before it at all but that, and so on.
         """
-        seen = self._prompt[self._owner] + self._response
+        # A response of a single token asks nothing, so its prompt has no copy among the keys.
+        seen = torch.where(self._response > 0, self._prompt[self._owner] + self._response, 0)
         lengths, keys = torch.cat([self._prompt, self._response]), torch.cat([self._prompt, seen])
         begin = _before(keys)
         places = self._places(
             begin[: len(self._prompt)], begin[len(self._prompt) :], self._prompt[self._owner], int(keys.sum())
         )
-        there = lengths > 0  # not of responses of a single token
+        there = lengths > 0
         ends = [F.pad(each[there].cumsum(0), (1, 0)).int().to(self._device) for each in (lengths, keys)]
         return places, (ends[0], ends[1], int(lengths.max()), int(keys[there].max()))
 
@@ -186,19 +187,17 @@ class Packed:
         if window not in masks:
             wide, long = self._sizes
             # Padding stands on the right, where no query that counts can see it: but for that of prompts.
-            prompt, steps = self._prompt[self._owner].view(-1, 1, 1), torch.arange(long)
-            key = torch.cat([torch.arange(wide).expand(len(self._owner), 1, -1), prompt + steps.view(1, 1, -1)], dim=2)
-            gap = prompt + steps.view(1, -1, 1) - key
-            real = torch.cat([torch.arange(wide) < prompt, torch.ones(len(prompt), 1, long, dtype=torch.bool)], dim=2)
-            within = torch.arange(wide).view(-1, 1) - torch.arange(wide).view(1, -1)
-            far = window or wide + long
-            masks[window] = tuple(
-                each.to(self._device)
-                for each in (
-                    ((within >= 0) & (within < far)).view(1, 1, wide, wide),
-                    ((gap >= 0) & (gap < far) & real).unsqueeze(1),
+            prompt = self._prompt[self._owner].view(-1, 1, 1).to(self._device)
+            first, then = (torch.arange(length, device=self._device) for length in (wide, long))
+            real = (first < prompt).expand(-1, long, -1)
+            within, own = (each.unsqueeze(1) >= each for each in (first, then))
+            if window is not None:
+                real = real & (prompt + then.unsqueeze(1) - first < window)
+                within, own = (
+                    each & (place.unsqueeze(1) - place < window) for each, place in ((within, first), (own, then))
                 )
-            )
+            responses = torch.cat([real, own.expand(len(self._owner), -1, -1)], dim=2)
+            masks[window] = within.view(1, 1, wide, wide), responses.unsqueeze(1)
         return masks[window]
 
     def _places(self, prompts: Tensor, responses: Tensor, after: Tensor, slots: int, *, shared: bool = True) -> Places:
@@ -348,7 +347,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scale: fl
 def _has_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the variable-length kernel can do it."""
     same = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
-    return query.is_cuda and same and query.dtype in KERNEL_TYPES and query.shape[-1] <= KERNEL_WIDTH and bool(varlen())
+    fits = query.dtype in KERNEL_TYPES and query.shape[-1] % 8 == 0 and query.shape[-1] <= KERNEL_WIDTH
+    return query.is_cuda and same and fits and _is_recent(query.device) and varlen() is not None
 
 
 def _kernel(
@@ -368,6 +368,12 @@ def _kernel(
         else:
             key, value = (each.repeat_interleave(times, dim=1) for each in (key, value))
     return attend(query.contiguous(), key.contiguous(), value.contiguous(), *sizes, **options)
+
+
+@cache
+def _is_recent(device: torch.device) -> bool:
+    """Whether a card is an Ampere or a later one, as the kernel asks for."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache

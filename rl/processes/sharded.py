@@ -132,8 +132,11 @@ def shard(opened: Callable[[], Policy], ranks: Ranks) -> Policy:
     The others begin without weights, and each tensor is told to all and cut: the memory of the host holds one model,
     that of each device a part of it and one tensor. With one process it is the policy that is opened.
     """
-    if ranks.size == 1:
-        return opened()
+    return opened() if ranks.size == 1 else shard_over(opened, ranks)
+
+
+def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
+    """The same also with one process."""
     weights: Mapping[str, Tensor] = {}
     about: tuple[Policy, bool, torch.device] | None = None
     if ranks.leading:
