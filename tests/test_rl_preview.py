@@ -134,7 +134,7 @@ def test_memory_is_told_of_a_run_that_this_machine_cannot_make(
     table_file: Callable[[str, int], Path], invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rl.samplers.registry.find_spec", lambda _: None)
-    arguments = ("--config", "tinyzero-countdown", "--table", table_file("sqrt-r", 16), "--dry-run")
+    arguments = ("--config", "tinyzero-countdown", "--table", table_file("linear-r", 16), "--dry-run")
     result = invoke(command.train, *arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("weightopt: sampler.backend = 'vllm' needs vLLM")

@@ -280,8 +280,8 @@ class MemoryPlan:
             largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
             named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
             raise UsageError(
-                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and {device}; train "
-                "on more GPUs, with [lora], or with lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
+                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and {device}; "
+                "train on more GPUs, or with [lora], or lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
             )
         if utilization is None or not self.engine:
             return
