@@ -260,13 +260,11 @@ class _Engine:
 
         with preserved_globals():
             if self._asleep:
-                # Keys and values last: what a hand-over makes in passing has gone by then.
-                torch.cuda.empty_cache()
+                # Keys and values come last: what a hand-over makes in passing has gone by then.
                 self._llm.wake_up(["weights"])
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
             self._llm.collective_rpc(note)
             if self._asleep:
-                torch.cuda.empty_cache()
                 self._llm.wake_up(["kv_cache"])
                 self._asleep = False
 
