@@ -266,7 +266,7 @@ def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(prepare, "choose_device", lambda _: torch.device("cuda:3"))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=GIB))
     with pytest.raises(
-        UsageError, match=r"^the run does not fit: \w+ takes 2\.\d GiB .*, and cuda:3 has 1\.0 GiB free; "
+        UsageError, match=r"^the run does not fit: \w+ takes 1\.\d GiB .*, and cuda:3 has 1\.0 GiB free; "
     ):
         check()
 
