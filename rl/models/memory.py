@@ -29,7 +29,7 @@ from rl.hub import is_hub_name, read_hub_name
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
 from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, settled
-from rl.models.start import refuse_code
+from rl.models.start import check_model, refuse_code
 
 GIB = 2**30
 
@@ -47,9 +47,6 @@ TOKENS_AT_ONCE = 4096
 
 # Longest prompt where nobody says and the context leaves more room.
 PROMPT = 512
-
-# Layers of a model that is built without weights, which takes time for each.
-MOST_LAYERS = 1000
 
 FP32, BF16 = 4, 2
 
@@ -115,8 +112,6 @@ class ModelShape:
     @classmethod
     def of(cls, about: PreTrainedConfig) -> "ModelShape":
         """From a configuration of transformers; the model is built without weights."""
-        if about.get_text_config().num_hidden_layers > MOST_LAYERS:
-            raise ValueError(f"more than {MOST_LAYERS} layers")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(about, trust_remote_code=False)
         text = about.get_text_config()
@@ -205,8 +200,9 @@ def shape_in(folder: Path) -> ModelShape:
     Raises
     ------
     UsageError
-        If its config.json cannot be read.
+        If its config.json cannot be read, or `rl.models.start.check_model` refuses it.
     """
+    check_model(folder)
     try:
         return ModelShape.of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
