@@ -84,7 +84,7 @@ def test_a_folder_has_the_shape_of_its_model(tmp_path: Path) -> None:
     assert shape_in(tmp_path / "model") == shape
     about = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(about | {"num_hidden_layers": 10**9}))
-    with pytest.raises(UsageError, match="num_hidden_layers is 1000000000 .* must be between 1 and 1000$"):
+    with pytest.raises(UsageError, match=r"num_hidden_layers is 1000000000 .* must be between 1 and 1000$"):
         shape_in(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"^model '.*model' cannot be read: "):
