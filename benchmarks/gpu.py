@@ -637,7 +637,7 @@ def sharding(job: Job) -> dict[str, Any]:
     for name in ("plain", "sharded"):
         policy = make_policy(shape, job, packed=True)
         if name == "sharded":
-            policy = shard_over(policy, ranks)
+            policy = shard_over(lambda made=policy: made, ranks)
         found[name] = timed_steps(policy, batch, job, tokens=60 if job.small else 8192, steps=1 if job.small else 3)
         plain = whole(policy)
         assert plain is not None

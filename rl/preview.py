@@ -21,16 +21,16 @@ import torch
 from rl.config import Config
 from rl.errors import UsageError
 from rl.learning.loss import Row, micro_batches, rows_of
+from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
-from rl.models.memory import CARDS, GIB, MemoryPlan, ModelShape, plan_memory, shape_in, shape_of
-from rl.models.policy import Policy, choose_device, free_memory, new_policy, save_policy
+from rl.models.memory import CARDS, GIB, MemoryPlan, plan_memory, shape_of
+from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.models.start import start_folder
-from rl.models.tokenizer import encode_prompt, load_tokenizer
 from rl.processes.failures import processes
 from rl.run.checkpoint import open_policy
 from rl.run.display.lines import duration, entry, quoted, sum_of, table
 from rl.run.folder import check_folder
-from rl.run.prepare import Prepared, prepare
+from rl.run.prepare import plan_here, prepare
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
@@ -108,10 +108,12 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
     with open_verifier(config) as verifier, _start(config) as start:
         if output is not None:
             check_folder(output, config, ready, resume=resume)
-        memory = _fitting(config, ready, start)
+        device = choose_device(config.device)
+        memory = on_cards(plan_here(config, start, ready.held_out, device=device, ranks=processes()), device.type)
         policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
         count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)
+        open_reference(config.kl, config.lora, policy, start)  # or be refused
         sampler = TorchSampler(policy, stop=rollout.stop, include_stop=rollout.include_stop)
         batch, sampling, sampled = probe_sampling(sampler, prompts, config)
         correct, verifying = probe_judging(batch, verifier)
@@ -149,43 +151,28 @@ def _start(config: Config) -> Iterator[Path]:
         yield Path(folder)
 
 
-def plan(
-    config: Config, shape: ModelShape, *, device: str, prompt_tokens: int | None = None
-) -> tuple[dict[str, Any], MemoryPlan]:
-    """What a report says of memory, and the plan of one process of the run as it would be started now."""
-    other = shape_of(config, key="kl.reference") if config.kl.reference else None
-    planned = partial(plan_memory, config, shape, prompt_tokens=prompt_tokens, reference=other)
+def on_cards(planned: Callable[..., MemoryPlan], device: str) -> dict[str, Any]:
+    """What a report says of memory: of a process of the run as it would be started now, and on other machines."""
     here = planned(ranks=processes(), device=device)
-    left = {ranks: planned(ranks=ranks).peak for ranks in PROCESSES}
+    peaks = {ranks: planned(ranks=ranks).peak for ranks in PROCESSES}
     cards = {
-        f"{card} GB": {f"{ranks} GPUs": int(size * GIB) - peak for ranks, peak in left.items()}
+        f"{card} GB": {f"{ranks} GPU{'s' * (ranks > 1)}": int(size * GIB) - peak for ranks, peak in peaks.items()}
         for card, size in CARDS.items()
     }
-    about = {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.room}
-    return about, here
+    return {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.cache_tokens}
 
 
 def planned_lines(config: Config) -> list[str]:
     """The lines of a report that need neither a model nor a GPU, nor what else the run does: its memory."""
     try:
         alphabet = build_teaching_task(config.task).alphabet if config.start_model is None else ""
-        shape = shape_of(config, alphabet=alphabet)
-        engine = config.sampler.backend == "vllm"
-        on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
-        return _memory(plan(config, shape, device="cpu" if on_cpu else "cuda")[0], config)
+        other = shape_of(config, key="kl.reference") if config.kl.reference else None
+        planned = partial(plan_memory, config, shape_of(config, alphabet=alphabet), reference=other)
     except UsageError as error:
         return entry("memory", str(error))
-
-
-def _fitting(config: Config, ready: Prepared, start: Path) -> dict[str, Any]:
-    """What is said of memory; refuse a run that would take this machine down before anything could be measured."""
-    device, tokenizer = choose_device(config.device), load_tokenizer(start)
-    longest = max(len(encode_prompt(tokenizer, prompt.text)) for prompt in ready.held_out)
-    about, here = plan(config, shape_in(start), device=device.type, prompt_tokens=longest)
-    free = free_memory(device)
-    if free is not None:
-        here.check(free, what=f"{device} has {{}} free", utilization=config.sampler.gpu_memory_utilization)
-    return about
+    engine = config.sampler.backend == "vllm"
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
+    return _memory(on_cards(planned, "cpu" if on_cpu else "cuda"), config)
 
 
 def probe_sampling(

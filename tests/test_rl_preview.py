@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rl.preview
+import rl.run.prepare
 from rl import command
 from rl.config import Config, parse_config
 from rl.errors import UsageError
@@ -129,6 +130,27 @@ def test_the_command_prints_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_memory_is_told_of_a_run_that_this_machine_cannot_make(
+    table_file: Callable[[str, int], Path], invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.samplers.registry.find_spec", lambda _: None)
+    arguments = ("--config", "tinyzero-countdown", "--table", table_file("linear-r", 16), "--dry-run")
+    result = invoke(command.train, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("weightopt: sampler.backend = 'vllm' needs vLLM")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["memory", "GiB", "a", "process,", "cuda", "sampling", "learning", "hand-over"]
+    shown = {line.split()[0]: line.split()[1:] for line in lines}
+    assert shown["weights"] == shown["gradients"] == ["11.50"] * 3
+    cards = {line.split(" GB")[0].strip(): line.split(" GB")[1] for line in lines if " GB " in line}
+    assert cards.keys() == {"24", "40", "80", "141"}
+    assert "lacks" in cards["40"]
+    assert "lacks" not in cards["80"]
+    assert invoke(command.train, *arguments, "--json").stdout == ""
+    unknown = invoke(command.train, *arguments, "--set", "start_model=hub:owner/absent")
+    assert unknown.stdout.startswith("memory    it cannot be planned: the shape of start_model 'hub:owner/absent'")
+
+
 def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
     found = dry_run(parse_config(started))
     lines = report(found, parse_config(started), answer="two \n\x1b[31mlines\n" + "x" * 3000)
@@ -213,8 +235,8 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
 
 
 def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.preview, "free_memory", lambda _: 2**16)
-    with pytest.raises(UsageError, match=r"^the run does not fit: learning takes 0\.0 GiB .*cpu has 0\.0 GiB free; "):
+    monkeypatch.setattr(rl.run.prepare, "free_memory", lambda _: 2**16)
+    with pytest.raises(UsageError, match=r"^the run does not fit: sampling takes 0\.0 GiB .*cpu has 0\.0 GiB free; "):
         dry_run(parse_config(started))
 
 

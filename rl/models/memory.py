@@ -29,7 +29,7 @@ from rl.hub import is_hub_name, read_hub_name
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
 from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, settled
-from rl.models.start import refuse_code
+from rl.models.start import check_model, refuse_code
 
 GIB = 2**30
 
@@ -191,7 +191,7 @@ def shape_of(config: Config, *, alphabet: str = "", key: str = "start_model") ->
             return ModelShape.of(AutoConfig.for_model(**sizes))
     elif (folder / "config.json").is_file():
         return shape_in(folder)
-    raise UsageError(f"memory cannot be planned: the shape of {key} {str(name)!r} is not known here")
+    raise UsageError(f"it cannot be planned: the shape of {key} {str(name)!r} is not known here")
 
 
 def shape_in(folder: Path) -> ModelShape:
@@ -200,8 +200,9 @@ def shape_in(folder: Path) -> ModelShape:
     Raises
     ------
     UsageError
-        If its config.json cannot be read.
+        If its config.json cannot be read, or `rl.models.start.check_model` refuses it.
     """
+    check_model(folder)
     try:
         return ModelShape.of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
@@ -232,13 +233,13 @@ class MemoryPlan:
         takes them. A start from a checkpoint takes less than sampling, which counts AdamW's means too.
     engine
         Of these what vLLM takes while it samples; 0 without it.
-    room
+    cache_tokens
         Tokens whose keys and values fit into the engine's cache; None without an engine.
     """
 
     phases: Mapping[str, Mapping[str, int]]
     engine: int = 0
-    room: int | None = None
+    cache_tokens: int | None = None
 
     @property
     def peak(self) -> int:
@@ -254,38 +255,38 @@ class MemoryPlan:
         """The share of a card with ``total`` bytes that is vLLM's: its ``gpu_memory_utilization``, in (0, 1]."""
         return min(1.0, ceil(10_000 * self.engine / total) / 10_000)
 
-    def check(self, total: int, *, what: str, utilization: float | None = None) -> None:
-        """Refuse a device of ``total`` bytes, that is too small; ``what`` names it, with {} for its size.
+    def check(self, free: int, *, what: str, utilization: float | None = None, total: int | None = None) -> None:
+        """Refuse a device that has ``free`` bytes for this process; ``what`` names it, with {} for its size.
 
         Parameters
         ----------
         utilization
-            What the user wants to give the engine.
+            What the user wants vLLM to be given.
+        total
+            Bytes of the device, of which that is a share; by default ``free``.
 
         Raises
         ------
         UsageError
             With the numbers.
         """
-        size = f"{total / GIB:.1f} GiB"
-        if self.peak > total:
+        device = what.format(f"{free / GIB:.1f} GiB")
+        if self.peak > free:
             phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
-            largest = sorted(parts.items(), key=lambda item: -item[1])
-            named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest if size >= GIB / 20)
+            largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
+            named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
             raise UsageError(
-                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB ({named}), and {what.format(size)}; "
-                "train on more GPUs, with [lora], or with lower optimizer.tokens_per_micro_batch or "
-                "sampler.kv_cache_gib"
+                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and {device}; "
+                "train on more GPUs, or with [lora], or lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
             )
         if utilization is None or not self.engine:
             return
-        others = max(sum(self.phases[phase].values()) for phase in ("sampling", "start") if phase in self.phases)
-        others -= self.engine
-        least, most = self.engine / total, 1 - others / total
+        others = sum(self.phases["sampling"].values()) - self.engine
+        least, most = (size / (total or free) for size in (self.engine, free - others))
         if not least <= utilization <= most:
             raise UsageError(
-                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {what.format(size)}, the "
-                f"engine takes {self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
+                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {device}, the engine "
+                f"takes {self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
             )
 
 
@@ -312,8 +313,8 @@ def plan_memory(
     prompt_tokens
         Longest prompt; by default what the context leaves, up to `PROMPT`.
     tokens
-        Of the longest micro-batch, padding included; by default ``optimizer.tokens_per_micro_batch``, or a whole step
-        or the longest response where that decides.
+        That go through the model in the longest micro-batch; by default ``optimizer.tokens_per_micro_batch``, or those
+        of a whole step if they are fewer, or of the longest text if they are more.
     reference
         Shape of the reference that ``kl.reference`` names; by default ``shape``.
     """
@@ -331,7 +332,8 @@ def plan_memory(
     length, responses = prompt + rollout.max_new_tokens, rollout.prompts_per_step * rollout.group_size
     responses = ceil(responses / ranks)
     if tokens is None:
-        tokens = max(length, min(config.optimizer.tokens_per_micro_batch, responses * length))
+        step = responses * rollout.max_new_tokens + responses * prompt // rollout.group_size
+        tokens = max(length, min(config.optimizer.tokens_per_micro_batch, step))
     total = shape.parameters * frozen_at + adapter * FP32
     # What is there in every phase.
     apart = config.kl.coefficient and not (lora and config.kl.reference is None and ranks == 1)
@@ -342,35 +344,39 @@ def plan_memory(
         "reference": (reference or shape).parameters * frozen_at if apart else 0,
         "CUDA": gpu * (CONTEXT + (ranks > 1) * TALKING),
     }
-    transient = _of_a_backward_pass(config, shape, tokens=tokens, length=length, bf16=bf16, gpu=gpu)
-    gathered = _gathered(shape, trained=trained == shape.parameters, at=frozen_at) if ranks > 1 else {}
-    one = max(shape.layer, shape.hidden * shape.vocabulary)  # of what is handed over piece by piece
+    backward = _of_a_backward_pass(config, shape, tokens=tokens, length=length, bf16=bf16, gpu=gpu)
+    if ranks > 1:
+        backward |= _gathered(shape, trained=not lora, at=frozen_at)
+    # Of what is handed over piece by piece, if it has to be made first.
+    piece = max(shape.layer, shape.hidden * shape.vocabulary)
+    made = piece * FP32 if ranks > 1 or lora else 0
     if config.sampler.backend == "vllm":
         at = BF16 if (config.sampler.precision or precision) == "bf16" else FP32
-        weights, cache = {"engine": shape.parameters * at}, {"KV cache": int(config.sampler.kv_cache_gib * GIB)}
-        context = min(limits, default=TOKENS_AT_ONCE)
-        graphs = {"graphs": gpu * GRAPHS}
-        at_work = {"activations": _of_an_engine(shape, config.sampler.max_sequences, context, at)}
-        asleep = {} if config.sampler.sleep else {**weights, **cache}
-        pieces = {"layers gathered": one * (at + (FP32 if ranks > 1 or lora else 0))}
-        handing = {**pieces, **weights, **({} if config.sampler.sleep else cache), **graphs}
-        sampling = {**weights, **cache, **at_work, **graphs}
-        own = sum(sampling.values())
-        each = 2 * shape.layers * shape.keys * at
-        plan = {"sampling": sampling, "learning": {**asleep, **graphs}, "hand-over": handing}
-        plan_room: int | None = cache["KV cache"] // each
+        weights = {"engine": shape.parameters * at, "graphs": gpu * GRAPHS}
+        cache = {"KV cache": int(config.sampler.kv_cache_gib * GIB)}
+        at_once = max(min(limits, default=0), TOKENS_AT_ONCE)
+        sampling = _sum(weights, cache, _of_an_engine(shape, at_once, config.sampler.max_sequences, at))
+        asleep = {"graphs": weights["graphs"]}
+        plan = {
+            "sampling": sampling,
+            "learning": _sum(asleep if config.sampler.sleep else _sum(weights, cache), backward),
+            "hand-over": _sum(weights, {} if config.sampler.sleep else cache, {"layers gathered": made + piece * at}),
+        }
+        engine, held_by_cache = sum(sampling.values()), cache["KV cache"] // (2 * shape.layers * shape.keys * at)
     else:
-        copy = _of_a_copy(shape, bf16)
-        cached = 2 * shape.layers * shape.keys * (BF16 if bf16 else FP32)
-        sampling = {"sampler": copy, "KV cache": responses * (length - 1) * cached}
-        sampling["logits"] = FP32 * (responses * shape.vocabulary * (3 if gpu else 1) + (0 if gpu else 3 * IN_CACHE))
-        handing = {"sampler": copy, "layers gathered": one * FP32 if ranks > 1 or lora else 0}
-        plan, own, plan_room = {"sampling": sampling, "learning": {"sampler": copy}, "hand-over": handing}, 0, None
-    plan["learning"] = _sum(plan["learning"], transient, gathered)
+        copy = {"sampler": _of_a_copy(shape, bf16)}
+        plan = {
+            "sampling": _sum(
+                copy, _of_decoding(shape, ceil(responses / rollout.group_size), responses, prompt, length, bf16, gpu)
+            ),
+            "learning": _sum(copy, backward),
+            "hand-over": _sum(copy, {"layers gathered": made}),
+        }
+        engine, held_by_cache = 0, None
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
-        phases["start"] = {"weights": total, "CUDA": held["CUDA"]}
-    return MemoryPlan(phases=phases, engine=own, room=plan_room)
+        phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})
+    return MemoryPlan(phases=phases, engine=engine, cache_tokens=held_by_cache)
 
 
 def _sum(*several: Mapping[str, int]) -> dict[str, int]:
@@ -422,21 +428,20 @@ def _of_a_backward_pass(
     )
     residual = tokens * shape.hidden * (BF16 if bf16 and lora else FP32)
     if policy.gradient_checkpointing:
-        kept, again = shape.layers * residual, layer
+        kept, again = shape.layers * residual, layer - residual
     else:
         kept, again = shape.layers * layer, 0
-    # The last norm, and the hidden states that go into the output layer.
-    kept += 4 * residual
     cast = 0 if lora or not bf16 else BF16 * sum(inputs * outputs for _, inputs, outputs in shape.products)
     kept += cast // shape.layers if policy.gradient_checkpointing else cast
-    # Gradients of the two products of an MLP and of what goes into it.
+    # Gradients in an MLP and of what goes into it.
     at_a_layer = again + 2 * tokens * at * shape.intermediate + 2 * residual
     output = shape.hidden * shape.vocabulary
     to_output = 0 if lora else FP32 * output
     bound = (LOGITS_ON_CPU, LOGITS_ELSEWHERE)[gpu] if policy.logits_at_once == "auto" else policy.logits_at_once
     logits = min(tokens * shape.vocabulary, max(bound, shape.vocabulary))
     # On a GPU the logits of a piece are worked on at once, on a CPU as many as fit its cache.
-    at_output = logits * at + 2 * FP32 * (logits if gpu else min(logits, IN_CACHE)) + residual
+    at_output = logits * at + 2 * FP32 * (logits if gpu else min(logits, IN_CACHE))
+    at_output += (6 if bf16 else 4) * residual  # of the last norm, what goes into the output layer, its gradient
     at_output += (bf16 * BF16 + (0 if lora or not gpu else at)) * output + to_output
     if at_output > at_a_layer + shape.tied * to_output:
         return {"activations": kept, "logits": at_output}
@@ -459,7 +464,20 @@ def _of_a_copy(shape: ModelShape, bf16: bool) -> int:
     return BF16 * (linear + output) + FP32 * rest
 
 
-def _of_an_engine(shape: ModelShape, sequences: int, context: int, at: int) -> int:
-    """What vLLM's forward pass takes: hidden states of one layer, and logits of all sequences, sorted."""
-    reading = max(context, TOKENS_AT_ONCE) * (4 * shape.hidden + 3 * shape.intermediate) * at
-    return reading + 5 * FP32 * sequences * shape.vocabulary
+def _of_decoding(
+    shape: ModelShape, prompts: int, responses: int, prompt: int, length: int, bf16: bool, gpu: bool
+) -> dict[str, int]:
+    """What the torch sampler takes: keys and values, logits of the next tokens, and a layer while it reads prompts."""
+    at = BF16 if bf16 else FP32
+    logits = responses * shape.vocabulary * (3 if gpu else 1) + (0 if gpu else 3 * IN_CACHE)
+    return {
+        "KV cache": 2 * shape.layers * shape.keys * at * responses * (length - 1),
+        "logits": FP32 * logits,
+        "activations": at * prompts * prompt * (4 * shape.hidden + 3 * shape.intermediate),
+    }
+
+
+def _of_an_engine(shape: ModelShape, at_once: int, sequences: int, at: int) -> dict[str, int]:
+    """What vLLM's forward pass takes: a layer, and logits of all sequences, sorted."""
+    reading = at_once * (4 * shape.hidden + 3 * shape.intermediate) * at
+    return {"activations": reading + 5 * FP32 * sequences * shape.vocabulary}

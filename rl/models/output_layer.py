@@ -28,6 +28,8 @@ ROWS_OF_WEIGHT = 2048
 class OutputLayer:
     """The layer of a causal language model that turns hidden states into logits, apart from the rest.
 
+    Whether it is ``separable`` is tried out on the model, unless somebody says who has tried.
+
     Attributes
     ----------
     decoder
@@ -40,7 +42,7 @@ class OutputLayer:
         Whether the model caps, divides or multiplies its logits.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, separable: bool | None = None) -> None:
         self.decoder: PreTrainedModel = model.base_model  # type: ignore[assignment]
         layer = model.get_output_embeddings()
         # Not what is derived from it, such as an adapter's: that one adds something.
@@ -48,7 +50,7 @@ class OutputLayer:
         self._transform = _transform(model)
         self.transforms = self._transform is not None
         self.vocabulary: int = model.config.get_text_config().vocab_size
-        self.separable = self._gives_the_logits_of(model)
+        self.separable = self._gives_the_logits_of(model) if separable is None else separable
 
     def log_probs(self, hidden: Tensor, tokens: Tensor, *, temperature: float, at_once: int) -> Tensor:
         """Log-probabilities of tokens, with gradient, of a layer that is ``separable``.
@@ -138,6 +140,7 @@ class _ChosenLogProbs(torch.autograd.Function):
                     log_probs[here] = chosen - normaliser[here]
                 if pieces == 1:
                     kept = linear
+                del linear, logits  # or the next piece would be made beside this one
         ctx.save_for_backward(narrow, weight, bias, tokens, top, normaliser, kept)
         ctx.transform, ctx.temperature, ctx.pieces, ctx.hidden_dtype = transform, temperature, pieces, hidden.dtype
         return log_probs
@@ -167,6 +170,7 @@ class _ChosenLogProbs(torch.autograd.Function):
                     to_weight[some] += F.linear(to_linear[:, some].t(), narrow[part].t())
             if to_bias is not None:
                 to_bias += to_linear.sum(dim=0)
+            del linear, to_linear
         return (None if to_hidden is None else to_hidden.to(ctx.hidden_dtype), to_weight, to_bias, *[None] * 4)
 
 

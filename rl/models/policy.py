@@ -34,7 +34,7 @@ from rl.models.agreement import (
     tolerance,
 )
 from rl.models.config import ModelConfig, PolicyConfig
-from rl.models.lora import Adapter, merged_weights, save_adapter
+from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.packing import Packed, is_packed, pack
 from rl.models.prefix import said
@@ -151,7 +151,7 @@ class Policy:
         """
         if self.adapter is None:
             return self.model.state_dict()
-        return merged_weights(self.model)
+        return MergedWeights(self.model)
 
     def with_adapter(self, adapter: Adapter) -> "Policy":
         """The policy whose layers hold an adapter, which was made for its model."""
@@ -416,7 +416,8 @@ def computing(settings: PolicyConfig, device: torch.device) -> AbstractContextMa
     """The precision that settings ask for, for the length of a ``with`` block."""
     if settings.precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    # Rounded weights are kept for a second use, which layers that are computed again do not have.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=not settings.gradient_checkpointing)
 
 
 def _check_size(folder: Path) -> None:

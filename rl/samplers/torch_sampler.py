@@ -40,6 +40,7 @@ class TorchSampler:
     """
 
     def __init__(self, policy: Policy, *, stop: Sequence[str] = (), include_stop: bool = False) -> None:
+        self.engine = None
         self._policy = policy.without_adapter()
         unpack(self._policy.model)
         if policy.settings.precision == "bf16":
@@ -53,6 +54,9 @@ class TorchSampler:
         # One after the other: of a sharded policy each is gathered when it is looked at.
         for name, own in self._policy.model.state_dict().items():
             own.copy_(weights[name])
+
+    def rest(self) -> None:
+        """Its memory is kept."""
 
     @torch.inference_mode()
     def sample(

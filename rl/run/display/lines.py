@@ -28,7 +28,7 @@ def sum_of(label: str, parts: Mapping[str, int | float], scale: float, unit: str
 
 def table(label: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table beside its label; the first column is words, the others are numbers."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, column in enumerate(columns):
         drawn.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
