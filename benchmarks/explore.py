@@ -1,4 +1,4 @@
-"""How long the page to play with takes to answer a change: in a browser, from the change of a control to the drawn page.
+"""How long the page to play with takes to answer a change: in a browser, from a control to the drawn page.
 
     .venv/bin/python -m benchmarks.explore
 

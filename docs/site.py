@@ -1,7 +1,8 @@
 """What the site needs beyond its pages: hooks that mkdocs calls (see ``mkdocs.yml``).
 
-The start page is the README and the last one CONTRIBUTING.md, so that nothing is said twice. The reference of the command
-line is generated from the commands. Formulas between dollars become MathML, which browsers set without a script.
+The start page is the README and the last one CONTRIBUTING.md, so that nothing is said twice. The reference of the
+command line is generated from the commands. Formulas between dollars become MathML, which browsers set without a
+script.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def command_line() -> str:
     lines = [
         "# The command line",
         "",
-        "Generated from the commands; `weightopt COMMAND --help` prints the same. Bad input ends with one sentence and exit",
-        "status 2, a failure with exit status 1. `--json` is described in [What --json prints](json.md).",
+        "Generated from the commands; `weightopt COMMAND --help` prints the same. Bad input ends with one sentence and",
+        "exit status 2, a failure with exit status 1. `--json` is described in [What --json prints](json.md).",
         "",
     ]
     parent = typer.Context(group, info_name="weightopt")

@@ -13,7 +13,7 @@ window.IFrameWorker = class extends EventTarget {
     };
     inside.postMessage = data => setTimeout(hear, 0, data);
     this.ready = new Promise(done => { code.onload = done; });
-    code.src = url;
+    code.src = new URL(url, location).href;
     inside.document.body.append(code);
   }
   postMessage(data) {
