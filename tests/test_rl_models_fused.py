@@ -40,13 +40,14 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
-STRETCHED = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+STRETCHED = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 KIN: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
-    "stretched": LlamaConfig(**SIZES, rope_scaling={**STRETCHED, "original_max_position_embeddings": 8}),
+    "stretched": LlamaConfig(**SIZES, rope_parameters={**STRETCHED, "original_max_position_embeddings": 8}),
     "dynamic": LlamaConfig(
-        **{**SIZES, "max_position_embeddings": 8}, rope_scaling={"rope_type": "dynamic", "factor": 2.0}
+        **{**SIZES, "max_position_embeddings": 8},
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
     ),
     "mistral": MistralConfig(**SIZES, sliding_window=None),
     "qwen2": Qwen2Config(**SIZES),

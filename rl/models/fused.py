@@ -50,7 +50,7 @@ class Continuations:
     """
 
     def __init__(self, model: PreTrainedModel, prefix: Prefix) -> None:
-        self._model = model
+        self._output: Any = model.get_output_embeddings()
         self._decoder: Any = model.base_model
         attentions = [layer.self_attn for layer in self._decoder.layers]
         self._projections = [_joint([each.q_proj, each.k_proj, each.v_proj]) for each in attentions]
@@ -66,9 +66,8 @@ class Continuations:
         # As rounding a whole cache for every token would have it.
         dtype = torch.get_autocast_dtype(device.type) if autocast else model.dtype
         # Of shape (shared heads, rows or prompts, tokens, size), keys and values of a layer.
-        read = [
-            [states.transpose(0, 1).to(dtype) for states in (each.keys, each.values)] for each in prefix.cache.layers
-        ]
+        cached: list[Any] = prefix.cache.layers
+        read = [[states.transpose(0, 1).to(dtype) for states in (each.keys, each.values)] for each in cached]
         hidden = torch.zeros(prefix.seen.shape, device=device).masked_fill_(prefix.seen == 0, -torch.inf)
         self._mask = hidden if bool((prefix.seen == 0).any()) else None  # (rows or prompts, tokens)
         self._shared = length > SHORT
@@ -116,9 +115,9 @@ class Continuations:
             hidden = hidden + layer.self_attn.o_proj(self._attend(number, self._turn(layer, heads, cos, sin), heads))
             mlp, normed = layer.mlp, _normed(layer.post_attention_layernorm, hidden)
             hidden = hidden + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed)))
-        self.last = self._model.get_output_embeddings()(_normed(decoder.norm, hidden))
+        self.last = self._output(_normed(decoder.norm, hidden))
 
-    def _turn(self, layer: nn.Module, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _turn(self, layer: Any, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries and keys at their positions, shape (heads and shared heads, rows, size)."""
         looking, half = heads[: len(cos)], self._size // 2
         if hasattr(layer.self_attn, "q_norm"):
@@ -137,21 +136,19 @@ class Continuations:
         queries = turned[: self._heads].view(shared, -1, count, self._size).transpose(1, 2)
         queries = queries.reshape(shared * count, -1, self._size)
         scores = torch.bmm(queries, keys.flatten(0, 1)[:, :end].transpose(1, 2))
-        length = 0
-        if not self._shared:
-            if self._mask is not None:
-                scores.view(shared, count, -1, end).add_(self._mask[:, None, :end])
-        else:
+        if self._shared:
             of_prompt, told = (states.flatten(0, 1) for states in self._prompts[number])
-            length = told.shape[1]
+            length, each = told.shape[1], queries.shape[1]
             looks = torch.bmm(self._by_prompt(queries), of_prompt.transpose(1, 2))
             if self._mask is not None:
                 looks.view(shared, len(self._mask), -1, length).add_(self._mask[:, None])
-            scores = torch.cat([self._by_row(looks, queries.shape[1]), scores], dim=2)
-        shares = torch.softmax(scores, dim=2)
-        found = torch.bmm(shares[..., length:], values.flatten(0, 1)[:, :end])
-        if self._shared:
-            found = found + self._by_row(torch.bmm(self._by_prompt(shares[..., :length]), told), queries.shape[1])
+            shares = torch.softmax(torch.cat([self._by_row(looks, each), scores], dim=2), dim=2)
+            found = torch.bmm(shares[..., length:], values.flatten(0, 1)[:, :end])
+            found = found + self._by_row(torch.bmm(self._by_prompt(shares[..., :length]), told), each)
+        else:
+            if self._mask is not None:
+                scores.view(shared, count, -1, end).add_(self._mask[:, None, :end])
+            found = torch.bmm(torch.softmax(scores, dim=2), values.flatten(0, 1)[:, :end])
         return found.view(shared, count, -1, self._size).transpose(0, 1).reshape(count, -1)
 
     def _by_prompt(self, states: Tensor) -> Tensor:
