@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rl.models.fused import Continuations
 from rl.models.packing import Packed, pack, unpack
 from rl.models.prefix import Prefix
 
@@ -107,6 +108,21 @@ def prefix_gap(model: PreTrainedModel) -> float:
         whole.append(torch.cat([tokens[1, :split], ends[2]]))
         apart = [_log_probs(model, each[None])[0, -ends.shape[1] :] for each in whole]
     return max(_distance(first, second) for first, second in zip(shared, apart, strict=True))
+
+
+@torch.no_grad()
+def continuation_gap(model: PreTrainedModel) -> float:
+    """Between the decoding step of `rl.models.fused`, which has to fit the model, and that of transformers."""
+    rows = _tokens(model)[:, :TOKENS].tolist()
+    read = [Prefix.read(model, [rows[0][:3], rows[1][:-3]]) for _ in range(2)]
+    ways = read[0], Continuations(model, read[1])
+    gap = 0.0
+    for column in (-3, -2):
+        for way in ways:
+            way.select(torch.tensor([0, 0, 1], device=model.device))
+            way.extend(torch.tensor([[rows[0][column]], [rows[1][column]], [rows[1][column]]], device=model.device))
+        gap = max(gap, _distance(*(torch.log_softmax(way.last.float(), dim=-1) for way in ways)))
+    return gap
 
 
 def _distance(first: Tensor, second: Tensor, *, typical: bool = False) -> float:
