@@ -67,17 +67,19 @@ class Passage:
 
     def _hitting(self, near: float | None) -> float:
         """Flow time at which the mean success reaches the target."""
-        low, high = (0.0, float(np.max(self.flow.stop))) if near is None else (near / 4, near * 4)
-        if near is None or self._excess(low)[0] >= 0 or self._excess(high)[0] < 0:
+        low, high = 0.0, math.inf
+        if near is None:
             low, high = self._bracket()
             near = (low + high) / 2
         at = near
-        # Newton's method, or halves where it leaves the interval.
+        # Newton's method; where it leaves what is known halves of an interval, or a factor of 4 where there is none.
         for _ in range(NEWTON):
             over, speed = self._excess(at)
             low, high = (low, at) if over >= 0 else (at, high)
             ahead = at - over / speed if speed > 0 else math.inf
-            before, at = at, ahead if low < ahead < high else (low + high) / 2
+            if not low < ahead < high:
+                ahead = at / 4 if low == 0 else at * 4 if high == math.inf else (low + high) / 2
+            before, at = at, ahead
             if abs(at - before) <= 1e-15 * at:
                 break
         return at
