@@ -63,7 +63,7 @@ def data() -> pd.DataFrame:
                     }
                 )
             )
-    m = np.linspace(0.02, 1.2, EXPONENTS)
+    m = np.linspace(0.02, 1.3, EXPONENTS)
     ratio = np.linspace(0.2, 1.0, RATIOS)
     rows = [
         ("map", each, r, power_equilibrium(np.full(2, 0.5), np.array([1.0, r]), each)[1]) for each in m for r in ratio
@@ -106,13 +106,20 @@ def draw(frame: pd.DataFrame) -> Figure:
     left.legend(frameon=False, fontsize=style.SMALL, loc="lower right")
     grid = part(frame, part="map").pivot_table(index="ratio", columns="m", values="share")
     shade = right.pcolormesh(
-        grid.columns, grid.index, grid.to_numpy(), cmap="YlGnBu", vmin=0, vmax=0.5, shading="nearest", rasterized=True
+        grid.columns, grid.index, grid.to_numpy(), cmap="Blues", vmin=0, vmax=0.5, shading="nearest", rasterized=True
     )
     lines = right.contour(grid.columns, grid.index, grid.to_numpy(), levels=LEVELS, colors=style.INK, linewidths=0.8)
     right.clabel(lines, fmt=lambda level: f"{level:.0%}", fontsize=style.SMALL)
     for exponent, name in ((0.5, "GRPO\nρ < ½"), (1.0, "Sqrt-R\nLinear-R")):
         right.axvline(exponent, color=style.INK, linewidth=0.6, linestyle=(0, (3, 2)))
-        right.annotate(name, (exponent, 0.22), xytext=(2, 0), textcoords="offset points", fontsize=style.SMALL)
+        right.annotate(
+            name,
+            (exponent, 0.22),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=style.SMALL,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )
     style.panel(right, "share of the worse of two kinds at rest", "m, for weights ρ^-m", "its execution", small=True)
     below.colorbar(shade, ax=right).ax.tick_params(labelsize=style.SMALL)
     handles, labels = panels[0].get_legend_handles_labels()

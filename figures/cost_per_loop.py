@@ -22,9 +22,9 @@ GROUP_SIZE = 16
 NAMES = ("grpo", "sqrt-r")
 LENGTHS = Lengths(200, 2000)
 POINTS, SIMULATED = 61, 7
-STEPS, PROMPTS, SEED = 200, 64, 0
+STEPS, PROMPTS, SEED = 100, 64, 0
 LOW, HIGH = 0.01, 0.97
-# Loops by the name of the clock that they pay: label, colour, and whether they learn from single responses.
+# Loops by the clock that they pay: label and colour.
 LOOPS: dict[str, tuple[str, str]] = {
     "regular": ("fixed batch, paid in groups", "#0072B2"),
     "tokens": ("fixed batch, paid in tokens", "#56B4E9"),
@@ -33,6 +33,7 @@ LOOPS: dict[str, tuple[str, str]] = {
     "effective": ("until a success, in responses", "#D55E00"),
     "both": ("until a pair, in responses", "#CC79A7"),
 }
+REFILLED = ("refill", "updates")
 
 
 @functools.cache
@@ -70,7 +71,10 @@ def data() -> pd.DataFrame:
             clock = _clock(loop)
             single = "until-success" in clock.loops or "until-both" in clock.loops
             assert weights.curve is not None
-            moved = weights.curve(rho) if single else speed(rho, weights.correct, weights.wrong, "ratio")
+            correct, wrong = weights.correct.copy(), weights.wrong.copy()
+            if loop in REFILLED:  # uniform groups are dropped
+                correct[-1] = wrong[0] = 0.0
+            moved = weights.curve(rho) if single else speed(rho, correct, wrong, "ratio")
             for at, cost in zip(rho, clock(rho) / moved, strict=True):
                 found, error = np.nan, np.nan
                 if at in marked:
@@ -115,7 +119,8 @@ def caption(frame: pd.DataFrame) -> str:
     middle = part(frame, weighting="grpo", loop="effective")["rho"].to_numpy()
     return (
         f"Cost over progress of one prompt at success ρ, groups of {GROUP_SIZE}, progress in log-odds under the "
-        f"weighting as published; lines: clock over expected speed, points: simulated loops that draw {STEPS} × "
+        f"weighting as published, without its rules for uniform groups where these are dropped; lines: clock over expected "
+        f"speed, points: simulated loops that draw {STEPS} × "
         f"{PROMPTS} groups, with 95 % intervals; the largest of {len(drawn)} deviations is {apart:.1f} standard "
         f"errors. Tokens are in units of a wrong answer's {LENGTHS.wrong:.0f}, right ones have {LENGTHS.right:.0f}. "
         f"From ρ = {middle.min():.2f} to {middle.max():.2f} GRPO's price falls by a factor of {falls['regular']:.1f} "

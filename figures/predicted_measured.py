@@ -13,6 +13,7 @@ from scipy import stats
 
 from figures import style
 from figures.frames import groups
+from theory.catalogue import EVERYTHING
 
 TITLE = "Predicted against measured, rung by rung"
 ROWS = Path(__file__).resolve().parent.parent / "studies" / "ladder" / "results" / "rows.csv"
@@ -28,6 +29,27 @@ PILOT = "from a pilot"
 SAYS = {"cost": "cost / that of the solved table", "success at the end": "success at the end"}
 MARKERS = "osD^vP"
 ACROSS = 3  # panels
+SOLVED = {
+    "table": "solved table",
+    "curve": "solved curve at K/M",
+    "population": "population table",
+    "single": "table for one start",
+    "push-0.5": "push limit 0.5",
+    "push-0.3": "push limit 0.3",
+    "push-0.15": "push limit 0.15",
+    "gradient-0.5": "gradient limit 0.5",
+}
+TINTS = {
+    "table": "#000000",
+    "curve": "#666666",
+    "population": "#000000",
+    "single": "#56B4E9",
+    "maxrl": "#8C6D31",
+    "push-0.5": "#C9B3D9",
+    "push-0.3": "#9B72B8",
+    "push-0.15": "#5E3C82",
+    "gradient-0.5": "#B0A000",
+}
 
 
 def data() -> pd.DataFrame:
@@ -93,9 +115,7 @@ def caption(frame: pd.DataFrame) -> str:
     """What is shown, with its numbers."""
     parts = []
     for rung, rows in groups(frame, "rung"):
-        for pilot, of in ((False, rows[~rows["measure"].str.contains(PILOT)]), (True, rows[rows["measure"].str.contains(PILOT)])):
-            if len(of) == 0:
-                continue
+        for pilot, of in groups(rows.assign(pilot=rows["measure"].str.contains(PILOT)), "pilot"):
             inside = ((of["low"] <= of["predicted"]) & (of["predicted"] <= of["high"])).sum()
             apart = (of["measured"] - of["predicted"]).abs()
             worst = of.loc[apart.idxmax()]
@@ -121,13 +141,8 @@ def _tau(rows: pd.DataFrame) -> float:
 
 def _tints(methods: list[str]) -> dict[str, str]:
     """Colours of the house; black for what stands for the optimum."""
-    solved = {"table": style.COLOURS["optimal"], "population": style.COLOURS["optimal"]}
-    return {**style.colours([method for method in methods if method not in solved]), **{m: solved[m] for m in methods if m in solved}}
+    return style.colours(methods) | {method: TINTS[method] for method in methods if method in TINTS}
 
 
 def _label(method: str) -> str:
-    names = {"table": "solved table", "curve": "solved curve at K/M", "population": "population table", "single": "table, one start"}
-    if method.startswith(("push-", "gradient-")):
-        kind, _, kappa = method.partition("-")
-        return f"{kind} limit {kappa}"
-    return names.get(method) or style.label(method)
+    return SOLVED.get(method) or (EVERYTHING[method].label if method in EVERYTHING else method)

@@ -24,6 +24,7 @@ from weightopt.populations.problem import PopulationProblem
 Array = NDArray[np.float64]
 FINE = 1 / 128  # log-odds between the points at which a formula is read: relative error of ω at most 2e-6 (named ones)
 PIECES = 256  # of a path, to measure it
+AROUND = np.concatenate([[0.25, 0.5, 0.7], np.linspace(0.85, 1.15, 13), [1.3, 1.6, 2.5, 4.0]])  # times a flow time
 NEWTON = 200  # steps to the arrival, halves of an interval among them
 ROUNDS = 3  # of evening out the pieces
 
@@ -71,18 +72,43 @@ class Passage:
         if near is None:
             low, high = self._bracket()
             near = (low + high) / 2
+        else:
+            near, low, high = self._nearer(near)
         at = near
         # Newton's method; where it leaves what is known halves of an interval, or a factor of 4 where there is none.
         for _ in range(NEWTON):
             over, speed = self._excess(at)
             low, high = (low, at) if over >= 0 else (at, high)
             ahead = at - over / speed if speed > 0 else math.inf
-            if not low < ahead < high:
+            newton = low < ahead < high
+            if not newton:
                 ahead = at / 4 if low == 0 else at * 4 if high == math.inf else (low + high) / 2
             before, at = at, ahead
-            if abs(at - before) <= 1e-15 * at:
+            # The error of a step is about the square of the one before.
+            if abs(at - before) <= (1e-10 if newton else 1e-15) * at:
                 break
         return at
+
+    def _nearer(self, near: float) -> tuple[float, float, float]:
+        """The arrival by interpolation between flow times around one that is near it, and those on both sides of it."""
+        tau = near * AROUND
+        over = expit(np.maximum(self.flow.position(tau)[0], self.problem.theta)) @ self.problem.share
+        over -= self.problem.target
+        first = int(np.searchsorted(over, 0.0))
+        low = 0.0 if first == 0 else float(tau[first - 1])
+        high = math.inf if first == tau.size else float(tau[first])
+        if low == 0.0 or high == math.inf:
+            return (low if first else high), low, high
+        window = slice(max(0, first - 3), first + 3)
+        known, values = tau[window], over[window]
+        if np.any(np.diff(values) <= 0):
+            return (low + high) / 2, low, high
+        apart = values[:, None] - values
+        np.fill_diagonal(apart, 1.0)
+        reach = -values[None] - np.zeros_like(apart)  # Lagrange's polynomial of τ in the excess, at 0
+        np.fill_diagonal(reach, 1.0)
+        at = float(known @ np.prod(reach / apart, axis=1))
+        return (at if low < at < high else (low + high) / 2), low, high
 
     def _excess(self, tau: float) -> tuple[float, float]:
         """Mean success beyond the target at a flow time, and its speed."""
@@ -190,10 +216,11 @@ def time_and_gradient(
     reach = problem.share * expit(end) * expit(-end) * path.weight[-1]
     total = float(np.sum(reach))
     late = float(np.sum(value, axis=1) @ share) / total if total > 0 else 0.0
-    last = knots[-1]
-    gradient = passage.flow.pull_back(np.minimum(problem.theta, last), np.sum(value, axis=0) - late * reach)
-    gradient += passage.flow.pull_back(np.minimum(end, last), late * reach)
-    gradient -= passage.flow.pull_back(np.minimum(path.theta, last), value)
+    # ∂H at the starts, at the ends and on the way, in one pass.
+    places = np.vstack([problem.theta, end, path.theta])
+    gradient = passage.flow.pull_back(
+        np.minimum(places, knots[-1]), np.vstack([np.sum(value, axis=0) - late * reach, late * reach, -value])
+    )
     return float(np.sum(time)), gradient, passage.hitting
 
 
