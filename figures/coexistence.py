@@ -144,10 +144,10 @@ def caption(frame: pd.DataFrame) -> str:
     return (
         f"Above: four kinds of equal frequency that share one habit, executed right with "
         f"{', '.join(f'{value:g}' for value in WORLD.execution)}, a skill to tell them apart that is learned "
-        f"{WORLD.skill_rate:g} times as fast; groups of {GROUP_SIZE}, 16 prompts an update, normalised steps, means over "
-        f"{REPLICAS} replicas in which every response is drawn. Mean success: {'; '.join(parts)}. The limit is on the "
-        f"push on wrong responses from {RANGE[0]:g} to {RANGE[1]:g}. Below right: of two kinds without skill, the share "
-        f"of the habit that the worse executed one has at rest, (r^(1-m))^(1/m) over its sum; at m = {half['m']:.2f} "
+        f"{WORLD.skill_rate:g} times as fast; groups of {GROUP_SIZE}, 16 prompts an update, normalised steps, means "
+        f"over {REPLICAS} replicas in which every response is drawn. Mean success: {'; '.join(parts)}. The limit is on "
+        f"the push on wrong responses from {RANGE[0]:g} to {RANGE[1]:g}. Below right: of two kinds without skill, the "
+        f"share of the habit that the worse executed one has at rest, (r^(1-m))^(1/m) over its sum; at m = {half['m']:.2f} "
         f"one that is executed {half['ratio']:.2f} times as well keeps {half['share']:.1%}; below {LEVELS[0]:.0%} lies "
         f"{gone:.0%} of the map. For m = 1 execution does not matter; from m = 0, RLOO, the winner takes all."
     )

@@ -119,9 +119,8 @@ def caption(frame: pd.DataFrame) -> str:
     middle = part(frame, weighting="grpo", loop="effective")["rho"].to_numpy()
     return (
         f"Cost over progress of one prompt at success ρ, groups of {GROUP_SIZE}, progress in log-odds under the "
-        f"weighting as published, without its rules for uniform groups where these are dropped; lines: clock over expected "
-        f"speed, points: simulated loops that draw {STEPS} × "
-        f"{PROMPTS} groups, with 95 % intervals; the largest of {len(drawn)} deviations is {apart:.1f} standard "
+        f"weighting as published, without its rules for uniform groups where these are dropped; lines: clock over "
+        f"expected speed, points: simulated loops that draw {STEPS} × {PROMPTS} groups, with 95 % intervals; the largest of {len(drawn)} deviations is {apart:.1f} standard "
         f"errors. Tokens are in units of a wrong answer's {LENGTHS.wrong:.0f}, right ones have {LENGTHS.right:.0f}. "
         f"From ρ = {middle.min():.2f} to {middle.max():.2f} GRPO's price falls by a factor of {falls['regular']:.1f} "
         f"in groups of a fixed batch, {falls['tokens']:.0f} in tokens, {falls['refill']:.1f} with refilling where "

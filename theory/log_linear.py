@@ -92,6 +92,11 @@ class LogLinearFlow:
         Shape (k,). ln ω there.
     start
         Shape (n,). Log-odds of the prompts at τ = 0, between the first and the last knot.
+
+    Attributes
+    ----------
+    stop
+        Shape (n,). Flow time at which each prompt is at the last knot.
     """
 
     def __init__(self, theta: Array, log_weight: Array, start: Array) -> None:
@@ -107,15 +112,12 @@ class LogLinearFlow:
         first = self._first[:, None]
         times = np.where(at > first, pieces, np.where(at == first, rest[:, None], 0.0))
         # When each prompt is at each knot, 0 at those that it has behind it; shape (n, k), in one row.
-        self._begun = np.pad(np.cumsum(times, axis=1), ((0, 0), (1, 0))).ravel()
-        self._row = np.arange(start.size) * theta.size
+        begun = np.zeros((start.size, theta.size))
+        np.cumsum(times, axis=1, out=begun[:, 1:])
+        self._begun, self._row = begun.ravel(), np.arange(start.size) * theta.size
+        self.stop = begun[:, -1].copy()
         self._clock = np.cumsum(pieces)  # the common H at the ends of the pieces
         self._ahead_of_start = self._clock[self._first] - self._begun[self._row + self._first + 1]
-
-    @property
-    def stop(self) -> Array:
-        """Flow time at which each prompt is at the last knot, shape (n,)."""
-        return self._begun[self._row + self.theta.size - 1]
 
     def _piece(self, theta: Array) -> tuple[NDArray[np.intp], Array]:
         piece = np.clip(np.searchsorted(self.theta, theta, side="right") - 1, 0, self.slope.size - 1)
@@ -125,7 +127,7 @@ class LogLinearFlow:
         """Log-odds and ω at flow times τ ≥ 0 of shape (m,), each of shape (m, n); ω is 0 where the flow has stopped."""
         last, tau = self.slope.size - 1, tau[:, None]
         # The common H says about which piece a prompt is on, its own times which.
-        piece = np.clip(np.searchsorted(self._clock, self._ahead_of_start + tau), self._first, last)
+        piece = np.maximum(self._first, np.minimum(last, np.searchsorted(self._clock, self._ahead_of_start + tau)))
         while True:
             at = piece + self._row
             since, until = self._begun.take(at), self._begun.take(at + 1)

@@ -47,9 +47,7 @@ def table(rows: Sequence[Row], measure: str, comparisons: int, form: str = "{:.3
     cells: dict[str, dict[str, str]] = {}
     for row in rows:
         if row.measure == measure:
-            told, found, low, high = (
-                form.format(value) for value in (row.predicted, row.measured, row.low, row.high)
-            )
+            told, found, low, high = (form.format(value) for value in (row.predicted, row.measured, row.low, row.high))
             cell = f"{told} → {found} [{low}, {high}]"
             if missed(row, comparisons):
                 cell = f"**{cell}**"

@@ -24,7 +24,8 @@ from weightopt.populations.problem import PopulationProblem
 Array = NDArray[np.float64]
 FINE = 1 / 128  # log-odds between the points at which a formula is read: relative error of ω at most 2e-6 (named ones)
 PIECES = 256  # of a path, to measure it
-AROUND = np.concatenate([[0.25, 0.5, 0.7], np.linspace(0.85, 1.15, 13), [1.3, 1.6, 2.5, 4.0]])  # times a flow time
+_APART = np.array([0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3])
+AROUND = np.concatenate([[0.25, 0.5], 1 - _APART[::-1], [1.0], 1 + _APART, [1.6, 2.5, 4.0]])  # times a flow time
 NEWTON = 200  # steps to the arrival, halves of an interval among them
 ROUNDS = 3  # of evening out the pieces
 
@@ -77,7 +78,7 @@ class Passage:
         at = near
         # Newton's method; where it leaves what is known halves of an interval, or a factor of 4 where there is none.
         for _ in range(NEWTON):
-            over, speed = self._excess(at)
+            over, speed = (float(values[0]) for values in self._excess(np.array([at])))
             low, high = (low, at) if over >= 0 else (at, high)
             ahead = at - over / speed if speed > 0 else math.inf
             newton = low < ahead < high
@@ -90,33 +91,31 @@ class Passage:
         return at
 
     def _nearer(self, near: float) -> tuple[float, float, float]:
-        """The arrival by interpolation between flow times around one that is near it, and those on both sides of it."""
+        """The arrival to about six digits from flow times around one that is near it, and those on both sides of it."""
         tau = near * AROUND
-        over = expit(np.maximum(self.flow.position(tau)[0], self.problem.theta)) @ self.problem.share
-        over -= self.problem.target
+        over, speed = self._excess(tau)
         first = int(np.searchsorted(over, 0.0))
-        low = 0.0 if first == 0 else float(tau[first - 1])
-        high = math.inf if first == tau.size else float(tau[first])
-        if low == 0.0 or high == math.inf:
-            return (low if first else high), low, high
-        window = slice(max(0, first - 3), first + 3)
-        known, values = tau[window], over[window]
-        if np.any(np.diff(values) <= 0):
+        if first == 0:
+            return float(tau[0]), 0.0, float(tau[0])
+        if first == tau.size:
+            return float(tau[-1]), float(tau[-1]), math.inf
+        low, high = float(tau[first - 1]), float(tau[first])
+        # Cubic Hermite interpolation between the two, of the flow time as a function of the mean success.
+        rise = over[first] - over[first - 1]
+        share = float(-over[first - 1] / rise)
+        with np.errstate(divide="ignore"):
+            slopes = rise / speed[first - 1 : first + 1]
+        if not np.all(slopes < 3 * (high - low)):  # else it might turn back
             return (low + high) / 2, low, high
-        apart = values[:, None] - values
-        np.fill_diagonal(apart, 1.0)
-        reach = -values[None] - np.zeros_like(apart)  # Lagrange's polynomial of τ in the excess, at 0
-        np.fill_diagonal(reach, 1.0)
-        at = float(known @ np.prod(reach / apart, axis=1))
-        return (at if low < at < high else (low + high) / 2), low, high
+        smooth = share * share * (3 - 2 * share)
+        bent = share * (1 - share) ** 2 * slopes[0] - share * share * (1 - share) * slopes[1]
+        return low + smooth * (high - low) + float(bent), low, high
 
-    def _excess(self, tau: float) -> tuple[float, float]:
-        """Mean success beyond the target at a flow time, and its speed."""
-        theta, weight = (values[0] for values in self.flow.position(np.array([tau])))
+    def _excess(self, tau: Array) -> tuple[Array, Array]:
+        """Mean success beyond the target at flow times of shape (m,), and its speed, each of shape (m,)."""
+        theta, weight = self.flow.position(tau)
         rho = expit(np.maximum(theta, self.problem.theta))
-        return float(rho @ self.problem.share) - self.problem.target, float(
-            (rho * (1 - rho) * weight) @ self.problem.share
-        )
+        return rho @ self.problem.share - self.problem.target, (rho * (1 - rho) * weight) @ self.problem.share
 
     def _bracket(self) -> tuple[float, float]:
         """Flow times around the arrival, close to it: flow times span many powers of ten."""
