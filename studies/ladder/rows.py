@@ -7,6 +7,7 @@ the measured order of the methods, with its interval.
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,15 +110,17 @@ def rank_correlation(
     found = np.stack([measured[method] for method in methods])
     replicas = found.shape[1]
     drawn = np.random.default_rng(seed).integers(0, replicas, (RESAMPLES, replicas))
-    taus = np.array([_tau(told, found[:, rows].mean(axis=1)) for rows in drawn])
+    taus = _tau(told, found[:, drawn].mean(axis=-1).T)
     low, high = np.quantile(taus, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Rank(rung, setting, measure, _tau(told, found.mean(axis=1)), low, high, len(methods))
+    return Rank(rung, setting, measure, float(_tau(told, found.mean(axis=1))), low, high, len(methods))
 
 
-def _tau(first: Array, second: Array) -> float:
-    """Kendall's τ_b; 0 where all values of one side are equal."""
-    tau = float(stats.kendalltau(first, second).statistic)
-    return tau if tau == tau else 0.0
+def _tau(told: Array, found: Array) -> Array:
+    """Kendall's τ_b of one order of shape (n,) with others of shape (..., n); 0 where all values of one are equal."""
+    first, second = np.triu_indices(told.size, 1)
+    a, b = np.sign(told[first] - told[second]), np.sign(found[..., first] - found[..., second])
+    pairs = np.sqrt((a != 0).sum() * (b != 0).sum(axis=-1))
+    return (a * b).sum(axis=-1) / np.maximum(pairs, 1)
 
 
 def write_rows(rows: Iterable[Row], ranks: Iterable[Rank], folder: Path = RESULTS) -> None:
@@ -137,9 +140,10 @@ def read_ranks(folder: Path = RESULTS) -> list[Rank]:
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """A CSV file, whole or not at all."""
+    """A CSV file, whole or not at all; packed where its name ends in .xz."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, frame.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode())
+    data = frame.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode()
+    replace_file(path, lzma.compress(data) if path.suffix == ".xz" else data)
 
 
 def _read(path: Path) -> Any:

@@ -43,8 +43,8 @@ class Setting:
         Mean success.
     optimiser, choices, mixed, networks
         See `studies.ladder.network`.
-    step_size
-        The larger of the two.
+    largest
+        The larger of the two step sizes.
     steps
         That it takes about so many.
     """
@@ -54,7 +54,7 @@ class Setting:
     prompts: int
     target: float
     optimiser: Optimiser
-    step_size: float
+    largest: float
     steps: int
     choices: int = 0
     mixed: bool = False
@@ -94,6 +94,10 @@ class Setting:
         table = self.table(method)
         return np.array(table.advantage_correct), np.array(table.advantage_wrong)
 
+    def step_size(self, halvings: int) -> float:
+        """The larger step size, halved so many times: all methods share it."""
+        return self.largest / 2**halvings
+
     def predicted(self, method: str) -> float:
         """Tokens to the target, in the tool's units."""
         correct, wrong = self.advantages(method)
@@ -113,7 +117,7 @@ SETTINGS = (
         prompts=200,
         target=0.5,
         optimiser="normalised",
-        step_size=0.004,
+        largest=0.004,
         steps=400,
         networks=24,
     ),
@@ -123,7 +127,7 @@ SETTINGS = (
         prompts=200,
         target=0.8,
         optimiser="normalised",
-        step_size=0.002,
+        largest=0.002,
         steps=400,
         networks=24,
     ),
@@ -133,7 +137,7 @@ SETTINGS = (
         prompts=100,
         target=0.5,
         optimiser="adamw",
-        step_size=0.002,
+        largest=0.002,
         steps=400,
         choices=31,
         mixed=True,
@@ -144,7 +148,7 @@ SETTINGS = (
         prompts=100,
         target=0.8,
         optimiser="adamw",
-        step_size=0.001,
+        largest=0.001,
         steps=400,
         choices=31,
         mixed=True,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from studies.ladder import rung1, rung2, rung3
 from studies.ladder.network import train
-from studies.ladder.rows import RESULTS, Rank, Row, mean_row, rank_correlation, ratio_row, write_frame
+from studies.ladder.rows import PREDICTIONS, RESULTS, Rank, Row, mean_row, rank_correlation, ratio_row, write_frame
 
 SEED = 20261127
 HALVINGS = (0, 1)
@@ -111,7 +111,7 @@ def predictions() -> pd.DataFrame:
 
 def rows_of(rung: int, results: Path = RESULTS) -> tuple[list[Row], list[Rank]]:
     """Rows and rank correlations of a rung from what is kept and from the predictions that were committed before."""
-    told: Any = pd.read_csv(results / "predictions.csv")
+    told: Any = pd.read_csv(results / PREDICTIONS)
     told = told[told["rung"] == rung].set_index(["setting", "method", "measure"])["predicted"]
     frame: Any = pd.read_csv(results / f"rung{rung}.csv.xz")
     rows: list[Row] = []
