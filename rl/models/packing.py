@@ -106,15 +106,15 @@ class Packed:
         self._response = torch.tensor([len(each) - 1 for each in responses])
         self._begin = _before(torch.cat([self._prompt, self._response]))
         row = [*(token for each in prompts for token in each), *(token for each in responses for token in each[:-1])]
-        self.tokens = torch.tensor([row], device=device)
+        self.tokens = sent(torch.tensor([row]), device)
         after = self._prompt[self._owner].repeat_interleave(self._response)
         self._positions = torch.cat([_count(self._prompt), _count(self._response) + after])
-        self.positions = self._positions.unsqueeze(0).to(device)
+        self.positions = sent(self._positions.unsqueeze(0), device)
         # The first token of a response follows the end of the prompt.
         place = _count(self._response + 1)
         last = (self._begin[: len(prompts)] + self._prompt - 1)[self._owner].repeat_interleave(self._response + 1)
         own = self._begin[len(prompts) :].repeat_interleave(self._response + 1) + place - 1
-        self.before = torch.where(place == 0, last, own).to(device)
+        self.before = sent(torch.where(place == 0, last, own), device)
 
     def read(self, model: PreTrainedModel) -> Tensor:
         """What a model that is packed says after each token, shape (T, features)."""
@@ -131,14 +131,15 @@ class Packed:
 
         The kernel lets the last query look at the last key, the one before it at all but that, and so on.
         """
-        seen = self._prompt[self._owner] + self._response
+        # A response of a single token asks for nothing.
+        seen = (self._prompt[self._owner] + self._response) * (self._response > 0)
         lengths, keys = torch.cat([self._prompt, self._response]), torch.cat([self._prompt, seen])
         begin = _before(keys)
         places = self._places(
             begin[: len(self._prompt)], begin[len(self._prompt) :], self._prompt[self._owner], int(keys.sum())
         )
-        there = lengths > 0  # not of responses of a single token
-        ends = [F.pad(each[there].cumsum(0), (1, 0)).int().to(self._device) for each in (lengths, keys)]
+        there = lengths > 0
+        ends = [sent(F.pad(each[there].cumsum(0), (1, 0)).int(), self._device) for each in (lengths, keys)]
         return places, (ends[0], ends[1], int(lengths.max()), int(keys[there].max()))
 
     @cached_property
@@ -186,7 +187,7 @@ class Packed:
         if window not in masks:
             wide, long = self._sizes
             # Padding stands on the right, where no query that counts can see it: but for that of prompts.
-            prompt = self._prompt[self._owner].view(-1, 1, 1).to(self._device)
+            prompt = sent(self._prompt[self._owner], self._device).view(-1, 1, 1)
             first, then = (torch.arange(length, device=self._device) for length in (wide, long))
             real = (first < prompt).expand(-1, long, -1)
             within, own = (each.unsqueeze(1) >= each for each in (first, then))
@@ -222,7 +223,7 @@ class Packed:
             used[rank.repeat_interleave(length), which] = 1
         return Places(
             **{
-                name: each.to(self._device)
+                name: sent(each, self._device)
                 for name, each in {"token": token, "slot": slot, "more": more, "used": used}.items()
             }
         )
@@ -362,7 +363,7 @@ def _kernel(
     assert attend is not None
     options: dict[str, Any] = {"scale": scale, "window_size": (-1 if window is None else window - 1, 0)}
     if (times := query.shape[1] // key.shape[1]) > 1:
-        if "enable_gqa" in inspect.signature(attend).parameters:
+        if _knows("enable_gqa"):
             options["enable_gqa"] = True
         else:
             key, value = (each.repeat_interleave(times, dim=1) for each in (key, value))
@@ -383,6 +384,18 @@ def varlen() -> Callable[..., Tensor] | None:
     except ImportError:
         return None
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
+
+
+@cache
+def _knows(option: str) -> bool:
+    """Whether the kernel has an option; torch adds some with every version."""
+    attend = varlen()
+    return attend is not None and option in inspect.signature(attend).parameters
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; a card gets it without anybody waiting for what it is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _count(lengths: Tensor) -> Tensor:

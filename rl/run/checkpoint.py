@@ -245,8 +245,11 @@ def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Opti
         for key in found:
             entry, name = key.split("/", maxsplit=1)
             value, parameter = file.get_tensor(key), parameters[name]
-            # AdamW counts its steps on the CPU.
-            optimizer.state[parameter][entry] = value if entry == "step" else parted_like(value, parameter)
+            if entry != "step":
+                value = parted_like(value, parameter)
+            elif optimizer.defaults["fused"]:
+                value = value.to(parameter.device)  # elsewhere AdamW counts its steps on the CPU
+            optimizer.state[parameter][entry] = value
 
 
 def refused(path: Path, reason: str) -> UsageError:

@@ -75,9 +75,7 @@ def interval(values: Array, comparisons: int = 1) -> tuple[float, float, float]:
 
 def wider(row: Row, comparisons: int) -> tuple[float, float]:
     """The interval of a row at 95 % for all of so many comparisons at once; of its logarithm where it is a ratio."""
-    alone, all_ = (
-        float(stats.t.ppf(1 - (1 - CONFIDENCE) / n / 2, row.replicas - 1)) for n in (1, comparisons)
-    )
+    alone, all_ = (float(stats.t.ppf(1 - (1 - CONFIDENCE) / n / 2, row.replicas - 1)) for n in (1, comparisons))
     return row.measured - (row.measured - row.low) * all_ / alone, row.measured + (row.high - row.measured) * (
         all_ / alone
     )

@@ -106,12 +106,8 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(
-        name="logits", coordinate="logit", group_size=16, start=0.02, target=0.9, right=200, wrong=2000, steps=400
-    ),
-    Setting(
-        name="angles", coordinate="angle", group_size=16, start=0.02, target=0.9, right=200, wrong=2000, steps=400
-    ),
+    Setting(name="logits", coordinate="logit", group_size=16, start=0.02, target=0.9, right=200, wrong=2000, steps=400),
+    Setting(name="angles", coordinate="angle", group_size=16, start=0.02, target=0.9, right=200, wrong=2000, steps=400),
     Setting(
         name="small groups", coordinate="angle", group_size=8, start=0.05, target=0.9, right=100, wrong=5000, steps=400
     ),

@@ -41,9 +41,7 @@ def jobs(rung: int) -> list[Job]:
     """All jobs of a rung."""
     if rung == 3:
         found = [
-            Job(3, name, method, partial(_replicas, name, method))
-            for name in rung3.WORLDS
-            for method in rung3.METHODS
+            Job(3, name, method, partial(_replicas, name, method)) for name in rung3.WORLDS for method in rung3.METHODS
         ]
         return found + [Job(3, name, "forecast", partial(_forecasts, name)) for name in rung3.WORLDS]
     settings: Any = rung1.SETTINGS if rung == 1 else rung2.SETTINGS
