@@ -1,5 +1,6 @@
 """Texts laid end to end are computed as each alone, by every kind of attention; what cannot be says so."""
 
+import inspect
 import itertools
 from pathlib import Path
 
@@ -182,3 +183,10 @@ def test_a_packed_model_still_computes_what_is_padded(attention: str, tmp_path: 
     pack(policy.model)
     assert not is_packed(TorchSampler(policy)._policy.model)
     assert is_packed(policy.model)
+
+
+def test_the_loop_takes_what_the_kernel_of_torch_takes() -> None:
+    attend = packing.varlen()
+    if attend is None:
+        pytest.skip("this torch has no variable-length attention with windows")
+    assert {"scale", "window_size"} <= set(inspect.signature(attend).parameters)

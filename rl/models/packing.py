@@ -131,8 +131,8 @@ class Packed:
 
         The kernel lets the last query look at the last key, the one before it at all but that, and so on.
         """
-        # A response of a single token asks for nothing.
-        seen = (self._prompt[self._owner] + self._response) * (self._response > 0)
+        # A response of a single token asks nothing, so its prompt has no copy among the keys.
+        seen = torch.where(self._response > 0, self._prompt[self._owner] + self._response, 0)
         lengths, keys = torch.cat([self._prompt, self._response]), torch.cat([self._prompt, seen])
         begin = _before(keys)
         places = self._places(
