@@ -166,14 +166,14 @@ class Packed:
         ]
         cut = rows * wide
         prompts = [each[:cut].unflatten(0, (rows, wide)).transpose(1, 2) for each in spread]
-        said = [attend(*prompts, self._mask(window)[0]).transpose(1, 2).flatten(0, 1)]
+        said = [attend(*prompts, self._mask(window, query.dtype)[0]).transpose(1, 2).flatten(0, 1)]
         if long:
             lengths = (long, wide + long, wide + long)
             responses = [
                 each[cut:].unflatten(0, (len(self._owner), length)).transpose(1, 2)
                 for each, length in zip(spread, lengths, strict=True)
             ]
-            said.append(attend(*responses, self._mask(window)[1]).transpose(1, 2).flatten(0, 1))
+            said.append(attend(*responses, self._mask(window, query.dtype)[1]).transpose(1, 2).flatten(0, 1))
         return self.grid.queries.collect(torch.cat(said))
 
     @property
@@ -181,10 +181,13 @@ class Packed:
         """Longest prompt, and longest response without its last token."""
         return int(self._prompt.max()), int(self._response.max())
 
-    def _mask(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """Which keys a query sees, shapes (1, 1, wide, wide) and (R, 1, long, wide + long); computed once."""
+    def _mask(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What is added for each query and key, 0 or -∞; shapes (1, 1, wide, wide) and (R, 1, long, wide + long).
+
+        Computed once.
+        """
         masks = self.__dict__.setdefault("_masks", {})
-        if window not in masks:
+        if (window, dtype) not in masks:
             wide, long = self._sizes
             # Padding stands on the right, where no query that counts can see it: but for that of prompts.
             prompt = sent(self._prompt[self._owner], self._device).view(-1, 1, 1)
@@ -197,8 +200,11 @@ class Packed:
                     each & (place.unsqueeze(1) - place < window) for each, place in ((within, first), (own, then))
                 )
             responses = torch.cat([real, own.expand(len(self._owner), -1, -1)], dim=2)
-            masks[window] = within.view(1, 1, wide, wide), responses.unsqueeze(1)
-        return masks[window]
+            masks[window, dtype] = tuple(
+                torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, -torch.inf)
+                for seen in (within.view(1, 1, wide, wide), responses.unsqueeze(1))
+            )
+        return masks[window, dtype]
 
     def _places(self, prompts: Tensor, responses: Tensor, after: Tensor, slots: int, *, shared: bool = True) -> Places:
         """Places of tokens: rows begin at slots ``prompts`` and ``responses``, of the latter own tokens ``after`` that.
@@ -324,13 +330,13 @@ def _products(
 ) -> Tensor:
     """Plain products of matrices; heads that share keys look at them together, which are then not copied."""
     rows, heads, length, _ = query.shape
-    shared = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-    scores = (shared @ key.transpose(2, 3) * scale).view(rows, heads, length, -1)
+    shared = (query * scale).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    scores = (shared @ key.transpose(2, 3)).view(rows, heads, length, -1)
     wide = torch.promote_types(scores.dtype, torch.float32)
     if cap:
         scores = torch.tanh(scores / cap) * cap
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = scores + mask
     shares = torch.softmax(scores, dim=-1, dtype=wide).to(value.dtype)
     together = shares.view(rows, key.shape[1], -1, shares.shape[-1]) @ value
     return together.view(rows, heads, length, -1)
