@@ -121,7 +121,8 @@ class _ChosenLogProbs(torch.autograd.Function):
         device = hidden.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         if whole := transform is None and whole_rows(device):
-            hidden = hidden / temperature if temperature != 1 else hidden
+            # Divided before the product and not after it: then nothing goes over the logits for that.
+            hidden, bias = hidden / temperature, None if bias is None else bias / temperature
         narrow, kept = hidden.to(precision), None
         # log p = (z[y] - top) - log Σ exp(z - top): added up, the last two would lose the digits of the second.
         top = hidden.new_empty(len(hidden), dtype=torch.promote_types(precision, torch.float32))
@@ -170,7 +171,7 @@ class _ChosenLogProbs(torch.autograd.Function):
                     to_hidden[part] = (F.linear(to_linear, factors[0].t()) * scale).to(narrow.dtype)
                 left = (left * factor.unsqueeze(1)).to(narrow.dtype)
                 if to_bias is not None:
-                    to_bias += factor.to(to_linear.dtype) @ to_linear
+                    to_bias += (factor / ctx.temperature).to(to_linear.dtype) @ to_linear
             else:
                 to_linear = _gradient_of_linear(
                     linear, tokens[part], (top[part], normaliser[part]), grads[0][part], ctx.transform, ctx.temperature
