@@ -31,6 +31,7 @@ from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Penalty, baselines
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.learning.ppo_clip import Clip, ClippedTokens
+from rl.models.packing import sent
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 
@@ -307,17 +308,20 @@ def accumulate_gradient(
         From `penalties_of`; None: no penalty.
     """
     accumulated = Accumulated()
+    # Looked at when all is under way: who looks waits for a GPU, which then waits for the next micro-batch.
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
     plain = importance_cap is None and before is None and penalties is None
     for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch, packed=packed)):
         log_probs = _token_log_probs(policy, piece, temperature)
         now = log_probs.detach()
         old = now if before is None else before[number]
         owner, sampled, written = _occurrences(piece, log_probs)
-        mismatch, clipped, divergence = Mismatch(), ClippedTokens(), Divergence()
+        clipped, divergence = ClippedTokens(), Divergence()
         log_ratio = (old[owner] - sampled) * written
-        mismatch.add(log_ratio[written], cap=importance_cap)
         if plain:
-            coefficients = log_probs.new_tensor([row.coefficient for row in piece])
+            coefficients = sent(
+                torch.tensor([row.coefficient for row in piece], dtype=log_probs.dtype), log_probs.device
+            )
             part = -(coefficients * log_probs.sum(dim=1)).sum() / responses
         else:
             advantages = log_probs.new_tensor([each.advantage for row in piece for each in row.occurrences])
@@ -335,9 +339,12 @@ def accumulate_gradient(
                 weights = weights * importance_weights(log_ratio, importance_cap)
             part = -(torch.zeros_like(log_probs).index_add(0, owner, weights) * log_probs).sum() / responses
         part.backward()
-        accumulated = accumulated.plus(
-            Accumulated(loss=part.item(), mismatch=mismatch, clipped=clipped, divergence=divergence)
-        )
+        kept.append((part.detach(), log_ratio, written))
+        accumulated = accumulated.plus(Accumulated(clipped=clipped, divergence=divergence))
+    for part, log_ratio, written in kept:
+        mismatch = Mismatch()
+        mismatch.add(log_ratio[written], cap=importance_cap)
+        accumulated = accumulated.plus(Accumulated(loss=part.item(), mismatch=mismatch))
     return accumulated
 
 
@@ -359,13 +366,12 @@ def _occurrences(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor, Ten
     ``like`` has the number of columns, type and device that are wanted; past the end of a response stand zeros.
     """
     columns = like.shape[1]
-    owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.occurrences], device=like.device)
-    sampled = like.new_tensor(
-        [
-            [*occurrence.log_probs, *[0.0] * (columns - len(occurrence.log_probs))]
-            for row in rows
-            for occurrence in row.occurrences
-        ]
-    )
-    lengths = torch.tensor([len(row.response) for row in rows], device=like.device)[owner]
+    owner = sent(torch.tensor([number for number, row in enumerate(rows) for _ in row.occurrences]), like.device)
+    padded = [
+        [*occurrence.log_probs, *[0.0] * (columns - len(occurrence.log_probs))]
+        for row in rows
+        for occurrence in row.occurrences
+    ]
+    sampled = sent(torch.tensor(padded, dtype=like.dtype), like.device)
+    lengths = sent(torch.tensor([len(row.response) for row in rows]), like.device)[owner]
     return owner, sampled, torch.arange(columns, device=like.device) < lengths.unsqueeze(1)

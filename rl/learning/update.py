@@ -217,6 +217,8 @@ def _clip_and_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    if ranks.any(not all(bool(torch.isfinite(own_part(parameter)).all()) for parameter in parameters)):
+    # Looked at once: each look waits for a GPU.
+    finite = torch.stack([torch.isfinite(own_part(parameter)).all() for parameter in parameters])
+    if ranks.any(not bool(finite.all())):
         raise DivergenceError("a weight is not finite after the update")
     return norm

@@ -106,15 +106,15 @@ class Packed:
         self._response = torch.tensor([len(each) - 1 for each in responses])
         self._begin = _before(torch.cat([self._prompt, self._response]))
         row = [*(token for each in prompts for token in each), *(token for each in responses for token in each[:-1])]
-        self.tokens = torch.tensor([row], device=device)
+        self.tokens = sent(torch.tensor([row]), device)
         after = self._prompt[self._owner].repeat_interleave(self._response)
         self._positions = torch.cat([_count(self._prompt), _count(self._response) + after])
-        self.positions = self._positions.unsqueeze(0).to(device)
+        self.positions = sent(self._positions.unsqueeze(0), device)
         # The first token of a response follows the end of the prompt.
         place = _count(self._response + 1)
         last = (self._begin[: len(prompts)] + self._prompt - 1)[self._owner].repeat_interleave(self._response + 1)
         own = self._begin[len(prompts) :].repeat_interleave(self._response + 1) + place - 1
-        self.before = torch.where(place == 0, last, own).to(device)
+        self.before = sent(torch.where(place == 0, last, own), device)
 
     def read(self, model: PreTrainedModel) -> Tensor:
         """What a model that is packed says after each token, shape (T, features)."""
@@ -139,7 +139,7 @@ class Packed:
             begin[: len(self._prompt)], begin[len(self._prompt) :], self._prompt[self._owner], int(keys.sum())
         )
         there = lengths > 0
-        ends = [F.pad(each[there].cumsum(0), (1, 0)).int().to(self._device) for each in (lengths, keys)]
+        ends = [sent(F.pad(each[there].cumsum(0), (1, 0)).int(), self._device) for each in (lengths, keys)]
         return places, (ends[0], ends[1], int(lengths.max()), int(keys[there].max()))
 
     @cached_property
@@ -166,14 +166,14 @@ class Packed:
         ]
         cut = rows * wide
         prompts = [each[:cut].unflatten(0, (rows, wide)).transpose(1, 2) for each in spread]
-        said = [attend(*prompts, self._mask(window)[0]).transpose(1, 2).flatten(0, 1)]
+        said = [attend(*prompts, self._mask(window, query.dtype)[0]).transpose(1, 2).flatten(0, 1)]
         if long:
             lengths = (long, wide + long, wide + long)
             responses = [
                 each[cut:].unflatten(0, (len(self._owner), length)).transpose(1, 2)
                 for each, length in zip(spread, lengths, strict=True)
             ]
-            said.append(attend(*responses, self._mask(window)[1]).transpose(1, 2).flatten(0, 1))
+            said.append(attend(*responses, self._mask(window, query.dtype)[1]).transpose(1, 2).flatten(0, 1))
         return self.grid.queries.collect(torch.cat(said))
 
     @property
@@ -181,13 +181,16 @@ class Packed:
         """Longest prompt, and longest response without its last token."""
         return int(self._prompt.max()), int(self._response.max())
 
-    def _mask(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """Which keys a query sees, shapes (1, 1, wide, wide) and (R, 1, long, wide + long); computed once."""
+    def _mask(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What is added for each query and key, 0 or -∞; shapes (1, 1, wide, wide) and (R, 1, long, wide + long).
+
+        Computed once.
+        """
         masks = self.__dict__.setdefault("_masks", {})
-        if window not in masks:
+        if (window, dtype) not in masks:
             wide, long = self._sizes
             # Padding stands on the right, where no query that counts can see it: but for that of prompts.
-            prompt = self._prompt[self._owner].view(-1, 1, 1).to(self._device)
+            prompt = sent(self._prompt[self._owner], self._device).view(-1, 1, 1)
             first, then = (torch.arange(length, device=self._device) for length in (wide, long))
             real = (first < prompt).expand(-1, long, -1)
             within, own = (each.unsqueeze(1) >= each for each in (first, then))
@@ -197,8 +200,11 @@ class Packed:
                     each & (place.unsqueeze(1) - place < window) for each, place in ((within, first), (own, then))
                 )
             responses = torch.cat([real, own.expand(len(self._owner), -1, -1)], dim=2)
-            masks[window] = within.view(1, 1, wide, wide), responses.unsqueeze(1)
-        return masks[window]
+            masks[window, dtype] = tuple(
+                torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, -torch.inf)
+                for seen in (within.view(1, 1, wide, wide), responses.unsqueeze(1))
+            )
+        return masks[window, dtype]
 
     def _places(self, prompts: Tensor, responses: Tensor, after: Tensor, slots: int, *, shared: bool = True) -> Places:
         """Places of tokens: rows begin at slots ``prompts`` and ``responses``, of the latter own tokens ``after`` that.
@@ -223,7 +229,7 @@ class Packed:
             used[rank.repeat_interleave(length), which] = 1
         return Places(
             **{
-                name: each.to(self._device)
+                name: sent(each, self._device)
                 for name, each in {"token": token, "slot": slot, "more": more, "used": used}.items()
             }
         )
@@ -324,13 +330,13 @@ def _products(
 ) -> Tensor:
     """Plain products of matrices; heads that share keys look at them together, which are then not copied."""
     rows, heads, length, _ = query.shape
-    shared = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-    scores = (shared @ key.transpose(2, 3) * scale).view(rows, heads, length, -1)
+    shared = (query * scale).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    scores = (shared @ key.transpose(2, 3)).view(rows, heads, length, -1)
     wide = torch.promote_types(scores.dtype, torch.float32)
     if cap:
         scores = torch.tanh(scores / cap) * cap
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = scores + mask
     shares = torch.softmax(scores, dim=-1, dtype=wide).to(value.dtype)
     together = shares.view(rows, key.shape[1], -1, shares.shape[-1]) @ value
     return together.view(rows, heads, length, -1)
@@ -363,7 +369,7 @@ def _kernel(
     assert attend is not None
     options: dict[str, Any] = {"scale": scale, "window_size": (-1 if window is None else window - 1, 0)}
     if (times := query.shape[1] // key.shape[1]) > 1:
-        if "enable_gqa" in inspect.signature(attend).parameters:
+        if _knows("enable_gqa"):
             options["enable_gqa"] = True
         else:
             key, value = (each.repeat_interleave(times, dim=1) for each in (key, value))
@@ -384,6 +390,18 @@ def varlen() -> Callable[..., Tensor] | None:
     except ImportError:
         return None
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
+
+
+@cache
+def _knows(option: str) -> bool:
+    """Whether the kernel has an option; torch adds some with every version."""
+    attend = varlen()
+    return attend is not None and option in inspect.signature(attend).parameters
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; a card gets it without anybody waiting for what it is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _count(lengths: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from rl.models.agreement import (
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
-from rl.models.packing import Packed, is_packed, pack
+from rl.models.packing import Packed, is_packed, pack, sent
 from rl.models.prefix import said
 from rl.models.start import check_model, parameters_in, refuse_code, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
@@ -55,7 +55,7 @@ ATTENTION_ELSEWHERE = "sdpa"
 MOST_ABSENT = 2**20
 
 # Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
-LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**27
+LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class Policy:
         torch.Tensor
             Shape (R, longest response), zero after the end of a response.
         """
-        tokens = torch.tensor([token for response in responses for token in response], device=self.device)
+        tokens = sent(torch.tensor([token for response in responses for token in response]), self.device)
         apart = self.output_layer.separable
         model = self.output_layer.decoder if apart else self.model
         again = layers_checkpointed(model) if self.settings.gradient_checkpointing else nullcontext()
@@ -212,7 +212,7 @@ class Policy:
                 )
             else:
                 log_probs = chosen_log_probs(before, tokens, temperature)
-        lengths = torch.tensor([len(response) for response in responses], device=self.device)
+        lengths = sent(torch.tensor([len(response) for response in responses]), self.device)
         longest = max(len(response) for response in responses)
         written = torch.arange(longest, device=self.device) < lengths.unsqueeze(1)
         return log_probs.new_zeros(written.shape).masked_scatter(written, log_probs)
