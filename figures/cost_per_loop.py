@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from figures import style
-from figures.frames import groups, part
+from figures.frames import groups
 from sim import weighting
 from sim.loops import Lengths, pay
 from theory import clocks
@@ -116,15 +116,15 @@ def caption(frame: pd.DataFrame) -> str:
     falls = {loop: ends["grpo", loop, first] / ends["grpo", loop, last] for loop in LOOPS}
     drawn = frame.dropna(subset=["simulated"])
     apart = ((drawn["simulated"] - drawn["cost"]).abs() / drawn["error"]).max()
-    middle = part(frame, weighting="grpo", loop="effective")["rho"].to_numpy()
     return (
         f"Cost over progress of one prompt at success ρ, groups of {GROUP_SIZE}, progress in log-odds under the "
         f"weighting as published, without its rules for uniform groups where these are dropped; lines: clock over "
-        f"expected speed, points: simulated loops that draw {STEPS} × {PROMPTS} groups, with 95 % intervals; the largest of {len(drawn)} deviations is {apart:.1f} standard "
-        f"errors. Tokens are in units of a wrong answer's {LENGTHS.wrong:.0f}, right ones have {LENGTHS.right:.0f}. "
-        f"From ρ = {middle.min():.2f} to {middle.max():.2f} GRPO's price falls by a factor of {falls['regular']:.1f} "
-        f"in groups of a fixed batch, {falls['tokens']:.0f} in tokens, {falls['refill']:.1f} with refilling where "
-        f"drawing a group costs as much as training on it, {falls['updates']:.2f} where updates alone cost, and "
-        f"{falls['effective']:.0f} where one draws until a success. A table is optimal for the loop it was made for; "
-        f"which loop is whose: [problems](problems.md)."
+        f"expected speed, points: simulated loops that draw {STEPS} × {PROMPTS} groups, with 95 % intervals; "
+        f"the largest of {len(drawn)} deviations is {apart:.1f} standard errors. Tokens are in "
+        f"units of a wrong answer's {LENGTHS.wrong:.0f}, right ones have {LENGTHS.right:.0f}. "
+        f"At ρ = {first:.2f} GRPO pays {falls['regular']:.1f} times what it pays at {last:.2f} in groups of a fixed "
+        f"batch, {falls['tokens']:.0f} times in tokens, {falls['refill']:.1f} times with refilling where drawing a "
+        f"group costs as much as training on it, {falls['updates']:.2f} times where updates alone cost, and "
+        f"{falls['effective']:.0f} times where one draws until a success. A table is optimal for the loop it was "
+        f"made for; which loop is whose: [problems](problems.md)."
     )

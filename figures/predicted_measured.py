@@ -130,8 +130,8 @@ def caption(frame: pd.DataFrame) -> str:
         "Each point is one method in one setting: predicted before the runs, measured with its 95 % interval; on the "
         f"line a prediction came true. {'; '.join(parts)}. Rung 1 is plain SGD on independent prompts under one "
         "accumulated budget, rung 2 the same prompts with normalised steps and with AdamW, rung 3 kinds of prompts "
-        f"that share habits, predicted by a mean field that knows the world (filled) and {PILOT} of 40 updates with GRPO "
-        "(hollow). Settings and rules of judgement: [protocol](../studies/ladder/protocol.md)."
+        f"that share habits, predicted by a mean field that knows the world (filled) and {PILOT} of 40 updates with "
+        "GRPO (hollow). Settings and rules of judgement: [protocol](../studies/ladder/protocol.md)."
     )
 
 
