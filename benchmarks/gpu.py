@@ -340,7 +340,7 @@ def compile_layers(model: Any) -> None:
 
     import rl.models.packing as packing
 
-    packing._packed_attention = torch.compiler.disable(packing._packed_attention)
+    packing.packed_attention = torch.compiler.disable(packing.packed_attention)
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.compile(dynamic=True)

@@ -293,7 +293,7 @@ def is_packed(model: PreTrainedModel) -> bool:
     return (model.config._attn_implementation or "").startswith(PREFIX)
 
 
-def _packed_attention(
+def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -429,14 +429,14 @@ def _register(plain: str, fused: str) -> None:
     usual = AttentionInterface()[fused]
 
     def products(_: torch.nn.Module, *given: Any, **options: Any) -> tuple[Tensor, None]:
-        return _packed_attention(*given, plain=True, **options)
+        return packed_attention(*given, plain=True, **options)
 
     def fastest(
         module: torch.nn.Module, *given: Any, packed: Packed | None = None, **options: Any
     ) -> tuple[Tensor, None]:
         if packed is None:
             return usual(module, *given, **options)
-        return _packed_attention(*given, plain=False, packed=packed, **options)
+        return packed_attention(*given, plain=False, packed=packed, **options)
 
     for name, attend in ((plain, products), (fused, fastest)):
         AttentionInterface.register(PREFIX + name, attend)
