@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from rl.errors import UsageError
 from rl.models.agreement import continuation_gap, tolerance
 from rl.models.fused import Continuations, fits
+from rl.models.packing import unpack
 from rl.models.policy import Policy
 from rl.models.prefix import Prefix
 from rl.samplers.draw import draw
@@ -41,8 +42,10 @@ class TorchSampler:
     """
 
     def __init__(self, policy: Policy, *, stop: Sequence[str] = (), include_stop: bool = False) -> None:
+        self.engine = None
         self._policy = policy.without_adapter()
         model = self._policy.model
+        unpack(model)
         self._fused = fits(model) and continuation_gap(model) <= tolerance(model)
         if policy.settings.precision == "bf16":
             _round_linear_layers(model)
@@ -55,6 +58,9 @@ class TorchSampler:
         # One after the other: of a sharded policy each is gathered when it is looked at.
         for name, own in self._policy.model.state_dict().items():
             own.copy_(weights[name])
+
+    def rest(self) -> None:
+        """Its memory is kept."""
 
     @torch.inference_mode()
     def sample(
