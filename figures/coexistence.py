@@ -149,5 +149,6 @@ def caption(frame: pd.DataFrame) -> str:
         f"the push on wrong responses from {RANGE[0]:g} to {RANGE[1]:g}. Below right: of two kinds without skill, the "
         f"share of the habit that the worse executed one has at rest, (r^(1-m))^(1/m) over its sum; at m = "
         f"{half['m']:.2f} one that is executed {half['ratio']:.2f} times as well keeps {half['share']:.1%}; below "
-        f"{LEVELS[0]:.0%} lies {gone:.0%} of the map. For m = 1 execution does not matter; from m = 0, RLOO, the winner takes all."
+        f"{LEVELS[0]:.0%} lies {gone:.0%} of the map. For m = 1 execution does not matter; towards m = 0, "
+        f"RLOO, the winner takes all."
     )

@@ -98,7 +98,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             Line2D([], [], color=style.INK, marker=MARKERS[at % len(MARKERS)], linestyle="", markersize=3.6, label=name)
             for at, name in enumerate(settings)
         ]
-        axes.legend(handles=marks, frameon=False, fontsize=style.SMALL, loc="upper left", handletextpad=0.1)
+        axes.legend(handles=marks, frameon=False, fontsize=style.SMALL, loc="lower right", handletextpad=0.1)
         measure = next(name for name in rows["measure"] if PILOT not in name)
         style.panel(axes, READS[int(rung)], "predicted", SAYS.get(measure, measure), small=True)
     for axes in grid.flat[len(rungs) :]:
@@ -107,7 +107,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         Line2D([], [], color=tints[method], marker="o", linestyle="", markersize=4, label=_label(method))
         for method in methods
     ]
-    figure.legend(handles=shown, loc="outside lower center", ncols=5, frameon=False, fontsize=style.SMALL + 0.5)
+    figure.legend(handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=style.SMALL + 0.5)
     return figure
 
 
