@@ -85,7 +85,8 @@ def _advantages(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def draw(frame: pd.DataFrame) -> Figure:
     """Above: share of the right responses by kind over time, one panel a weighting. Below: the map of the theory."""
     figure = style.page(style.WIDTH, 4.6)
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    above, below = parts
     panels = above.subplots(1, len(METHODS), sharey=True)
     time = part(frame, part="time")
     for axes, (name, rows) in zip(panels, groups(time, "weighting"), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def data() -> pd.DataFrame:
     """
     if not ROWS.exists():
         raise FileNotFoundError("no results of the ladder, which `python -m studies.ladder` makes in the repository")
-    frame = pd.read_csv(ROWS)
+    frame: Any = pd.read_csv(ROWS)
     return frame[~frame["measure"].str.startswith(HIDDEN)].reset_index(drop=True)
 
 
@@ -99,8 +100,8 @@ def draw(frame: pd.DataFrame) -> Figure:
             for at, name in enumerate(settings)
         ]
         axes.legend(handles=marks, frameon=False, fontsize=style.SMALL, loc="lower right", handletextpad=0.1)
-        measure = next(name for name in rows["measure"] if PILOT not in name)
-        style.panel(axes, READS[int(rung)], "predicted", SAYS.get(measure, measure), small=True)
+        measure = next(str(name) for name in rows["measure"] if PILOT not in name)
+        style.panel(axes, READS[int(rung)], "predicted", SAYS.get(measure) or measure, small=True)
     for axes in grid.flat[len(rungs) :]:
         axes.set_axis_off()
     shown = [
@@ -136,7 +137,8 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _tau(rows: pd.DataFrame) -> float:
-    return float(stats.kendalltau(rows["predicted"], rows["measured"]).statistic)
+    found: Any = stats.kendalltau(rows["predicted"], rows["measured"])
+    return float(found.statistic)
 
 
 def _tints(methods: list[str]) -> dict[str, str]:
