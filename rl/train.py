@@ -107,6 +107,7 @@ def take_step(loop: Loop, number: int) -> Step:
         )
     # Learn.
     with stopwatch.stage("learning"):
+        loop.sampler.rest()
         try:
             update = learn(
                 loop.policy,

@@ -32,6 +32,19 @@ ARGUMENTS = (
     "--force-color-profile=srgb", "--remote-debugging-pipe",
 )  # fmt: skip
 
+# The first element that a selector finds, also inside of shadow roots, in which Panel puts its widgets; after ``>>>``
+# inside of what was found before.
+FIND = """((wanted) => {
+  const look = (root, one) => root.querySelector(one)
+    ?? [...root.querySelectorAll("*")].reduce((hit, e) => hit ?? (e.shadowRoot && look(e.shadowRoot, one)), null);
+  return wanted.split(" >>> ").reduce((root, one) => root && look(root.shadowRoot ?? root, one), document);
+})"""
+
+
+def found(selector: str) -> str:
+    """An expression for the element, or null."""
+    return f"{FIND}({json.dumps(selector)})"
+
 
 def program() -> str:
     """The browser; without one the test is skipped."""
@@ -97,7 +110,7 @@ class Page:
     def middle(self, selector: str) -> tuple[float, float]:
         """Bring an element into view; where its middle is."""
         code = (
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            f"(() => {{ const e = {found(selector)};"
             "e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect();"
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
@@ -109,10 +122,29 @@ class Page:
         self.click(selector)
         self._call("Input.insertText", text=text)
 
+    def fill(self, selector: str, text: str) -> None:
+        """Type over what stands in a field, and leave it."""
+        self.click(selector)
+        self.run(f"{found(selector)}.select()")
+        if text:
+            self._call("Input.insertText", text=text)
+        else:
+            self.press("Backspace", 8)
+        self.press("Enter", 13)
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key, by its name and its Windows code, where the focus is."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def keep_downloads(self, folder: Path) -> None:
+        """Put what is downloaded into a folder."""
+        self._call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def choose(self, selector: str, value: str) -> None:
         """Choose from a list, as a user does who knows the keyboard."""
         self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};"
+            f"(() => {{ const e = {found(selector)}; e.value = {json.dumps(value)};"
             "if (e.value !== " + json.dumps(value) + ") throw new Error('no such choice');"
             "e.dispatchEvent(new Event('change', {bubbles: true})); })()"
         )
@@ -151,6 +183,8 @@ class Page:
         match event.get("method"):
             case "Network.requestWillBeSent":
                 self.requests.append(what["request"]["url"])
+            case "Network.webSocketCreated":
+                self.requests.append(what["url"])
             case "Runtime.exceptionThrown":
                 self.errors.append(str(what["exceptionDetails"].get("exception", what["exceptionDetails"])))
             case "Runtime.consoleAPICalled" if what["type"] in ("error", "warning", "assert"):

@@ -44,13 +44,16 @@ SIZE = 4
 class Chance:
     """A sampler that answers right with a fixed probability, and remembers what it was asked."""
 
-    ends = ("<end>",)
+    ends, engine = ("<end>",), None
 
     def __init__(self, rho: float) -> None:
         self.rho = rho
         self.asked: list[tuple[int, int]] = []
 
     def publish(self, weights: object) -> None:
+        raise NotImplementedError
+
+    def rest(self) -> None:
         raise NotImplementedError
 
     def sample(

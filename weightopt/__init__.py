@@ -1,7 +1,9 @@
 """Time-optimal prompt weights for reinforcement learning with verifiable rewards.
 
-Nine names, each loaded when it is first used:
+Nine names, each loaded when it is first used. `weightopt.table` alone needs numpy and the standard library only.
 
+Examples
+--------
 >>> import weightopt
 >>> answer = weightopt.solve(weightopt.Problem(start=0.01, target=0.9, clock="effective"))
 >>> print(answer.status.name, f"{answer.time:.4f}")
@@ -12,8 +14,6 @@ True
 >>> grpo = weightopt.catalogue.WEIGHTINGS["grpo"]
 >>> float(grpo(0.5))
 2.0
-
-`weightopt.table` alone needs numpy and the standard library only.
 """
 
 from __future__ import annotations

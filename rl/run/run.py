@@ -34,7 +34,7 @@ from rl.run.config import TrackingConfig
 from rl.run.display.progress import Progress
 from rl.run.folder import began, run_folder
 from rl.run.followed import followed, restored
-from rl.run.prepare import Prepared, prepare
+from rl.run.prepare import Prepared, check_memory, prepare
 from rl.run.records import Records
 from rl.run.rollouts import rollouts, written
 from rl.run.signals import interruption
@@ -90,7 +90,7 @@ class Run:
         ranks: Ranks,
         verifier: Verifier[Any] | VerifierPool,
         progress: Progress,
-        go_on: Callable[[], None],
+        go_on: Callable[[str | None], None],
         stack: ExitStack,
     ) -> None:
         self.state = RunState()
@@ -150,6 +150,7 @@ class Run:
         ranks.wait()
         start = output / START if config.start_model is None else start_folder(config.start_model)
         checkpoint, known = latest_checkpoint(output / CHECKPOINTS), {}
+        held_out = self._ready.held_out
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
@@ -157,12 +158,14 @@ class Run:
                 if folder is not None:
                     check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
-        policy = open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
-        policy = shard(policy, ranks)
+        check_memory(config, start, held_out, ranks=ranks.size)
+        policy = shard(
+            lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
+            ranks,
+        )
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)
-        held_out = self._ready.held_out
         self._loop = Loop(
             config=config,
             task=self._ready.task,
@@ -186,7 +189,7 @@ class Run:
         # All that the run goes on from has been read, by all: from here on its files change.
         ranks.wait()
         if ranks.leading:
-            self._go_on()
+            self._go_on(self._loop.sampler.engine)
             self._records.cut()
             self._tidy()
         self._progress.catch_up(output)
@@ -375,7 +378,7 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
             ranks=ranks,
             verifier=verifier,
             progress=progress,
-            go_on=go_on or (lambda: None),
+            go_on=go_on or (lambda _: None),
             stack=stack,
         )
         with run.explaining():
