@@ -52,6 +52,11 @@ def on_post_page(output: str, **_: Any) -> str:
     return FETCHED.sub(lambda _: f"<script>{code}</script>", output)
 
 
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for the page of a wrong address."""
+    return on_post_page(output_content)
+
+
 def formula(text: str, *, display: bool) -> str:
     """A formula as MathML, on a line of its own or within one."""
     made = convert(text.strip(), display="block" if display else "inline")

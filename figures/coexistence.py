@@ -85,7 +85,8 @@ def _advantages(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def draw(frame: pd.DataFrame) -> Figure:
     """Above: share of the right responses by kind over time, one panel a weighting. Below: the map of the theory."""
     figure = style.page(style.WIDTH, 4.6)
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    above, below = parts
     panels = above.subplots(1, len(METHODS), sharey=True)
     time = part(frame, part="time")
     for axes, (name, rows) in zip(panels, groups(time, "weighting"), strict=True):
@@ -149,6 +150,6 @@ def caption(frame: pd.DataFrame) -> str:
         f"the push on wrong responses from {RANGE[0]:g} to {RANGE[1]:g}. Below right: of two kinds without skill, the "
         f"share of the habit that the worse executed one has at rest, (r^(1-m))^(1/m) over its sum; at m = "
         f"{half['m']:.2f} one that is executed {half['ratio']:.2f} times as well keeps {half['share']:.1%}; below "
-        f"{LEVELS[0]:.0%} lies {gone:.0%} of the map. For m = 1 execution does not matter; from m = 0, RLOO, the winner "
-        "takes all."
+        f"{LEVELS[0]:.0%} lies {gone:.0%} of the map. For m = 1 execution does not matter; towards m = 0, "
+        f"RLOO, the winner takes all."
     )

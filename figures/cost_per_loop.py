@@ -90,7 +90,7 @@ def data() -> pd.DataFrame:
 def draw(frame: pd.DataFrame) -> Figure:
     """A panel for each weighting; lines are the theory, points the simulated loops."""
     figure = style.page(style.WIDTH, 3.4)
-    panels = figure.subplots(1, frame["weighting"].nunique(), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(frame["weighting"].unique()), sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, groups(frame, "weighting"), strict=True):
         for loop, curve in groups(rows, "loop"):
             label, colour = LOOPS[str(loop)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def data() -> pd.DataFrame:
     """
     if not ROWS.exists():
         raise FileNotFoundError("no results of the ladder, which `python -m studies.ladder` makes in the repository")
-    frame = pd.read_csv(ROWS)
+    frame: Any = pd.read_csv(ROWS)
     return frame[~frame["measure"].str.startswith(HIDDEN)].reset_index(drop=True)
 
 
@@ -98,16 +99,16 @@ def draw(frame: pd.DataFrame) -> Figure:
             Line2D([], [], color=style.INK, marker=MARKERS[at % len(MARKERS)], linestyle="", markersize=3.6, label=name)
             for at, name in enumerate(settings)
         ]
-        axes.legend(handles=marks, frameon=False, fontsize=style.SMALL, loc="upper left", handletextpad=0.1)
-        measure = next(name for name in rows["measure"] if PILOT not in name)
-        style.panel(axes, READS[int(rung)], "predicted", SAYS.get(measure, measure), small=True)
+        axes.legend(handles=marks, frameon=False, fontsize=style.SMALL, loc="lower right", handletextpad=0.1)
+        measure = next(str(name) for name in rows["measure"] if PILOT not in name)
+        style.panel(axes, READS[int(rung)], "predicted", SAYS.get(measure) or measure, small=True)
     for axes in grid.flat[len(rungs) :]:
         axes.set_axis_off()
     shown = [
         Line2D([], [], color=tints[method], marker="o", linestyle="", markersize=4, label=_label(method))
         for method in methods
     ]
-    figure.legend(handles=shown, loc="outside lower center", ncols=5, frameon=False, fontsize=style.SMALL + 0.5)
+    figure.legend(handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=style.SMALL + 0.5)
     return figure
 
 
@@ -136,7 +137,8 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _tau(rows: pd.DataFrame) -> float:
-    return float(stats.kendalltau(rows["predicted"], rows["measured"]).statistic)
+    found: Any = stats.kendalltau(rows["predicted"], rows["measured"])
+    return float(found.statistic)
 
 
 def _tints(methods: list[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from weightopt import compare
 RHO = np.array([0.2, 0.5, 0.9])
 
 
-def _step(coordinate, size, optimiser="sgd", choices=0, mixed=False, step_size=1e-6, rho=RHO, networks=20_000):
+def _step(coordinate, size, choices=0, mixed=False, step_size=1e-6, rho=RHO, networks=20_000):
     """Mean change of log-odds in one step, over the step size, and its standard error, shape (P,)."""
     weights = read("uniform-r", size)
     moved = []
@@ -41,7 +42,7 @@ def _step(coordinate, size, optimiser="sgd", choices=0, mixed=False, step_size=1
 
     forward = Rows.forward
     loop = Loop(
-        rho=rho, target=0.99, lengths=Lengths(1, 2), coordinate=coordinate, optimiser=optimiser,
+        rho=rho, target=0.99, lengths=Lengths(1, 2), coordinate=coordinate, optimiser="sgd",
         choices=choices, mixed=mixed, networks=networks,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -103,7 +104,7 @@ def test_rung_1_predicts_what_compare_prints():
 
 
 def test_the_committed_predictions_are_what_the_command_predicts():
-    kept = pd.read_csv(rows.RESULTS / rows.PREDICTIONS)
+    kept: Any = pd.read_csv(rows.RESULTS / rows.PREDICTIONS)
     told = kept.set_index(["rung", "setting", "method", "measure"])["predicted"]
     setting = rung1.SETTINGS[1]
     for method in ("curve", "grpo", "maxrl"):
@@ -115,6 +116,11 @@ def test_the_committed_predictions_are_what_the_command_predicts():
     other = rung2.SETTINGS[1]
     ratio = other.predicted("rloo") / other.predicted("population")
     assert told[2, other.name, "rloo", "cost"] == pytest.approx(ratio, rel=1e-4)  # a local optimum
+
+
+def _tau(first, second) -> float:
+    found: Any = stats.kendalltau(first, second)
+    return float(found.statistic)
 
 
 def test_intervals_and_ranks():
@@ -133,11 +139,11 @@ def test_intervals_and_ranks():
     found = {name: rng.normal(at, 1.5, 6) for name, at in told.items()}
     rank = rows.rank_correlation(1, "s", "cost", told, found)
     means = [values.mean() for values in found.values()]
-    assert rank.tau == pytest.approx(float(stats.kendalltau(list(told.values()), means).statistic))
+    assert rank.tau == pytest.approx(_tau(list(told.values()), means))
     assert rank.low <= rank.tau <= rank.high
     tied = np.array([1.0, 1.0, 2.0, 3.0])
     other = np.array([0.0, 1.0, 1.0, 2.0])
-    assert rows._tau(tied, other) == pytest.approx(float(stats.kendalltau(tied, other).statistic))
+    assert rows._tau(tied, other) == pytest.approx(_tau(tied, other))
 
 
 def _rows(rung, count):

@@ -54,7 +54,8 @@ def _networks(setting: Any, method: str) -> pd.DataFrame:
     frames = []
     for halvings in HALVINGS:
         size = setting.step_size(halvings)
-        paid = train(setting.loop, *setting.advantages(method), size, setting.steps * 2**halvings, SEED)
+        correct, wrong = setting.advantages(method)
+        paid = train(setting.loop, correct, wrong, size, setting.steps * 2**halvings, SEED)
         frames.append(
             pd.DataFrame(
                 {
