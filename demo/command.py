@@ -1,4 +1,4 @@
-"""``weightopt demo``: solve a weight curve, tabulate it, train from it and from GRPO's table, and report.
+"""``weightopt demo``: a pilot, the table it is advised, training from it and from two named weightings, a report.
 
 Everything goes through the same commands a user types; they are printed as they run. What is already there from an
 earlier call is kept: an interrupted demonstration goes on where it stopped, a finished one prints its report again.
@@ -18,8 +18,13 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
+from demo import ADVISED, REFERENCE
+
 CONFIG = "demo"
-START, TARGET, CLOCK, GROUP_SIZE = 0.01, 0.9, "effective", 16
+GROUP_SIZE = 16
+NAMED = (REFERENCE, "sqrt-r")  # what everybody uses, and the named weighting that trained best from starts as hard
+# One step from the start model of all runs, on prompts and random numbers of a seed that no run has.
+PILOT = ("seed=1000", "training.steps=1", "rollout.prompts_per_step=256", "training.evaluate_every=1")
 BAD_USAGE, INTERRUPTED = 2, 130
 INSTALL = "pip install 'weightopt[rl]'"
 
@@ -74,7 +79,7 @@ def demo(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration; repeatable."),
     ] = None,
 ) -> None:
-    """Solve a weight table, train small models from it and from GRPO's, and show what came of it: three minutes a run.
+    """Ask for advice on a small model, train it from that table and from GRPO's and Sqrt-R's, and show what came of it.
 
     It ends with a report to open in a browser. A demonstration that was interrupted goes on where it stopped.
     """
@@ -103,52 +108,54 @@ def _demonstrate(size: Size, folder: Path, seeds: int, at_once: int, changes: li
     from figures import training
     from figures.output import write
     from rl.config import load_config
-    from theory.catalogue import WEIGHTINGS
-    from theory.dynamics import update_budget
 
     config = load_config(Path(CONFIG), changes)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    runs = [
-        Run(table, seed, folder / "runs" / table / f"seed-{seed}")
-        for seed in range(seeds)
-        for table in ("optimal", "grpo")
-    ]
+    tables = {ADVISED: folder / "table.json", **{name: folder / f"{name}.json" for name in NAMED}}
+    runs = [Run(table, seed, folder / "runs" / table / f"seed-{seed}") for seed in range(seeds) for table in tables]
     print(
         f"{len(runs)} runs of {config.training.steps} steps, {config.rollout.prompts_per_step} prompts x "
         f"{config.rollout.group_size} responses each, {at_once} at a time"
         + (
-            "; --quick: fewer seeds, shorter runs, smaller steps than the whole demonstration."
+            "; --quick: one seed, shorter runs and smaller steps than the whole demonstration."
             if size is QUICK
             else "."
         )
     )
 
-    # 1. Solve. Both tables spend the same update budget from start to target: that of GRPO as everybody uses it.
-    budget = update_budget(WEIGHTINGS["grpo"], START, TARGET)
-    print(
-        f"\nBoth weightings get the same update budget, ∫ω dρ from {START:g} to {TARGET:g}, so that neither is better "
-        f"for being larger. It is that of GRPO, 1/√(ρ(1-ρ)), as everybody uses it: {budget:.4f}."
-    )
-    tables = {"optimal": folder / "table.json", "grpo": folder / "grpo.json"}
-    goal = ["--start", str(START), "--target", str(TARGET)]
-    picture = folder / "weights.png"
-    solve = ["solve", *goal, "--clock", CLOCK, "--budget", repr(budget), "--output", str(tables["optimal"])]
-    _weightopt(*solve, "--plot", str(picture))
-    _weightopt("check", str(tables["optimal"]))
-    _weightopt("compare", *goal, "--clock", CLOCK)
-    _weightopt("table", "--weighting", "grpo", "--group-size", str(GROUP_SIZE), "--output", str(tables["grpo"]))
-    solved = time.perf_counter()
-
-    # 2. One start model for all runs.
-    start_model = folder / "start"
+    # 1. One start model for all runs.
     overrides = [part for change in changes for part in ("--set", change)]
+    start_model = folder / "start"
     if not start_model.exists():
         _weightopt("start-model", "--config", CONFIG, "--output", str(start_model), *overrides)
+    overrides += ["--set", f"start_model={start_model}"]
     started = time.perf_counter()
 
+    # 2. A pilot says how hard the start is; advice on it is the table to train from.
+    for name in NAMED:
+        _weightopt("table", "--weighting", name, "--group-size", str(GROUP_SIZE), "--output", str(tables[name]))
+    pilot = folder / "pilot"
+    if not tables[ADVISED].exists():
+        changed = [part for change in PILOT for part in ("--set", change)]
+        if not (pilot / "model").exists():
+            resume = ["--resume"] if pilot.exists() else []
+            arguments = [
+                "train",
+                "--config",
+                CONFIG,
+                *overrides,
+                *changed,
+                "--set",
+                f"table={tables['grpo']}",
+                "--quiet",
+            ]
+            _weightopt(*arguments, "--output", str(pilot), *resume)
+    advise = ["advise", "--metrics", str(pilot), "--group-sizes", str(GROUP_SIZE)]
+    _weightopt(*advise, "--output", str(tables[ADVISED]))
+    advised = time.perf_counter()
+
     # 3. Train, one run on each core.
-    overrides += ["--set", f"start_model={start_model}"]
     run_side_by_side(runs, CONFIG, tables, overrides, at_once, config.training.steps)
     trained = time.perf_counter()
 
@@ -156,16 +163,16 @@ def _demonstrate(size: Size, folder: Path, seeds: int, at_once: int, changes: li
     frame = training.data(folder / "runs")
     write(folder, "training", training.draw(frame), frame)
     seconds = {
-        "solving and tabulating": solved - began,
-        "start model": started - solved,
-        "training": trained - started,
+        "start model": started - began,
+        "pilot and advice": advised - started,
+        "training": trained - advised,
     }
     print("\n" + write_report(folder, frame, tables, seconds, size.levels))
     page = folder / "report.html"
     shown = find_spec("plotly") is not None
     if shown:
         _weightopt("report", *(str(run.folder) for run in runs), "--output", str(page))
-    print(f"\nTable:    {tables['optimal']}\nWeights:  {picture}\nTraining: {folder / 'training.png'}")
+    print(f"\nTable:    {tables[ADVISED]}\nTraining: {folder / 'training.png'}")
     print(f"Summary:  {folder / 'report.md'}")
     print(f"Report:   {page}, to open in a browser" if shown else "Report:   needs pip install 'weightopt[report]'")
 

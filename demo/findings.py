@@ -15,6 +15,7 @@ import pandas as pd
 import scipy
 from scipy import stats
 
+from demo import ADVISED, REFERENCE
 from figures.style import label
 from rl.records.metrics import TIMING_FILE, read_timing
 from weightopt.files import replace_file
@@ -50,12 +51,13 @@ def write_report(
 ) -> str:
     """Write ``report.md`` into `folder` and return the result table for the terminal."""
     reach = {level: _reach(frame, level) for level in levels}
-    lines = ["| held-out success | " + " | ".join(label(t) for t in tables) + " | ratio to GRPO |"]
-    lines.append("|---" * (len(tables) + 2) + "|")
+    others = [table for table in tables if table != REFERENCE]
+    headings = [*(label(table) for table in tables), *(f"{label(table)} / {label(REFERENCE)}" for table in others)]
+    lines = [f"| held-out success | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
     for level, values in reach.items():
         cells = [_cell(values[table]) for table in tables]
-        ratio = _ratio(values["optimal"], values["grpo"])
-        lines.append(f"| {level:.0%} | " + " | ".join(cells) + f" | {ratio} |")
+        cells += [_ratio(values[table], values[REFERENCE]) for table in others]
+        lines.append(f"| {level:.0%} | {' | '.join(cells)} |")
     result = "\n".join(lines)
     seeds = int(frame.groupby("table")["seed"].nunique().to_numpy().min())
     over = "one seed" if seeds == 1 else f"mean over {seeds} seeds [95 % t-interval]"
@@ -67,7 +69,7 @@ def write_report(
         f"(seeds: {', '.join(f'{value:.1%}' for value in last[table])})"
         for table in tables
     )
-    text = f"""# Demonstration: a solved weight table against GRPO's
+    text = f"""# Demonstration: the advised weight table beside two named ones
 
 {_verdict(reach, last)}
 
@@ -87,15 +89,12 @@ The plotted numbers are in [training.csv](training.csv), each run's metrics unde
 
 {_tables(tables)}
 
-As curves both spend the same update budget ∫ω dρ between those two success probabilities; read at K/16 they do so
-only roughly, and the solved one also pushes all-wrong groups. The solved one is optimal when every draw until a
-success is paid for (the effective clock). Here every step costs the same number of responses, which is the regular
-clock, and under that one GRPO is optimal for a single prompt: the model predicts GRPO's head start, not what follows.
-
-The theory is for a single prompt, infinitely many responses per step and an exact policy step. A network trained with
-Adam on many prompts at once is none of these, so a win or a loss here is a measurement, not a test of the certificate.
-All runs share one start model, the intervals are over seeds of the training alone, and a first crossing of a noisy
-curve comes a little early.
+The advised one is what `weightopt advise` gives for a pilot of one step from the same start model, on prompts that no
+run has; the command is printed above. From a start as hard as this one it limits crowding: what a kind of problem
+presses the policy with may hardly grow with its success, so the rare kinds stay. Its certificate is for one prompt and
+an exact step. A network trained with Adam on many prompts is neither, so a win or a loss here is a measurement, not a
+test of the certificate. All runs share one start model and one learning rate, tuned for GRPO and Sqrt-R; the intervals
+are over seeds of the training alone, and a first crossing of a noisy curve comes a little early.
 
 ## How long it took
 
@@ -141,42 +140,31 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def _verdict(reach: Mapping[float, Mapping[str, np.ndarray]], last: Any) -> str:
-    """Made from the numbers: speed where every run arrives, arrivals where some do not, and success at the end."""
-    if len(next(iter(reach.values()))["optimal"]) == 1:
+    """Made from the numbers: for each other table speed where every run arrives, and success at the end."""
+    others = [table for table in next(iter(reach.values())) if table != ADVISED]
+    if len(next(iter(reach.values()))[ADVISED]) == 1:
+        ends = ", ".join(f"{label(table)} at {last[table].iloc[0]:.1%}" for table in others)
         return (
             "One run a table shows how it works, not which table is better: the difference between two runs is mostly "
-            f"luck. Here the solved table ends at {last['optimal'].iloc[0]:.1%}, GRPO's at {last['grpo'].iloc[0]:.1%}."
+            f"luck. Here the advised table ends at {last[ADVISED].iloc[0]:.1%}, {ends}."
         )
-    sentences = [_speed(reach)]
-    top = max(reach)
-    arrived = {table: int(np.sum(~np.isnan(values))) for table, values in reach[top].items()}
-    seeds = len(reach[top]["optimal"])
-    sentences.append(
-        f"{top:.0%} is reached by {arrived['optimal']} of {seeds} seeds with the solved table and by "
-        f"{arrived['grpo']} of {seeds} with GRPO's."
-    )
-    mean, low, high = interval((last["optimal"] - last["grpo"]).tolist())
-    sentences.append(
-        f"At the end the solved table is {100 * mean:+.1f} points from GRPO (paired 95 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f})."
-    )
-    return " ".join(sentences)
+    return "\n\n".join(_against(other, reach, last) for other in others)
 
 
-def _speed(reach: Mapping[float, Mapping[str, np.ndarray]]) -> str:
-    """One sentence about the highest level that every run reached."""
+def _against(other: str, reach: Mapping[float, Mapping[str, np.ndarray]], last: Any) -> str:
+    """The advised table against another: at the end, and on the highest level that every run of both reached."""
+    mean, low, high = (100 * x for x in interval((last[ADVISED] - last[other]).tolist()))
+    verb = "ends higher than" if low > 0 else "ends lower than" if high < 0 else "ends level with"
+    sentence = (
+        f"**The advised table {verb} {label(other)}**: {mean:+.1f} points (paired 95 % interval {low:+.1f} to "
+        f"{high:+.1f})."
+    )
     for level in sorted(reach, reverse=True):
-        found = _log_ratio(reach[level]["optimal"], reach[level]["grpo"])
-        if found is None:
-            continue
-        ratio, low, high = (math.exp(x) for x in found)
-        numbers = f"{ratio:.2f} times GRPO's responses to reach {level:.0%} (95 % interval {low:.2f} to {high:.2f})"
-        if high < 1:
-            return f"**The solved table is faster**: it needs {numbers}."
-        if low > 1:
-            return f"**The solved table is slower**: it needs {numbers}."
-        return f"**No difference in speed is shown**: the solved table needs {numbers}, which includes 1."
-    return f"**No comparison of speed**: not every run reached {min(reach):.0%}."
+        found = _log_ratio(reach[level][ADVISED], reach[level][other])
+        if found is not None:
+            ratio, low, high = (math.exp(x) for x in found)
+            return f"{sentence} It needs {ratio:.2f} [{low:.2f}, {high:.2f}] times the responses to reach {level:.0%}."
+    return f"{sentence} Not every run of both reached {min(reach):.0%}."
 
 
 def _tables(tables: Mapping[str, Path]) -> str:

@@ -29,6 +29,9 @@ NAMES = (
     "group-loss",
     "population",
     "advice-over-m",
+    "cost-per-loop",
+    "coexistence",
+    "predicted-measured",
     "simulation",
     "regimes",
     "all-wrong",
@@ -133,6 +136,8 @@ def _draw(name: str, runs: Path) -> Drawn:
     try:
         frame = module.data(runs) if name in FROM_RUNS else module.data()
     except FileNotFoundError as error:
+        if name not in FROM_RUNS:
+            raise MissingError(str(error), module.TITLE, f"Not drawn here: {error}.") from None
         sentence = f"{error}; `make demo` makes some, --runs names others"
         raise MissingError(sentence, module.TITLE, "Not drawn here: it needs training runs (`--runs`).") from None
     return Drawn(module, frame, module.draw(frame))

@@ -25,6 +25,7 @@ COLOURS = {
     "uniform-r": "#009E73",
     "plateau-r": "#CC79A7",
     "optimal": "#000000",
+    "advised": "#000000",
 }
 SPARE = ("#56B4E9", "#7A5195", "#8C6D31", "#B0A000")  # for tables that are not of the house, in order
 DASHES: dict[str, Any] = {
@@ -48,7 +49,11 @@ LEADER = {"arrowstyle": "-", "color": "#AAAAAA", "linewidth": 0.5, "shrinkA": 1,
 
 def label(name: str) -> str:
     """How figures call a weighting; reconstructions say so."""
-    return WEIGHTINGS[name].label if name in WEIGHTINGS else {"optimal": "Time-optimal"}.get(name, name)
+    return (
+        WEIGHTINGS[name].label
+        if name in WEIGHTINGS
+        else {"optimal": "Time-optimal", "advised": "Advised table"}.get(name, name)
+    )
 
 
 def short(name: str) -> str:

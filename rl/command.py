@@ -95,7 +95,7 @@ def train(
             typer.echo(as_toml(settings), nl=False)
             return
         from rl.preview import dry_run as look
-        from rl.preview import report
+        from rl.preview import planned_lines, report
         from rl.train import train as run
 
         if dry_run:
@@ -103,7 +103,12 @@ def train(
                 return
             if isinstance(settings.task, ImportedConfig):
                 typer.echo(f"running code of {settings.task.path}, if its module is allowed and it is a task", err=True)
-            found = look(settings, answer, output=output, resume=resume)
+            try:
+                found = look(settings, answer, output=output, resume=resume)
+            except UsageError:
+                if not as_json:  # its memory can be told of a run that this machine cannot make
+                    typer.echo("\n".join(planned_lines(settings)))
+                raise
             lines = [json.dumps(asdict(found), allow_nan=False)] if as_json else report(found, settings, answer)
             typer.echo("\n".join(lines))
             return

@@ -1,7 +1,7 @@
 """A look before a run: what it will ask, what it will take, and what its verifier thinks; nothing is written.
 
-Everything that a run refuses at the door is refused here. Memory is counted: weights, gradients and optimizer from the
-model, what a backward pass keeps from one that is made. Time is measured on a piece of the first step that grows until
+Everything that a run refuses at the door is refused here. Memory is planned (`rl.models.memory`), also for a run that
+this machine cannot make. Time is measured on a piece of the first step that grows until
 its next size would take longer than `SECONDS`, for sampling, judging and learning each, and is multiplied up. Without a
 start model the weights are random, so lengths and success are not those of the run.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from rl.errors import UsageError
 from rl.learning.loss import Row, micro_batches, rows_of
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
-from rl.models.policy import Policy, choose_device, free_memory, new_policy, save_policy, settled
-from rl.models.start import parameters_in, start_folder
+from rl.models.memory import CARDS, GIB, MemoryPlan, plan_memory, shape_of
+from rl.models.policy import Policy, choose_device, new_policy, save_policy
+from rl.models.start import start_folder
+from rl.processes.failures import processes
 from rl.run.checkpoint import open_policy
-from rl.run.display.lines import duration, entry, quoted, sum_of
+from rl.run.display.lines import duration, entry, quoted, sum_of, table
 from rl.run.folder import check_folder
-from rl.run.prepare import prepare
+from rl.run.prepare import plan_here, prepare
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
@@ -40,9 +43,8 @@ from rl.verification.pool import VerifierPool, open_verifier
 # Seconds that each stage may take, and how a size grows; what is sampled, and what goes forward and back at first.
 SECONDS, GROWTH, GROUPS, RESPONSES, FIRST_TOKENS, SHOWN_PROMPTS = 6.0, 4, 4, 16, 64, 3
 
-# Logits in memory: they, their log-softmax, and the gradients of both; once where the gradient is written over them.
-COPIES_OF_LOGITS = 4
-FLOAT32 = 4
+# Numbers of GPUs of which a report says what a run would leave free.
+PROCESSES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,9 @@ class DryRun:
         What it starts from, where and in which precision it is computed, how many parameters it has, and how many of
         them are trained.
     memory
-        Bytes by what takes them; libraries, and keys and values while sampling, are not counted.
+        What is planned (`rl.models.memory`): the ``device``; ``phases``, bytes by what takes them in each; ``cards``,
+        bytes that each card would have left, by the number of GPUs; and ``cache_tokens``, how many have room in the
+        engine's cache, None without one.
     seconds
         Of a step by stage.
     evaluation
@@ -75,7 +79,7 @@ class DryRun:
     precision: str
     parameters: int
     trained: int
-    memory: Mapping[str, int]
+    memory: Mapping[str, Any]
     seconds: Mapping[str, float]
     evaluation: float
     probe: Mapping[str, int | float]
@@ -104,19 +108,19 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
     with open_verifier(config) as verifier, _start(config) as start:
         if output is not None:
             check_folder(output, config, ready, resume=resume)
-        check_memory(config, start)
+        device = choose_device(config.device)
+        memory = on_cards(plan_here(config, start, ready.held_out, device=device, ranks=processes()), device.type)
         policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
         count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)
-        reference = open_reference(config.kl, config.lora, policy, start)
+        open_reference(config.kl, config.lora, policy, start)  # or be refused
         sampler = TorchSampler(policy, stop=rollout.stop, include_stop=rollout.include_stop)
         batch, sampling, sampled = probe_sampling(sampler, prompts, config)
         correct, verifying = probe_judging(batch, verifier)
         verdict = None if answer is None else _verdict(prompts[0], answer, verifier)
-        learning, memory, learnt = probe_learning(policy, batch, config)
+        learning, learnt = probe_learning(policy, batch, config)
         updating = probe_updating(policy, sampler, config)
     parameters, trained = policy.model.num_parameters(), sum(map(torch.numel, policy.trained().values()))
-    apart = [] if reference is None or reference.policy is policy else reference.policy.model.parameters()
     responses = rollout.prompts_per_step * rollout.group_size
     stages = {"sampling": sampling * responses, "verifying": verifying * responses}
     return DryRun(
@@ -125,14 +129,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         precision=policy.settings.precision,
         parameters=parameters,
         trained=trained,
-        memory={
-            "weights": sum(each.nbytes for each in policy.model.parameters()),
-            "gradients": trained * FLOAT32,
-            "AdamW": 2 * trained * FLOAT32,
-            "the sampler's copy": (parameters - trained if policy.adapter else parameters) * FLOAT32,  # merged
-            "the reference": sum(each.nbytes for each in apart),
-            **memory,
-        },
+        memory=memory,
         seconds=stages | {"learning": learning, "update and hand-over": updating},
         evaluation=(sampling + verifying) * evaluation.prompts * (evaluation.samples + evaluation.greedy),
         probe=sampled | learnt | {"correct": correct, "seconds": time.perf_counter() - began},
@@ -154,24 +151,28 @@ def _start(config: Config) -> Iterator[Path]:
         yield Path(folder)
 
 
-def check_memory(config: Config, start: Path) -> None:
-    """Refuse, with a `UsageError`, a model that would take this machine down before anything could be measured."""
-    device, parameters, copies = choose_device(config.device), parameters_in(start), 5
-    precision = settled(config.policy, device)[0].precision
-    what = "gradients, AdamW and the sampler's copy"
-    if config.lora.rank:
-        copies, what = 1.5 if precision == "bf16" else 2, "the sampler's copy"
-    other = parameters if config.kl.coefficient and not config.lora.rank else 0
-    if config.kl.reference is not None:
-        other = parameters_in(start_folder(config.kl.reference, key="kl.reference"), key="kl.reference")
-    taken, free = int(parameters * copies + other) * FLOAT32, free_memory(device)
-    if free is not None and taken > free:
-        name = "the model of [model]" if config.start_model is None else f"start_model {str(config.start_model)!r}"
-        raise UsageError(
-            f"{name} does not fit: its {parameters:,} parameters take {taken / 2**30:.1f} GiB with "
-            f"{'the reference, ' if other else ''}{what}, and "
-            f"{free / 2**30:.1f} GiB are free on {device}"
-        )
+def on_cards(planned: Callable[..., MemoryPlan], device: str) -> dict[str, Any]:
+    """What a report says of memory: of a process of the run as it would be started now, and on other machines."""
+    here = planned(ranks=processes(), device=device)
+    peaks = {ranks: planned(ranks=ranks).peak for ranks in PROCESSES}
+    cards = {
+        f"{card} GB": {f"{ranks} GPU{'s' * (ranks > 1)}": int(size * GIB) - peak for ranks, peak in peaks.items()}
+        for card, size in CARDS.items()
+    }
+    return {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.cache_tokens}
+
+
+def planned_lines(config: Config) -> list[str]:
+    """The lines of a report that need neither a model nor a GPU, nor what else the run does: its memory."""
+    try:
+        alphabet = build_teaching_task(config.task).alphabet if config.start_model is None else ""
+        other = shape_of(config, key="kl.reference") if config.kl.reference else None
+        planned = partial(plan_memory, config, shape_of(config, alphabet=alphabet), reference=other)
+    except UsageError as error:
+        return entry("memory", str(error))
+    engine = config.sampler.backend == "vllm"
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
+    return _memory(on_cards(planned, "cpu" if on_cpu else "cuda"), config)
 
 
 def probe_sampling(
@@ -210,13 +211,13 @@ def probe_judging(batch: Batch, verifier: Verifier[Any] | VerifierPool) -> tuple
     return correct / judged, seconds / judged
 
 
-def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float, dict[str, int], dict[str, int]]:
+def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float, dict[str, int]]:
     """Go forward and back with some responses to the first prompts; the policy is left with a gradient.
 
-    Returns seconds of all passes of a step, if no response had advantage 0, bytes of what a micro-batch keeps and of
-    its logits, and tokens, padding included. A response that was cut is as long as it may become.
+    Returns seconds of all passes of a step, if no response had advantage 0, and tokens, padding included. A response
+    that was cut is as long as it may become.
     """
-    rollout, optimizer, vocabulary = config.rollout, config.optimizer, policy.model.config.get_text_config().vocab_size
+    rollout, optimizer = config.rollout, config.optimizer
     cut = {each.tokens for group in batch.groups for each in group.completions if not each.finished}
     rows = []
     for row in rows_of(batch, np.ones((len(batch.groups), len(batch.groups[0].completions)))):
@@ -224,69 +225,42 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
         rows += longer if row.response in cut else [row]
 
     def answers(piece: Sequence[Row]) -> int:
-        return len(piece) * max(len(row.response) for row in piece)
+        return sum(len(row.response) for row in piece)
 
     def computed(piece: Sequence[Row]) -> int:
-        """Tokens that go through the model, padding included; without checkpointing a prompt does once."""
-        read = len(piece) if config.policy.gradient_checkpointing else len({row.prompt for row in piece})
-        return read * max(len(row.prompt) for row in piece) + answers(piece)
+        """Tokens that go through the model: a prompt once, or with each response and padding."""
+        if policy.packed:
+            return sum(map(len, {row.prompt for row in piece})) + answers(piece)
+        return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
 
-    pieces = list(micro_batches(rows, optimizer.tokens_per_micro_batch))
+    pieces = list(micro_batches(rows, optimizer.tokens_per_micro_batch, packed=policy.packed))
     here = sum(map(computed, pieces))
     in_a_step = round(here * rollout.prompts_per_step * rollout.group_size / batch.responses)
     tried = sorted(max(pieces, key=computed), key=lambda row: row.prompt)
-    full = max(computed(tried), min(in_a_step, optimizer.tokens_per_micro_batch))  # a micro-batch of a whole step
 
-    def back(tokens: int) -> tuple[int, int, float]:
-        """Tokens that went forward and back, at most about ``tokens``; bytes kept in between; seconds."""
+    def back(tokens: int) -> tuple[int, float]:
+        """Tokens that went forward and back, at most about ``tokens``, and seconds."""
         piece = [row for number, row in enumerate(tried) if computed(tried[: number + 1]) <= tokens]
         if not piece:
             half = max(1, tokens // 2)
             piece = [replace(tried[0], prompt=tried[0].prompt[-half:], response=tried[0].response[:half])]
-        kept, seconds = _forward_and_back(policy, piece, rollout.temperature, vocabulary)
-        return computed(piece), kept, seconds
+        return computed(piece), _timed(lambda: _forward_and_back(policy, piece, rollout.temperature))[1]
 
-    few, kept_by_few, _ = back(1)  # the first call of anything is slow
-    size, (tokens, kept, seconds) = FIRST_TOKENS, back(FIRST_TOKENS)
+    back(1)  # the first call of anything is slow
+    size, (tokens, seconds) = FIRST_TOKENS, back(FIRST_TOKENS)
     while size < computed(tried) and GROWTH * seconds < SECONDS:
         size *= GROWTH
-        tokens, kept, seconds = back(size)
+        tokens, seconds = back(size)
     # Where there are several updates, what comes after the first is told once more before it.
     told_before = 1.0 if optimizer.epochs > 1 else 1 - 1 / optimizer.mini_batches
     passes = optimizer.epochs + (told_before + (config.kl.coefficient > 0)) / 3  # a forward pass is a third of both
-    # What is kept whatever the size, such as weights in another precision, is kept once.
-    kept_by_each = max(0.0, (kept - kept_by_few) / (tokens - few)) if tokens > few else kept / tokens
-    logits, layer = round(full * sum(map(answers, pieces)) / here) * vocabulary, policy.output_layer
-    if layer.separable:
-        logits = min(logits, max(policy.logits_at_once, vocabulary))
-    apart = layer.separable and not layer.transforms and policy.device.type == "cpu"
-    activations = int(kept + kept_by_each * max(0, full - tokens))
-    memory = {"activations": activations, "logits": (1 if apart else COPIES_OF_LOGITS) * FLOAT32 * logits}
-    return passes * in_a_step * seconds / tokens, memory, {"learnt": tokens, "in_a_step": in_a_step}
+    return passes * in_a_step * seconds / tokens, {"learnt": tokens, "in_a_step": in_a_step}
 
 
-def _forward_and_back(policy: Policy, rows: Sequence[Row], temperature: float, vocabulary: int) -> tuple[int, float]:
-    """Bytes kept for the backward pass, without logits, and seconds of both passes."""
-    kept = 0
-    known = {parameter.untyped_storage().data_ptr() for parameter in policy.model.parameters()}
-
-    def note(value: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in known and value.shape[-1:] != (vocabulary,):
-            known.add(storage.data_ptr())
-            kept += storage.nbytes()
-        return value
-
-    def there_and_back() -> None:
-        prompts = list(dict.fromkeys(row.prompt for row in rows))
-        owner, responses = [prompts.index(row.prompt) for row in rows], [row.response for row in rows]
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
-            log_probs = policy.token_log_probs(prompts, owner, responses, temperature=temperature)
-        log_probs.sum().backward()
-
-    seconds = _timed(there_and_back)[1]
-    return kept, seconds
+def _forward_and_back(policy: Policy, rows: Sequence[Row], temperature: float) -> None:
+    prompts = list(dict.fromkeys(row.prompt for row in rows))
+    owner, responses = [prompts.index(row.prompt) for row in rows], [row.response for row in rows]
+    policy.token_log_probs(prompts, owner, responses, temperature=temperature).sum().backward()
 
 
 def probe_updating(policy: Policy, sampler: TorchSampler, config: Config) -> float:
@@ -316,6 +290,35 @@ def _verdict(prompt: Prompt[Any], answer: str, verifier: Verifier[Any] | Verifie
     return f"wrong: {failed}"
 
 
+def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
+    """The lines of a report on memory: a table of parts and phases, and what cards would have left."""
+    phases, cards, room = about["phases"], about["cards"], about["cache_tokens"]
+    large = max(sum(parts.values()) for parts in phases.values()) >= GIB // 2
+    scale, unit = (GIB, "GiB") if large else (2**20, "MiB")
+    parts = dict.fromkeys(name for each in phases.values() for name in each)
+
+    def row(name: str, sizes: Sequence[int]) -> list[str]:
+        return [name, *(f"{size / scale:.2f}" if size else "" for size in sizes)]
+
+    rows = [row(part, [each.get(part, 0) for each in phases.values()]) for part in parts]
+    rows.append(row("sum", [sum(each.values()) for each in phases.values()]))
+    lines = table("memory", [f"{unit} a process, {about['device']}", *phases], rows)
+    if config.device != "cpu":
+        counts = next(iter(cards.values()))
+        left = [[card, *(_left(size) for size in sizes.values())] for card, sizes in cards.items()]
+        lines += table("cards", ["GiB to spare", *counts], left)
+    if room is not None:
+        each = config.sampler.context or "the model's context"
+        lines += entry(
+            "", f"The engine's cache holds {room:,} tokens; the longest response with its prompt has {each}."
+        )
+    return lines
+
+
+def _left(size: int) -> str:
+    return f"{size / GIB:.1f}" if size >= 0 else f"lacks {-size / GIB:.1f}"
+
+
 def report(found: DryRun, config: Config, answer: str | None = None) -> list[str]:
     """The lines to show of a dry run."""
     steps, probe = config.training.steps, found.probe
@@ -327,17 +330,17 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
         f"Measured in {duration(probe['seconds'])} on {probe['responses']} responses of up to {probe['new_tokens']:,} "
         f"tokens, and on {probe['learnt']:,} of {probe['in_a_step']:,} tokens forward and back; the rest is in "
         "proportion. Learning counts all responses, also those with advantage 0; one that was cut counts up to the "
-        "limit. Libraries, and keys and values while sampling, take memory on top."
+        "limit."
     ]
     if config.rollout.dynamic_sampling:
         notes.append(f"Dynamic sampling may draw {config.rollout.over_generation_limit} times as many groups.")
     if config.sampler.backend == "vllm":
-        notes.append("Sampling is that of the torch sampler: vLLM is faster, and takes memory of its own.")
+        notes.append("The seconds of sampling are those of the torch sampler: vLLM is faster.")
     if config.start_model is None:
         notes.append("These are random weights, before the supervised phase: success and lengths will be others.")
     lines = [
         *entry("model", f"{found.model}: {model}"),
-        *sum_of("memory", found.memory, *((2**30, "GiB") if sum(found.memory.values()) >= 2**29 else (2**20, "MiB"))),
+        *_memory(found.memory, config),
         *sum_of("step", found.seconds, *((1, "s") if step >= 1 else (1e-3, "ms"))),
         *entry(
             "run", f"{run}: {steps:,} steps of training, {evaluations:,} evaluations of {duration(found.evaluation)}"

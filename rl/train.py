@@ -97,6 +97,7 @@ def take_step(loop: Loop, number: int) -> Step:
         seed=config.seed,
         step=number,
         stopwatch=stopwatch,
+        before=loop.before,
         ranks=loop.ranks,
     )
     # Weigh.
@@ -107,6 +108,7 @@ def take_step(loop: Loop, number: int) -> Step:
         )
     # Learn.
     with stopwatch.stage("learning"):
+        loop.sampler.rest()
         try:
             update = learn(
                 loop.policy,

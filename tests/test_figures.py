@@ -18,8 +18,10 @@ from figures import (
     advice_over_m,
     all_wrong,
     captions,
+    coexistence,
     command,
     cost_map,
+    cost_per_loop,
     estimates,
     frames,
     group_loss,
@@ -28,6 +30,7 @@ from figures import (
     output,
     overview,
     population,
+    predicted_measured,
     regimes,
     relative_cost,
     simulation,
@@ -52,6 +55,9 @@ MODULES = {
     "group-loss": group_loss,
     "population": population,
     "advice-over-m": advice_over_m,
+    "cost-per-loop": cost_per_loop,
+    "coexistence": coexistence,
+    "predicted-measured": predicted_measured,
     "simulation": simulation,
     "regimes": regimes,
     "all-wrong": all_wrong,
@@ -74,6 +80,8 @@ TINY = {
     simulation: {"PROMPTS": 10, "SEEDS": 2, "SIZES": (8,), "EVERY": 40},
     regimes: {"PROMPTS": 16, "SKILLS": 8, "SEEDS": 2, "STEPS": 60},
     all_wrong: {"PROMPTS": 8, "SEEDS": 2, "STEPS": 40},
+    cost_per_loop: {"POINTS": 9, "SIMULATED": 3, "STEPS": 40, "PROMPTS": 16},
+    coexistence: {"STEPS": 40, "REPLICAS": 4, "EXPONENTS": 9, "RATIOS": 7},
 }
 
 
@@ -247,7 +255,7 @@ def test_captions_hold_numbers_of_the_frame_and_follow_them(name, tiny_frames):
     said = module.caption(frame)
     assert re.search(r"\d\.\d|\d%", said)
     values = frame.select_dtypes("number").columns.intersection(
-        ["ratio", "advantage_correct", "spent", "time", "grpo", "mean", "hit", "success", "share"]
+        ["ratio", "advantage_correct", "spent", "time", "grpo", "mean", "hit", "success", "share", "cost", "measured"]
     )
     assert len(values) > 0
     changed = frame.copy()
@@ -347,6 +355,39 @@ def test_the_table_of_advice_is_the_cheapest_and_its_saving_is_over_the_best_nam
         named = of.drop(["bound", "table", "saving"]).min()
         assert of["saving"] == pytest.approx(1 - of["table"] / named)
     assert "half of the way" in advice_over_m.caption(frame)
+
+
+def test_simulated_loops_pay_what_the_clocks_say(tiny_frames):
+    drawn = tiny_frames["cost-per-loop"].dropna(subset=["simulated"])
+    assert set(drawn["loop"]) == set(cost_per_loop.LOOPS)
+    # Five standard errors, of few steps: the largest of 36 independent deviations is below with 1 - 1e-4 at least.
+    assert ((drawn["simulated"] - drawn["cost"]).abs() < 5 * drawn["error"] + 1e-12 * drawn["cost"]).all()
+
+
+def test_shares_of_kinds_add_up_and_the_map_is_the_equilibrium(tiny_frames):
+    frame = tiny_frames["coexistence"]
+    time = frames.part(frame, part="time")
+    np.testing.assert_allclose(time.groupby(["weighting", "step"])["share"].sum(), 1)
+    # At rest q r u(π r) is the same for both kinds: r (π r)^-m (1-π)^m = 1 with the other's execution 1.
+    cells = frames.part(frame, part="map")
+    worse, r, m = (cells[column].to_numpy() for column in ("share", "ratio", "m"))
+    np.testing.assert_allclose(np.log(r) * (1 - m), m * np.log(worse / (1 - worse)), atol=1e-9)
+
+
+def test_predicted_and_measured_are_the_rows_of_the_ladder(tiny_frames, tmp_path, monkeypatch):
+    frame = tiny_frames["predicted-measured"]
+    rows = pd.read_csv(predicted_measured.ROWS)
+    assert set(frame["rung"]) == set(rows["rung"])
+    figure = predicted_measured.draw(frame)
+    drawn = {
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for axes in figure.axes for line in axes.get_lines()
+    }
+    assert set(zip(frame["predicted"], frame["measured"], strict=True)) <= drawn
+    monkeypatch.setattr(predicted_measured, "ROWS", tmp_path / "none.csv")
+    done = called("predicted-measured", "--output", str(tmp_path))
+    assert done.exit_code == 2
+    assert "no results of the ladder" in done.stderr
+    assert "--runs" not in done.stderr
 
 
 def test_simulated_points_lie_on_the_theory_of_groups(monkeypatch):

@@ -7,12 +7,14 @@ prompt. That weight comes from a binomial sum that shares no code with the loop.
 tolerance 1e-10 is rounding over some ten thousand terms.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -272,17 +274,24 @@ def test_a_step_without_signal_has_no_rows() -> None:
     assert row == Row(prompt=(0,), response=(END,), coefficient=-3.0, occurrences=(occurrence,) * 3)
 
 
-def test_micro_batches_keep_to_their_budget() -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_micro_batches_keep_to_their_budget(packed: bool) -> None:
     rng = np.random.default_rng(0)
     rows = [
-        Row(prompt=(0,) * int(p), response=tuple(range(int(r))), coefficient=1.0, occurrences=())
-        for p, r in rng.integers(1, 20, size=(200, 2))
+        Row(prompt=(int(n),) * int(p), response=tuple(range(int(r))), coefficient=1.0, occurrences=())
+        for n, p, r in rng.integers(1, (4, 20, 20), size=(200, 3))
     ]
-    pieces = list(micro_batches(rows, 64))
+
+    def computed(piece: list[Row]) -> int:
+        if packed:
+            return sum(map(len, {row.prompt for row in piece})) + sum(len(row.response) for row in piece)
+        return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
+
+    pieces = list(micro_batches(rows, 64, packed=packed))
     assert sorted((row for piece in pieces for row in piece), key=repr) == sorted(rows, key=repr)
-    for piece in pieces:
-        padded = len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
-        assert padded <= 64 or len(piece) == 1
+    assert all(computed(piece) <= 64 or len(piece) == 1 for piece in pieces)
+    # Nor is a piece cut before it has to be.
+    assert all(computed([*piece, after[0]]) > 64 for piece, after in itertools.pairwise(pieces))
 
 
 # What each option does to the expected gradient: one prompt, all outcomes of its group, through the loop's functions.

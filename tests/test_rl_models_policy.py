@@ -159,6 +159,32 @@ def test_blocks_and_parts_of_the_weight_change_nothing(family: str, monkeypatch:
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=0, atol=1e-6 * scale)
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_the_output_layer_as_a_gpu_computes_it(
+    temperature: float, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_layer, "whole_rows", lambda _: True)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (11, VOCABULARY))
+    bias = torch.randn(VOCABULARY, generator=generator, dtype=torch.float64)
+    tokens = torch.arange(11) * 3
+    coefficients = torch.randn(11, generator=generator, dtype=torch.float64)
+
+    def gradients(apart: bool) -> list[Tensor]:
+        leaves = [each.clone().requires_grad_() for each in (hidden, weight, bias)]
+        if apart:
+            told = output_layer._ChosenLogProbs.apply(*leaves, tokens, None, temperature, pieces)
+        else:
+            logits = torch.nn.functional.linear(*leaves) / temperature
+            told = torch.log_softmax(logits, dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+        (coefficients * told).sum().backward()
+        return [told.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)  # float64
+
+
 def test_piece_by_piece_is_exact_in_float32_too() -> None:
     whole, gradients = values_and_gradients(make("tied llama", dtype=torch.float32))
     pieces, others = values_and_gradients(make("tied llama", dtype=torch.float32, logits_at_once=3 * VOCABULARY))

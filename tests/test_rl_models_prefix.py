@@ -1,16 +1,14 @@
-"""The cache of a prefix, and the gradients of a whole model whose query heads share keys, each by another road."""
+"""The gradients of a whole model whose query heads share keys, by another road."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import load_policy, new_policy
-from rl.models.prefix import Prefix
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,25 +32,6 @@ def build(config: LlamaConfig) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-
-
-def test_a_cache_with_room_holds_what_one_without_does_also_beyond_it() -> None:
-    model = build(LlamaConfig(**SIZES))
-    tokens = torch.arange(24).view(2, 12) % 20
-
-    def reads(room: int) -> list[Tensor]:
-        prefix = Prefix.read(model, [[3, 4, 5], [6]], room=room)
-        said = [prefix.last]
-        for rows, columns in (((0, 0, 1), (0, 3)), ((2, 0), (3, 5)), ((1, 0, 1), (5, 11)), ((2, 1), (11, 12))):
-            prefix.select(torch.tensor(rows))
-            said.append(prefix.extend(tokens[:1, columns[0] : columns[1]].repeat(len(rows), 1)))
-        return said
-
-    with torch.inference_mode():
-        expected = reads(0)
-        for room in (1, 4, 5, 50):
-            for one, other in zip(reads(room), expected, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rl.preview
+import rl.run.prepare
 from rl import command
 from rl.config import Config, parse_config
 from rl.errors import UsageError
@@ -59,10 +60,10 @@ def test_what_is_counted(started: dict[str, Any]) -> None:
     found = dry_run(config)
     embedding, blocks = 14 * 16, 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16)
     assert found.parameters == found.trained == embedding + blocks + 16
-    memory = found.memory
-    assert memory["weights"] == memory["gradients"] == memory["the sampler's copy"] == 4 * found.parameters
+    assert found.memory["device"] == "cpu"
+    memory = found.memory["phases"]["learning"]
+    assert memory["weights"] == memory["gradients"] == memory["sampler"] == 4 * found.parameters
     assert memory["AdamW"] == 8 * found.parameters
-    assert 0 < memory["logits"] <= 4 * 4 * 100 * 14
     # A residual stream, two norms, q, k, v, the attention's and the MLP's products, in each of two layers: of the
     # order of 20 vectors of width 16 to 24 a token, and a micro-batch has 100 tokens.
     assert 2 * 10 * 16 * 4 * 100 < memory["activations"] < 2 * 60 * 24 * 4 * 100
@@ -81,17 +82,11 @@ def test_only_an_adapter_has_gradients(started: dict[str, Any]) -> None:
     found = dry_run(config)
     # q, k, v, o: 16 + 16; gate, up, down: 16 + 24; in each of two layers.
     assert found.trained == 2 * (4 * 32 + 3 * 40)
-    assert found.memory["gradients"] == 4 * found.trained
-    assert found.memory["AdamW"] == 8 * found.trained
+    memory = found.memory["phases"]["learning"]
+    assert memory["gradients"] == 4 * found.trained
+    assert memory["AdamW"] == 8 * found.trained
     # The sampler has the adapter merged in.
-    merged = 4 * (found.parameters - found.trained)
-    assert found.memory["the sampler's copy"] == merged == found.memory["weights"] - 4 * found.trained
-
-
-def test_fewer_logits_at_once_are_less_memory(started: dict[str, Any]) -> None:
-    whole = dry_run(parse_config(started)).memory
-    pieces = dry_run(parse_config({**started, "policy": {"logits_at_once": 30}})).memory
-    assert pieces["logits"] == 4 * 30 < whole["logits"]
+    assert memory["sampler"] == 4 * (found.parameters - found.trained) == memory["weights"] - 4 * found.trained
 
 
 def test_the_command_prints_and_writes_nothing(
@@ -109,23 +104,51 @@ def test_the_command_prints_and_writes_nothing(
     assert result.stderr == ""
     assert max(map(len, lines)) <= text.WIDTH
     labels = [line[: text.LABEL].rstrip() for line in lines if line[0] != " "]
-    expected = ["model", "memory", "step", "run", "estimate", "seen"]
-    assert labels[:6] == expected
-    assert labels[6:] == ["prompt 1", "response", "prompt 2", "response", "prompt 3", "response", "answer"]
+    assert labels[:7] == ["model", "memory", "cards", "step", "run", "estimate", "seen"]
+    assert labels[7:] == ["prompt 1", "response", "prompt 2", "response", "prompt 3", "response", "answer"]
     assert lines[-1].strip() == "to prompt 1 is wrong: no answer can be read in it"
     # A sum stands beside its parts, in one unit, and is their sum as it is shown.
-    for label in ("memory", "step"):
-        at = next(number for number, line in enumerate(lines) if line.startswith(label))
-        until = next(number for number in range(at + 1, len(lines)) if not lines[number].startswith(" "))
-        total, _, parts = " ".join(line[text.LABEL :] for line in lines[at:until]).partition(": ")
-        shown = [float(part.split()[-1]) for part in parts.split(", ")]
-        assert len(shown) >= 3
-        assert float(total.split()[0]) == pytest.approx(sum(shown), abs=0.05 * len(shown))
+    block = {
+        label: [line[text.LABEL :] for line in lines[lines.index(first) : lines.index(last)]]
+        for label, first, last in [
+            (label, *(next(line for line in lines if line.startswith(each)) for each in (label, following)))
+            for label, following in (("memory", "cards"), ("step", "run"))
+        ]
+    }
+    total, _, parts = " ".join(block["step"]).partition(": ")
+    shown = [float(part.split()[-1]) for part in parts.split(", ")]
+    assert len(shown) >= 3
+    assert float(total.split()[0]) == pytest.approx(sum(shown), abs=0.05 * len(shown))
+    assert block["memory"][0].split() == ["MiB", "a", "process,", "cpu", "sampling", "learning", "hand-over"]
+    weights = next(line for line in block["memory"] if line.startswith("weights"))
+    assert len(set(weights.split()[1:])) == 1
+    assert block["memory"][-1].startswith("sum")
     prompt = next(line for line in lines if line.startswith("prompt 1")).partition("│ ")[2]
     left, right = prompt.rstrip("=").split("+")
     result = invoke(command.train, *arguments, "--answer", int(left) + int(right), "--json")
     assert json.loads(result.stdout)["verdict"] == "right"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_memory_is_told_of_a_run_that_this_machine_cannot_make(
+    table_file: Callable[[str, int], Path], invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.samplers.registry.find_spec", lambda _: None)
+    arguments = ("--config", "tinyzero-countdown", "--table", table_file("linear-r", 16), "--dry-run")
+    result = invoke(command.train, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("weightopt: sampler.backend = 'vllm' needs vLLM")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["memory", "GiB", "a", "process,", "cuda", "sampling", "learning", "hand-over"]
+    shown = {line.split()[0]: line.split()[1:] for line in lines}
+    assert shown["weights"] == shown["gradients"] == ["11.50"] * 3
+    cards = {line.split(" GB")[0].strip(): line.split(" GB")[1] for line in lines if " GB " in line}
+    assert cards.keys() == {"24", "40", "80", "141"}
+    assert "lacks" in cards["40"]
+    assert "lacks" not in cards["80"]
+    assert invoke(command.train, *arguments, "--json").stdout == ""
+    unknown = invoke(command.train, *arguments, "--set", "start_model=hub:owner/absent")
+    assert unknown.stdout.startswith("memory    it cannot be planned: the shape of start_model 'hub:owner/absent'")
 
 
 def test_texts_are_shown_as_they_are(started: dict[str, Any]) -> None:
@@ -212,11 +235,9 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
 
 
 def test_a_model_that_does_not_fit_is_refused(started: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.preview, "free_memory", lambda _: 2**16)
-    with pytest.raises(UsageError, match=r"does not fit: its 4,\d\d\d parameters take 0\.0 GiB with gradients, AdamW"):
+    monkeypatch.setattr(rl.run.prepare, "free_memory", lambda _: 2**16)
+    with pytest.raises(UsageError, match=r"^the run does not fit: sampling takes 0\.0 GiB .*cpu has 0\.0 GiB free; "):
         dry_run(parse_config(started))
-    # Frozen weights and the sampler's copy are 8 bytes a parameter instead of 20.
-    assert dry_run(parse_config({**started, "lora": {"rank": 1}}))
 
 
 def test_free_memory_is_some_of_what_the_machine_has() -> None:
@@ -328,7 +349,7 @@ def test_tokens_of_a_step_are_those_of_its_micro_batches(
         for group in batch.groups
     )
     sampled = Batch(groups=groups)
-    _, _, learnt = probe_learning(policy, sampled, config)
+    _, learnt = probe_learning(policy, sampled, config)
     rows = rl.preview.rows_of(sampled, np.ones((8, GROUP_SIZE)))
     seen = 0
 
@@ -379,7 +400,7 @@ def test_what_was_cut_counts_as_many_responses_of_full_length(started: dict[str,
     policy = load_policy(Path(started["start_model"]), config.policy)
     sampler: Any = Steady(Clock(monkeypatch), reading=0.0, writing=0.0, length=10)
     batch = sampler.sample(PROMPTS[:1], group_size=GROUP_SIZE, max_new_tokens=1)
-    _, _, learnt = probe_learning(policy, batch, config)
+    _, learnt = probe_learning(policy, batch, config)
     assert learnt["in_a_step"] == 8 * (2 + GROUP_SIZE * 4)
 
 

@@ -30,6 +30,7 @@ GROUP_SIZE, PROMPTS, STEPS = 4, 5, 3
 DRIVER = '''
 import json, os, resource, signal, sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from rl.run.checkpoint import open_policy
 from rl.config import load_config, parse_config
 from rl.processes.ranks import ALONE, open_ranks
 from rl.models.policy import new_policy, save_policy
-from rl.processes.sharded import shard, whole
+from rl.processes.sharded import gathered, own_part, shard, whole
 from rl.learning.reference import open_reference
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.registry import open_sampler
@@ -77,7 +78,8 @@ def cut(completion):
 
 def weights_after(ranks, config, start, silent, short):
     """The model after two steps, and what each said; the advantages of some groups are 0."""
-    policy = shard(open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed), ranks)
+    opened = partial(open_policy, start, None, config.policy, config.lora, device=config.device, seed=config.seed)
+    policy = shard(opened, ranks)
     optimizer = new_optimizer(policy, config.optimizer)
     reference = open_reference(config.kl, config.lora, policy, start)
     updates = []
@@ -124,6 +126,49 @@ def learn(cases, folder):
                 }
         if ranks.leading:
             (Path(folder) / "found.json").write_text(json.dumps(found))
+
+
+def start(cases, folder):
+    """Each process's parts of a policy that the first has opened: whole again, are they what was read?"""
+    torch.set_num_threads(1)
+    found = {}
+    with open_ranks("cpu") as ranks:
+        for name, document in cases.items():
+            config, read = parse_config(document), []
+            folder = Path(folder)
+            if ranks.leading:
+                save_policy(new_policy(config.model, "0123456789+=", seed=0), folder / name)
+            ranks.wait()
+            def opened():
+                read.append(1)
+                return open_policy(folder / name, None, config.policy, config.lora, device="cpu", seed=0)
+            policy = shard(opened, ranks)
+            weights = {key: gathered(value) for key, value in policy.model.state_dict().items()}
+            held = sum(own_part(value).numel() for value in policy.model.parameters())
+            moulded = {value.device.type for value in policy.mould.model.parameters()}
+            calls, expected = ranks.gather(len(read)), opened()
+            alone, expected = expected.published_weights(), expected.model
+            found[name] = {
+                "calls": calls,
+                "equal": weights.keys() == expected.state_dict().keys() and all(
+                    torch.equal(weights[key], value) for key, value in expected.state_dict().items()
+                ),
+                "buffers": all(
+                    torch.equal(value, policy.model.get_buffer(key)) for key, value in expected.named_buffers()
+                ),
+                "types": [str(value.dtype) for value in weights.values()] ==
+                    [str(value.dtype) for value in expected.state_dict().values()],
+                "trained": sorted(policy.trained()) == sorted(
+                    key for key, value in expected.named_parameters() if value.requires_grad
+                ),
+                "published": all(
+                    torch.equal(value, alone[key]) for key, value in policy.published_weights().items()
+                ),
+                "tied": policy.model.get_input_embeddings().weight is policy.model.get_output_embeddings().weight,
+                "share": held / expected.num_parameters(),
+                "mould": sorted(moulded),
+            }
+            (folder / f"{name}-{ranks.rank}.json").write_text(json.dumps(found[name]))
 
 
 def sample(config, folder):
@@ -300,6 +345,24 @@ def test_two_processes_learn_what_one_does(learnt: dict[str, Any], name: str) ->
     assert found["seen"] == found["expected"]
     assert (max(expected) > 0) == (name != "no row at all")
     assert (found["clipped"] > 0) == (name == "clipped")
+
+
+STARTS = {
+    "plain": settings(),
+    "checkpointed": settings(policy={"gradient_checkpointing": True}),
+    "LoRA": settings(lora={"rank": 2}),
+}
+
+
+def test_one_process_reads_the_model_and_all_have_their_part_of_it(together: Together, tmp_path: Path) -> None:
+    assert together("start", STARTS, str(tmp_path), folder=tmp_path) == [0, 0], said(tmp_path)
+    for name in STARTS:
+        for rank in range(2):
+            found = json.loads((tmp_path / f"{name}-{rank}.json").read_text())
+            assert found["calls"] == [1, 0]
+            assert all(found[each] for each in ("equal", "buffers", "types", "trained", "published", "tied"))
+            assert 0.4 < found["share"] < 0.6
+            assert found["mould"] == ["meta"]
 
 
 @pytest.mark.slow

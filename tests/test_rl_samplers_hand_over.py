@@ -220,17 +220,24 @@ class EngineSampler:
 
     def __init__(self, policy: Policy, *, wrong_at: int) -> None:
         self._sampler = TorchSampler(policy)
-        self.ends = self._sampler.ends
+        self.ends, self.engine, self._rests = self._sampler.ends, "a copy", False
         self._engine = CopyEngine(policy)
         self._hand_over = handing_over(policy, self._engine)
         self._wrong_at = wrong_at
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
         self._engine.fault = without("model.layers.0.") if self._hand_over.version + 1 == self._wrong_at else dict
+        assert self._rests == (self._hand_over.version > 0)
+        self._rests = False
         self._hand_over.push(weights)
         self._sampler.publish(weights)
 
+    def rest(self) -> None:
+        assert not self._rests
+        self._rests = True
+
     def sample(self, prompts: Sequence[Prompt[Any]], **settings: Any) -> Batch:
+        assert not self._rests  # its weights are forgotten until the next hand-over
         self._hand_over.check()
         return self._sampler.sample(prompts, **settings)
 

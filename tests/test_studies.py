@@ -191,7 +191,7 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
     for job in jobs:
         table = tmp_path / f"{job.method}.json"
         if not table.exists():
-            plan.make_table(job.method, setting, table)
+            plan.make_table(job.method, setting, table, tmp_path / "no-rates.csv")
         run_job(setting, job, table, starts / f"seed-{job.seed}" / "model", output)
     before = (output / jobs[-1].folder / "metrics.jsonl").read_bytes()
     run_job(setting, jobs[-1], tmp_path / "grpo.json", starts / "seed-0" / "model", output)  # done: nothing happens
@@ -214,7 +214,7 @@ def test_the_page_of_results_is_what_the_kept_results_give() -> None:
 
 @some_of("name", PLAN.settings, 1)
 def test_figures_can_read_what_is_kept(name: str) -> None:
-    runs = load_runs(report.RESULTS / name)
+    runs = load_runs(PLAN.results / name)
     assert [(run.table, run.seed) for run in runs] == sorted((m, f"seed-{s}") for m in PLAN.methods for s in PLAN.seeds)
     steps = PLAN.settings[name].load().training.steps
     for run in runs:

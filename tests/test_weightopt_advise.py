@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from weightopt import cli
-from weightopt.populations.advice import advise, default_target
+from weightopt.populations.advice import LIMIT, advise, default_limit, default_target
 from weightopt.populations.lengths import Lengths
 from weightopt.populations.starts import Counts, estimate
 from weightopt.table import WeightTable
@@ -51,6 +52,31 @@ def test_it_says_that_no_table_will_help_and_hands_out_the_named_one():
     assert not any("has been wrong" in caution for caution in advice.cautions)
     hard = advise(starts_of(0.3, 6.0, 60), [16])
     assert "has been wrong" in hard.cautions[0]
+
+
+def test_from_hard_starts_the_table_has_a_crowding_limit_and_its_price_is_the_models():
+    starts = starts_of(0.3, 6.0, 60)
+    assert default_limit(starts) == LIMIT
+    assert default_limit(starts_of(2.0, 2.0, 60)) is None
+    advice = advise(starts, [8], crowding=LIMIT)
+    table, problem = advice.table(), advice.choice.answer.problem
+    assert table.certificate is not None
+    assert f"κ = {LIMIT:g}" in advice.verdict
+    assert not any("has been wrong" in caution for caution in advice.cautions)
+    # The elasticity of the push, from its definition: E[-A⁻_K] over the other responses of a group.
+    wrong = -np.array(table.advantage_wrong[:-1])
+
+    def push(rho):
+        return float(binom.pmf(np.arange(8), 7, rho) @ wrong)
+
+    for rho in (0.06, 0.2, 0.4, 0.69):
+        slope = (np.log(push(rho * 1.0001)) - np.log(push(rho / 1.0001))) / (2 * np.log(1.0001))
+        assert slope <= LIMIT + 1e-4
+    assert advice.limited.cost >= advice.choice.answer.lower_bound
+    alone = starts.share @ np.eye(starts.share.size)
+    vector = np.array([-table.all_wrong_advantage, *table.weight, 0.0])
+    assert advice.limited.cost == pytest.approx(problem.flow().time(vector, alone, problem.target), rel=1e-6)
+    assert advise(starts_of(9.0, 2.0, 60), [8], crowding=LIMIT).limited is None
 
 
 @pytest.mark.slow

@@ -92,6 +92,11 @@ class LogLinearFlow:
         Shape (k,). ln ω there.
     start
         Shape (n,). Log-odds of the prompts at τ = 0, between the first and the last knot.
+
+    Attributes
+    ----------
+    stop
+        Shape (n,). Flow time at which each prompt is at the last knot.
     """
 
     def __init__(self, theta: Array, log_weight: Array, start: Array) -> None:
@@ -106,13 +111,13 @@ class LogLinearFlow:
         at = np.arange(pieces.size)
         first = self._first[:, None]
         times = np.where(at > first, pieces, np.where(at == first, rest[:, None], 0.0))
-        self._reached = np.cumsum(times, axis=1)  # (n, k-1): when each prompt is at the end of each piece
+        # When each prompt is at each knot, 0 at those that it has behind it; shape (n, k), in one row.
+        begun = np.zeros((start.size, theta.size))
+        np.cumsum(times, axis=1, out=begun[:, 1:])
+        self._begun, self._row = begun.ravel(), np.arange(start.size) * theta.size
+        self.stop = begun[:, -1].copy()
         self._clock = np.cumsum(pieces)  # the common H at the ends of the pieces
-
-    @property
-    def stop(self) -> Array:
-        """Flow time at which each prompt is at the last knot, shape (n,)."""
-        return self._reached[:, -1]
+        self._ahead_of_start = self._clock[self._first] - self._begun[self._row + self._first + 1]
 
     def _piece(self, theta: Array) -> tuple[NDArray[np.intp], Array]:
         piece = np.clip(np.searchsorted(self.theta, theta, side="right") - 1, 0, self.slope.size - 1)
@@ -120,30 +125,26 @@ class LogLinearFlow:
 
     def position(self, tau: Array) -> tuple[Array, Array]:
         """Log-odds and ω at flow times τ ≥ 0 of shape (m,), each of shape (m, n); ω is 0 where the flow has stopped."""
-        last = self.slope.size - 1
-        prompt = np.arange(self.start.size)
+        last, tau = self.slope.size - 1, tau[:, None]
         # The common H says about which piece a prompt is on, its own times which.
-        guess = np.searchsorted(
-            self._clock, self._clock[self._first] - self._reached[prompt, self._first] + tau[:, None]
-        )
-        piece = np.clip(guess, self._first, last)
+        piece = np.maximum(self._first, np.minimum(last, np.searchsorted(self._clock, self._ahead_of_start + tau)))
         while True:
-            behind = (piece < last) & (self._reached[prompt, piece] <= tau[:, None])
-            before = (piece > self._first) & (self._reached[prompt, piece - 1] > tau[:, None])
-            if not (np.any(behind) or np.any(before)):
+            at = piece + self._row
+            since, until = self._begun.take(at), self._begun.take(at + 1)
+            behind, before = (until <= tau) & (piece < last), (since > tau) & (piece > self._first)
+            if not (behind.any() or before.any()):
                 break
             piece = piece + behind - before
         begun = piece == self._first
-        slope = self.slope[piece]
-        origin = np.where(begun, self.start, self.theta[piece])
-        log_weight = np.where(begun, self._start_log_weight, self.log_weight[piece])
-        since = np.where(begun, 0.0, self._reached[prompt, piece - 1])
-        stopped = tau[:, None] >= self.stop
-        ahead = np.where(stopped, 0.0, tau[:, None] - since) * np.exp(log_weight)
+        slope = self.slope.take(piece)
+        origin = np.where(begun, self.start, self.theta.take(piece))
+        log_weight = np.where(begun, self._start_log_weight, self.log_weight.take(piece))
+        stopped = tau >= self.stop
+        ahead = np.where(stopped, 0.0, tau - since) * np.exp(log_weight)
         z = np.maximum(-slope * ahead, -1 + 1e-15)  # rounding must not step over the pole behind the last knot
         small = np.abs(z) < TINY
         ahead = ahead * np.where(small, 1.0, np.log1p(z) / np.where(small, 1.0, z))
-        theta = np.where(stopped, self.theta[-1], np.minimum(origin + ahead, self.theta[piece + 1]))
+        theta = np.where(stopped, self.theta[-1], np.minimum(origin + ahead, self.theta.take(piece + 1)))
         return theta, np.where(stopped, 0.0, np.exp(log_weight + slope * ahead))
 
     def pull_back(self, theta: Array, value: Array) -> Array:

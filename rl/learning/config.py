@@ -26,7 +26,8 @@ class OptimizerConfig(Section):
     max_grad_norm: Annotated[Number, Field(gt=0, allow_inf_nan=False)] | None = None
     """Norm that the gradient is clipped to; by default it is not."""
     tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=2**30)] = 8192
-    """Tokens in a forward pass: bounds its memory and changes no result beyond rounding."""
+    """Tokens in a forward pass, a prompt once however many responses it has: bounds its memory and changes no result
+    beyond rounding."""
     warmup_steps: Annotated[Integer, Field(ge=0)] = 0
     """Steps over which the learning rate rises in equal parts."""
     cosine_until: Annotated[Integer, Field(ge=1)] | None = None

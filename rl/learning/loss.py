@@ -31,6 +31,7 @@ from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Penalty, baselines
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.learning.ppo_clip import Clip, ClippedTokens
+from rl.models.packing import sent
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 
@@ -171,23 +172,41 @@ def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, eve
     ]
 
 
-def micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Cut rows into pieces of at most so many tokens, padding included; a longer row stands alone.
+def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = True) -> Iterator[list[Row]]:
+    """Cut rows into pieces of at most so many tokens; a longer row stands alone.
 
-    Rows are taken in order of length, so that little is padding, and rows of one prompt stay together.
+    Parameters
+    ----------
+    packed
+        Whether tokens are computed as in `rl.models.packing`: a prompt counts once in a piece, and the rows of one
+        prompt stay together. Otherwise each row has its prompt and is padded, and rows are taken in order of length, so
+        that little is padding.
     """
     piece: list[Row] = []
-    longest_prompt = longest_response = 0
-    for row in sorted(rows, key=lambda row: (len(row.prompt) + len(row.response), row.prompt)):
-        longest_prompt = max(longest_prompt, len(row.prompt))
-        longest_response = max(longest_response, len(row.response))
-        if piece and (len(piece) + 1) * (longest_prompt + longest_response) > tokens:
+    size = prompt = response = 0
+    for row in _in_order(rows, packed=packed):
+        if packed:
+            size += len(row.response) + (0 if piece and row.prompt == piece[-1].prompt else len(row.prompt))
+        else:
+            prompt, response = max(prompt, len(row.prompt)), max(response, len(row.response))
+            size = (len(piece) + 1) * (prompt + response)
+        if piece and size > tokens:
             yield piece
-            piece = []
-            longest_prompt, longest_response = len(row.prompt), len(row.response)
+            piece, prompt, response = [], len(row.prompt), len(row.response)
+            size = prompt + response
         piece.append(row)
     if piece:
         yield piece
+
+
+def _in_order(rows: Sequence[Row], *, packed: bool) -> list[Row]:
+    if not packed:
+        return sorted(rows, key=lambda row: (len(row.prompt) + len(row.response), row.prompt))
+    longest: dict[tuple[int, ...], int] = {}
+    for row in rows:
+        longest[row.prompt] = max(longest.get(row.prompt, 0), len(row.response))
+    # By length here, too: attention pads where it has no kernel for packed texts.
+    return sorted(rows, key=lambda row: (len(row.prompt) + longest[row.prompt], row.prompt, len(row.response)))
 
 
 def deal(rows: Sequence[Row], processes: int) -> list[list[Row]]:
@@ -212,14 +231,20 @@ def deal(rows: Sequence[Row], processes: int) -> list[list[Row]]:
 
 @torch.no_grad()
 def log_probs_of(
-    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int
+    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int, packed: bool = True
 ) -> list[Tensor]:
     """Log-probabilities of the tokens of rows, without gradient: for each micro-batch of them, shape (R, columns)."""
-    return [_token_log_probs(policy, piece, temperature) for piece in micro_batches(rows, tokens_per_micro_batch)]
+    pieces = micro_batches(rows, tokens_per_micro_batch, packed=packed)
+    return [_token_log_probs(policy, piece, temperature) for piece in pieces]
 
 
 def penalties_of(
-    rows: Sequence[Row], reference: Sequence[Tensor], config: KlConfig, tokens_per_micro_batch: int
+    rows: Sequence[Row],
+    reference: Sequence[Tensor],
+    config: KlConfig,
+    tokens_per_micro_batch: int,
+    *,
+    packed: bool = True,
 ) -> list[Penalty]:
     """What the divergence from a reference adds to the gradient, for each micro-batch of rows.
 
@@ -230,7 +255,7 @@ def penalties_of(
     reference
         What the reference says of them, from `log_probs_of`.
     """
-    pieces = list(micro_batches(rows, tokens_per_micro_batch))
+    pieces = list(micro_batches(rows, tokens_per_micro_batch, packed=packed))
     estimates = []
     for piece, log_probs in zip(pieces, reference, strict=True):
         owner, sampled, written = _occurrences(piece, log_probs)
@@ -249,6 +274,7 @@ def accumulate_gradient(
     responses: int,
     temperature: float,
     tokens_per_micro_batch: int,
+    packed: bool = True,
     importance_cap: float | None = None,
     before: Sequence[Tensor] | None = None,
     clip: Clip = NO_CLIP,
@@ -268,6 +294,8 @@ def accumulate_gradient(
         Temperature at which the responses were sampled: log π is that of the policy that acted.
     tokens_per_micro_batch
         Bound on the tokens of one forward pass, ≥ 1.
+    packed
+        How these are counted; see `micro_batches`.
     importance_cap
         ≥ 1: multiply the gradient of each token by min(π_old/μ, cap), π_old the policy's probability of it before the
         first update of the step and μ the sampler's. None: do not.
@@ -280,17 +308,20 @@ def accumulate_gradient(
         From `penalties_of`; None: no penalty.
     """
     accumulated = Accumulated()
+    # Looked at when all is under way: who looks waits for a GPU, which then waits for the next micro-batch.
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
     plain = importance_cap is None and before is None and penalties is None
-    for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch)):
+    for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch, packed=packed)):
         log_probs = _token_log_probs(policy, piece, temperature)
         now = log_probs.detach()
         old = now if before is None else before[number]
         owner, sampled, written = _occurrences(piece, log_probs)
-        mismatch, clipped, divergence = Mismatch(), ClippedTokens(), Divergence()
+        clipped, divergence = ClippedTokens(), Divergence()
         log_ratio = (old[owner] - sampled) * written
-        mismatch.add(log_ratio[written], cap=importance_cap)
         if plain:
-            coefficients = log_probs.new_tensor([row.coefficient for row in piece])
+            coefficients = sent(
+                torch.tensor([row.coefficient for row in piece], dtype=log_probs.dtype), log_probs.device
+            )
             part = -(coefficients * log_probs.sum(dim=1)).sum() / responses
         else:
             advantages = log_probs.new_tensor([each.advantage for row in piece for each in row.occurrences])
@@ -308,9 +339,12 @@ def accumulate_gradient(
                 weights = weights * importance_weights(log_ratio, importance_cap)
             part = -(torch.zeros_like(log_probs).index_add(0, owner, weights) * log_probs).sum() / responses
         part.backward()
-        accumulated = accumulated.plus(
-            Accumulated(loss=part.item(), mismatch=mismatch, clipped=clipped, divergence=divergence)
-        )
+        kept.append((part.detach(), log_ratio, written))
+        accumulated = accumulated.plus(Accumulated(clipped=clipped, divergence=divergence))
+    for part, log_ratio, written in kept:
+        mismatch = Mismatch()
+        mismatch.add(log_ratio[written], cap=importance_cap)
+        accumulated = accumulated.plus(Accumulated(loss=part.item(), mismatch=mismatch))
     return accumulated
 
 
@@ -332,13 +366,12 @@ def _occurrences(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor, Ten
     ``like`` has the number of columns, type and device that are wanted; past the end of a response stand zeros.
     """
     columns = like.shape[1]
-    owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.occurrences], device=like.device)
-    sampled = like.new_tensor(
-        [
-            [*occurrence.log_probs, *[0.0] * (columns - len(occurrence.log_probs))]
-            for row in rows
-            for occurrence in row.occurrences
-        ]
-    )
-    lengths = torch.tensor([len(row.response) for row in rows], device=like.device)[owner]
+    owner = sent(torch.tensor([number for number, row in enumerate(rows) for _ in row.occurrences]), like.device)
+    padded = [
+        [*occurrence.log_probs, *[0.0] * (columns - len(occurrence.log_probs))]
+        for row in rows
+        for occurrence in row.occurrences
+    ]
+    sampled = sent(torch.tensor(padded, dtype=like.dtype), like.device)
+    lengths = sent(torch.tensor([len(row.response) for row in rows]), like.device)[owner]
     return owner, sampled, torch.arange(columns, device=like.device) < lengths.unsqueeze(1)

@@ -54,7 +54,7 @@ class PolicyConfig(Section):
     """Compute the layers of a backward pass again instead of keeping what they held."""
     logits_at_once: Literal["auto"] | Annotated[Integer, Field(ge=1, le=2**40)] = "auto"
     """Bound on the logits (tokens times vocabulary) that exist at a time while learning: a number, or "auto", 2^23
-    on a CPU and 2^27 on a GPU. Experimental: other values and the one on a GPU have not been measured."""
+    on a CPU and 2^28 on a GPU. Experimental: other values and the one on a GPU have not been measured."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Implementation in transformers; "auto" is "eager" on a CPU, the faster for a few dozen tokens, else "sdpa"
     if it computes the same."""

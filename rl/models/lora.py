@@ -6,7 +6,7 @@ it computes in the names of a model without one.
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,23 +106,49 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, base: Path) -> Adapter
     return _checked(Adapter(wrapped=wrapped, base=base, base_weights=weights))
 
 
-@torch.no_grad()
-def merged_weights(model: PreTrainedModel) -> Mapping[str, Tensor]:
-    """Weights of an adapted model as if it had no adapter: float32, under their Hugging Face names."""
-    from peft.tuners.lora import LoraLayer
+class MergedWeights(Mapping[str, Tensor]):
+    """Weights of an adapted model as if it had no adapter: float32, under their Hugging Face names.
 
-    deltas = {
-        f"{name}.base_layer.weight": layer.get_delta_weight(NAME)  # type: ignore[operator]
-        for name, layer in model.named_modules()
-        if isinstance(layer, LoraLayer)
-    }
-    merged = {}
-    for name, weight in model.state_dict().items():
-        if ".lora_" in name:
-            continue
-        value = weight.float() if weight.is_floating_point() else weight
-        merged[name.replace(".base_layer.", ".")] = value + deltas[name].float() if name in deltas else value
-    return merged
+    Each is made when it is looked at, and kept by nobody here. They are those of the model at that moment.
+
+    Parameters
+    ----------
+    model
+        The model whose layers hold the adapter.
+    gathered
+        Makes a whole tensor of what this process holds of one.
+    """
+
+    def __init__(self, model: PreTrainedModel, gathered: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        self._gathered = gathered
+        self._layers = {
+            f"{name}.base_layer.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)
+        }
+        self._weights = {
+            name.replace(".base_layer.", "."): (name, weight)
+            for name, weight in model.state_dict().items()
+            if ".lora_" not in name
+        }
+
+    @torch.no_grad()
+    def __getitem__(self, key: str) -> Tensor:
+        name, weight = self._weights[key]
+        value = self._gathered(weight)
+        value = value.float() if value.is_floating_point() else value
+        if name not in self._layers:
+            return value
+        layer: Any = self._layers[name]
+        first, second = (self._gathered(each[NAME].weight) for each in (layer.lora_A, layer.lora_B))
+        delta = second @ first
+        return value + (delta.T if layer.fan_in_fan_out else delta) * layer.scaling[NAME]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 def _checked(adapter: Adapter) -> Adapter:

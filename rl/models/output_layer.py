@@ -28,6 +28,8 @@ ROWS_OF_WEIGHT = 2048
 class OutputLayer:
     """The layer of a causal language model that turns hidden states into logits, apart from the rest.
 
+    Whether it is ``separable`` is tried out on the model, unless somebody says who has tried.
+
     Attributes
     ----------
     decoder
@@ -40,7 +42,7 @@ class OutputLayer:
         Whether the model caps, divides or multiplies its logits.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, separable: bool | None = None) -> None:
         self.decoder: PreTrainedModel = model.base_model  # type: ignore[assignment]
         layer = model.get_output_embeddings()
         # Not what is derived from it, such as an adapter's: that one adds something.
@@ -48,7 +50,7 @@ class OutputLayer:
         self._transform = _transform(model)
         self.transforms = self._transform is not None
         self.vocabulary: int = model.config.get_text_config().vocab_size
-        self.separable = self._gives_the_logits_of(model)
+        self.separable = self._gives_the_logits_of(model) if separable is None else separable
 
     def log_probs(self, hidden: Tensor, tokens: Tensor, *, temperature: float, at_once: int) -> Tensor:
         """Log-probabilities of tokens, with gradient, of a layer that is ``separable``.
@@ -120,6 +122,9 @@ class _ChosenLogProbs(torch.autograd.Function):
     ) -> Tensor:
         device = hidden.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        if whole := transform is None and whole_rows(device):
+            # Divided before the product and not after it: then nothing goes over the logits for that.
+            hidden, bias = hidden / temperature, None if bias is None else bias / temperature
         narrow, kept = hidden.to(precision), None
         # log p = (z[y] - top) - log Σ exp(z - top): added up, the last two would lose the digits of the second.
         top = hidden.new_empty(len(hidden), dtype=torch.promote_types(precision, torch.float32))
@@ -129,16 +134,22 @@ class _ChosenLogProbs(torch.autograd.Function):
             for part in _parts(len(hidden), pieces):
                 linear = F.linear(narrow[part], *factors)
                 logits = linear if transform is None else transform(linear)
-                for block in blocks_of(logits):
+                for block in () if whole else blocks_of(logits):
                     scaled = logits[block].to(top.dtype) / temperature
                     here = slice(part.start + block.start, part.start + block.stop)
                     top[here] = scaled.amax(dim=1)
                     chosen = scaled.sub_(top[here].unsqueeze(1)).gather(1, tokens[here].unsqueeze(1)).squeeze(1)
                     normaliser[here] = scaled.exp_().sum(dim=1).log_()
                     log_probs[here] = chosen - normaliser[here]
+                if whole:
+                    every = torch.log_softmax(logits.to(top.dtype), dim=1)
+                    log_probs[part] = every.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
+                    del every
                 if pieces == 1:
                     kept = linear
-        ctx.save_for_backward(narrow, weight, bias, tokens, top, normaliser, kept)
+                del linear, logits  # or the next piece would be made beside this one
+        ctx.save_for_backward(narrow, weight, bias, tokens, log_probs if whole else top, normaliser, kept)
+        ctx.whole = whole
         ctx.transform, ctx.temperature, ctx.pieces, ctx.hidden_dtype = transform, temperature, pieces, hidden.dtype
         return log_probs
 
@@ -154,20 +165,45 @@ class _ChosenLogProbs(torch.autograd.Function):
         to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for part in _parts(len(narrow), ctx.pieces):
             linear = F.linear(narrow[part], *factors) if kept is None else kept
-            to_linear = _gradient_of_linear(
-                linear, tokens[part], (top[part], normaliser[part]), grads[0][part], ctx.transform, ctx.temperature
-            )
-            if to_hidden is not None:
-                to_hidden[part] = F.linear(to_linear, factors[0].t())
+            left = narrow[part]
+            if ctx.whole:
+                # The factor of a token goes to what is small: hidden states, and their gradient.
+                factor = -grads[0][part]
+                to_linear = _away_from_chosen(linear, tokens[part], top[part])
+                if to_hidden is not None:
+                    scale = (factor / ctx.temperature).unsqueeze(1)
+                    to_hidden[part] = (F.linear(to_linear, factors[0].t()) * scale).to(narrow.dtype)
+                left = (left * factor.unsqueeze(1)).to(narrow.dtype)
+                if to_bias is not None:
+                    to_bias += (factor / ctx.temperature).to(to_linear.dtype) @ to_linear
+            else:
+                to_linear = _gradient_of_linear(
+                    linear, tokens[part], (top[part], normaliser[part]), grads[0][part], ctx.transform, ctx.temperature
+                )
+                if to_hidden is not None:
+                    to_hidden[part] = F.linear(to_linear, factors[0].t())
+                if to_bias is not None:
+                    to_bias += to_linear.sum(dim=0)
             if to_weight is not None:
                 # On a CPU a few rows at a time, so that what is added is still in the cache.
                 rows = ROWS_OF_WEIGHT if to_weight.device.type == "cpu" else len(to_weight)
                 for start in range(0, len(to_weight), rows):
                     some = slice(start, start + rows)
-                    to_weight[some] += F.linear(to_linear[:, some].t(), narrow[part].t())
-            if to_bias is not None:
-                to_bias += to_linear.sum(dim=0)
+                    to_weight[some] += F.linear(to_linear[:, some].t(), left.t())
+            del linear, to_linear, left
         return (None if to_hidden is None else to_hidden.to(ctx.hidden_dtype), to_weight, to_bias, *[None] * 4)
+
+
+def whole_rows(device: str) -> bool:
+    """Whether softmax has a kernel that reads logits once or twice: on a GPU, where that is what takes the time."""
+    return device != "cpu"
+
+
+def _away_from_chosen(logits: Tensor, tokens: Tensor, log_probs: Tensor) -> Tensor:
+    """The probabilities less [y]: softmax rounds them to the type of the logits, and a p[y] near 1 would lose all of
+    p[y] - 1."""
+    parts = torch.softmax(logits, dim=1)
+    return parts.scatter_(1, tokens.unsqueeze(1), torch.expm1(log_probs).to(parts.dtype).unsqueeze(1))
 
 
 def _gradient_of_linear(

@@ -23,11 +23,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rl.errors import UsageError
-from rl.models.agreement import PLAIN, attention_gap, checkpointing_gap, layers_checkpointed, prefix_gap, tolerance
+from rl.models.agreement import (
+    PLAIN,
+    TYPICAL,
+    attention_gap,
+    checkpointing_gap,
+    layers_checkpointed,
+    packed_gap,
+    prefix_gap,
+    tolerance,
+)
 from rl.models.config import ModelConfig, PolicyConfig
-from rl.models.lora import Adapter, merged_weights, save_adapter
+from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
-from rl.models.prefix import Prefix, pad_left, said
+from rl.models.packing import Packed, is_packed, pack, sent
+from rl.models.prefix import said
 from rl.models.start import check_model, parameters_in, refuse_code, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
 
@@ -45,7 +55,7 @@ ATTENTION_ELSEWHERE = "sdpa"
 MOST_ABSENT = 2**20
 
 # Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
-LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**27
+LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +111,11 @@ class Policy:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
+    def packed(self) -> bool:
+        """Whether learning needs no padding and reads a prompt once; see `rl.models.packing`."""
+        return is_packed(self.model)
+
+    @property
     def logits_at_once(self) -> int:
         """Bound on the logits that exist at a time while learning."""
         if self.settings.logits_at_once == "auto":
@@ -136,7 +151,7 @@ class Policy:
         """
         if self.adapter is None:
             return self.model.state_dict()
-        return merged_weights(self.model)
+        return MergedWeights(self.model)
 
     def with_adapter(self, adapter: Adapter) -> "Policy":
         """The policy whose layers hold an adapter, which was made for its model."""
@@ -150,9 +165,7 @@ class Policy:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision to compute in, for the length of a ``with`` block."""
-        if self.settings.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return computing(self.settings, self.device)
 
     def token_log_probs(
         self,
@@ -164,8 +177,8 @@ class Policy:
     ) -> Tensor:
         """Log-probability of every token of some responses, with gradient.
 
-        Each prompt is computed once, however many responses it has, unless gradients are checkpointed: what is computed
-        again must not write into a cache a second time.
+        Without padding, and each prompt is computed once, however many responses it has; see `rl.models.packing`. The
+        few models that cannot be computed so are given whole texts with padding.
 
         Parameters
         ----------
@@ -183,55 +196,46 @@ class Policy:
         torch.Tensor
             Shape (R, longest response), zero after the end of a response.
         """
-        longest = max(len(response) for response in responses)
-        tokens = torch.tensor(
-            [[*response, *[0] * (longest - len(response))] for response in responses], device=self.device
-        )
-        written = torch.tensor(
-            [[1.0] * len(response) + [0.0] * (longest - len(response)) for response in responses], device=self.device
-        )
+        tokens = sent(torch.tensor([token for response in responses for token in response]), self.device)
         apart = self.output_layer.separable
         model = self.output_layer.decoder if apart else self.model
-        with self.autocast():
-            if self.settings.gradient_checkpointing:
-                before = _read_again(model, [prompts[index] for index in owner], responses, longest)
+        again = layers_checkpointed(model) if self.settings.gradient_checkpointing else nullcontext()
+        with self.autocast(), again:
+            if self.packed:
+                packed = Packed(prompts, owner, responses, device=self.device)
+                before = packed.read(model)[packed.before]
             else:
-                before = _read_once(model, prompts, owner, tokens)
-            if not apart:
-                return chosen_log_probs(before, tokens, temperature) * written
-            wanted = written.bool()
-            log_probs = self.output_layer.log_probs(
-                before[wanted], tokens[wanted], temperature=temperature, at_once=self.logits_at_once
-            )
-        return log_probs.new_zeros(tokens.shape).masked_scatter(wanted, log_probs)
+                before = _read_whole(model, prompts, owner, responses)
+            if apart:
+                log_probs = self.output_layer.log_probs(
+                    before, tokens, temperature=temperature, at_once=self.logits_at_once
+                )
+            else:
+                log_probs = chosen_log_probs(before, tokens, temperature)
+        lengths = sent(torch.tensor([len(response) for response in responses]), self.device)
+        longest = max(len(response) for response in responses)
+        written = torch.arange(longest, device=self.device) < lengths.unsqueeze(1)
+        return log_probs.new_zeros(written.shape).masked_scatter(written, log_probs)
 
 
-def _read_once(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], owner: Sequence[int], tokens: Tensor
+def _read_whole(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], owner: Sequence[int], responses: Sequence[Sequence[int]]
 ) -> Tensor:
-    """What the model says before each of ``tokens``, shape (R, longest, features); a prompt is read once."""
-    prefix = Prefix.read(model, prompts)
-    prefix.select(torch.tensor(owner, device=tokens.device))
-    before = prefix.last.unsqueeze(1)
-    if tokens.shape[1] == 1:
-        return before
-    # Padding stands on the right, so no token of a response can see it.
-    return torch.cat([before, prefix.extend(tokens[:, :-1])], dim=1)
+    """What a model that cannot be packed says before each token of the responses: a prompt to each, with padding.
 
-
-def _read_again(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], longest: int
-) -> Tensor:
-    """The same with a prompt to each response and without a cache, gradients checkpointed layer by layer."""
-    # Prompts are padded on the left and responses on the right: the tokens to be told stand in the same columns.
-    prompt_tokens, prompt_seen = pad_left(prompts, device=model.device)
-    rows = [[*response[:-1], *[0] * (longest - len(response))] for response in responses]
-    tokens = torch.cat([prompt_tokens, prompt_tokens.new_tensor(rows).reshape(len(rows), longest - 1)], dim=1)
-    seen = torch.cat([prompt_seen, prompt_seen.new_ones(len(rows), longest - 1)], dim=1)
-    positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-    with layers_checkpointed(model):
-        output = model(input_ids=tokens, attention_mask=seen, position_ids=positions, use_cache=False)
-    return said(output)[:, prompt_tokens.shape[1] - 1 :]
+    Padding stands on the right, where no token that counts sees it and every token of it sees something: a kernel may
+    answer not-a-number to a token that sees nothing, whose gradient then is not 0.
+    """
+    before = [len(prompts[index]) - 1 for index in owner]
+    rows = [[*prompts[index], *response[:-1]] for index, response in zip(owner, responses, strict=True)]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=model.device)
+    output = said(model(input_ids=tokens, use_cache=False))
+    place = torch.arange(longest, device=model.device)
+    first, last = (
+        torch.tensor(each, device=model.device).unsqueeze(1) for each in (before, [len(r) - 1 for r in rows])
+    )
+    return output[(place >= first) & (place <= last)]
 
 
 def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
@@ -267,6 +271,7 @@ def new_policy(config: ModelConfig, alphabet: str, *, seed: int) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(llama, attn_implementation=ATTENTION_ON_CPU)
+    pack(model)
     return Policy(model=model.eval(), tokenizer=tokenizer)
 
 
@@ -343,6 +348,7 @@ def load_policy(
     tokenizer = load_tokenizer(folder)
     model.eval().to(device)  # type: ignore[arg-type]
     notes += _agree(model, folder, attention, forced=settings.attention != "auto")
+    notes += _packs(model, folder, settings)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
     return Policy(model=model, tokenizer=tokenizer, settings=settings, notes=notes)
@@ -387,6 +393,31 @@ def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool
             f"more than keys and values{reason or f', off by {gap:.2g} nats a token'}"
         )
     return notes
+
+
+def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tuple[str, ...]:
+    """Pack a model if it is then computed as before; else say that it is not."""
+    rough = settings.precision == "bf16"
+    try:
+        with computing(settings, model.device):
+            gap = packed_gap(model, typical=rough)
+        reason = f"it is off by {gap:.2g} nats a token"
+    except Exception as error:  # attention that cannot be exchanged raises whatever it raises
+        gap, reason = float("inf"), " ".join(str(error).split())[:200]
+    if gap <= (TYPICAL if rough else tolerance(model)):
+        pack(model)
+        return ()
+    return (
+        f"model {str(folder)!r} cannot learn from packed texts ({reason}): each response has its prompt and padding",
+    )
+
+
+def computing(settings: PolicyConfig, device: torch.device) -> AbstractContextManager[object]:
+    """The precision that settings ask for, for the length of a ``with`` block."""
+    if settings.precision == "fp32":
+        return nullcontext()
+    # Rounded weights are kept for a second use, which layers that are computed again do not have.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=not settings.gradient_checkpointing)
 
 
 def _check_size(folder: Path) -> None:

@@ -21,6 +21,9 @@ from rl.storage import sha256_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
+# Layers that a model without weights, of which only the shape is looked at, may have.
+MOST_LAYERS = 1000
+
 # Weights in other formats than safetensors are neither read nor fetched.
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
@@ -71,20 +74,21 @@ def check_model(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise UsageError(f"{name} holds an adapter (adapter_config.json), not a model: merge it into its model first")
     parts = weight_files(folder)
-    if not all(part.exists() for part in parts):
-        return  # transformers says what is missing
+    there = all(part.exists() for part in parts)  # else transformers says what is missing
     tensors = 0
-    for part in parts:
+    for part in parts if there else ():
         check_weights(part)
         with safe_open(part, framework="np") as weights:
             tensors += len(weights.keys())
     # Each layer has weights, so this bounds the model before any of it is built.
+    most, bound = max(tensors, 1), f"the number of tensors in its weights, {tensors}"
+    if not there:
+        most, bound = MOST_LAYERS, str(MOST_LAYERS)
     for place, sizes in (("", config), ("text_config.", config.get("text_config"))):
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            if isinstance(sizes, Mapping) and key in sizes and not _within(sizes[key], max(tensors, 1)):
+            if isinstance(sizes, Mapping) and key in sizes and not _within(sizes[key], most):
                 raise UsageError(
-                    f"{name}: {place}{key} is {_shown(sizes[key])} in its config.json; it must be between 1 and the "
-                    f"number of tensors in its weights, {tensors}"
+                    f"{name}: {place}{key} is {_shown(sizes[key])} in its config.json; it must be between 1 and {bound}"
                 )
 
 

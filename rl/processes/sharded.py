@@ -15,14 +15,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rl.models.lora import merged_weights
+from rl.models.lora import MergedWeights
+from rl.models.output_layer import OutputLayer
 from rl.models.policy import Policy
 from rl.processes.ranks import Ranks
 
@@ -76,17 +79,12 @@ class ShardedPolicy(Policy):
         temperature: float = 1.0,
     ) -> Tensor:
         """As `Policy.token_log_probs`, of responses of one's own; done together."""
-        # Responses of one token need one pass of the model where others need two: then another process would wait.
-        short = all(len(response) == 1 for response in responses)
-        if short:
-            owner, responses = [*owner, owner[0]], [*responses, [*responses[0], *responses[0]]]
-        log_probs = self.root(lambda: self.local.token_log_probs(prompts, owner, responses, temperature=temperature))
-        return log_probs[:-1, :1] if short else log_probs
+        return self.root(lambda: self.local.token_log_probs(prompts, owner, responses, temperature=temperature))
 
     def published_weights(self) -> Mapping[str, Tensor]:
         """As `Policy.published_weights`, gathered one after the other when they are looked at; done together."""
         if self.local.adapter is not None:
-            return merged_weights(self._filled(self._weights(), self.device).model)
+            return MergedWeights(self.local.model, gathered)
         return GatheredWeights(self.local.model.state_dict())
 
     def without_adapter(self) -> Policy:
@@ -128,18 +126,31 @@ class GatheredWeights(Mapping[str, Tensor]):
         return len(self._parts)
 
 
-def shard(policy: Policy, ranks: Ranks) -> Policy:
-    """Share the weights of a policy out over the processes, which must all have the same; done together.
+def shard(opened: Callable[[], Policy], ranks: Ranks) -> Policy:
+    """A policy whose weights are shared out over the processes, of which only the first opens it; done together.
 
-    With one process it is the policy that is given.
+    The others begin without weights, and each tensor is told to all and cut: the memory of the host holds one model,
+    that of each device a part of it and one tensor. With one process it is the policy that is opened.
     """
-    if ranks.size == 1:
-        return policy
-    _ = policy.output_layer  # tries the model out when it is asked for the first time; from here on all must do that
-    mould = _without_weights(policy)
-    mesh = init_device_mesh(policy.device.type, (ranks.size,))
-    root = Computation(policy.model)
-    layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return opened() if ranks.size == 1 else shard_over(opened, ranks)
+
+
+def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
+    """The same also with one process."""
+    weights: Mapping[str, Tensor] = {}
+    about: tuple[Policy, bool, torch.device] | None = None
+    if ranks.leading:
+        policy = opened()
+        separable, device = policy.output_layer.separable, policy.device
+        policy.model.to("cpu")  # type: ignore[arg-type]
+        weights = dict(policy.model.named_parameters())
+        about = _without_weights(policy), separable, device
+    mould, separable, device = next(each for each in ranks.gather(about) if each is not None)
+    local = _copy(mould)
+    local.__dict__["output_layer"] = OutputLayer(local.model, separable=separable)
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    root = Computation(local.model)
+    layers = [module for module in local.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for module in (*layers, root):
         # The last one, too: else its weights would still be there, and be old, after the next update.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -147,16 +158,35 @@ def shard(policy: Policy, ranks: Ranks) -> Policy:
         # Not their mean; and gloo has no sum with a factor.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+    _fill(root, local.model, weights, device)
     return ShardedPolicy(
-        model=policy.model,
-        tokenizer=policy.tokenizer,
-        settings=policy.settings,
-        local=policy,
+        model=local.model,
+        tokenizer=local.tokenizer,
+        settings=local.settings,
+        notes=local.notes,
+        local=local,
         root=root,
         mould=mould,
-        parameters=policy.trained(),
+        parameters=local.trained(),
         ranks=ranks,
     )
+
+
+@torch.no_grad()
+def _fill(root: Computation, model: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
+    """Give a model without weights those that the first process has, one after the other."""
+    buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
+    root.to_empty(device=device)
+    model.tie_weights()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    for name, parameter in model.named_parameters():
+        if weights:
+            value = weights[name].detach().to(device)
+        else:
+            value = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        dist.broadcast(value, src=0)
+        parameter.copy_(parted_like(value, parameter))
 
 
 def idle(policy: Policy, passes: int, *, backward: bool) -> None:

@@ -242,11 +242,15 @@ def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Opti
         }
         if wrong := sorted(key for key in {**found, **wanted} if found.get(key) != wanted.get(key)):
             raise refused(path, f"its {OPTIMIZER} is not that of its model: {wrong[0]!r}")
+        counted = {id(each): group.get("fused") for group in optimizer.param_groups for each in group["params"]}
         for key in found:
             entry, name = key.split("/", maxsplit=1)
             value, parameter = file.get_tensor(key), parameters[name]
-            # AdamW counts its steps on the CPU.
-            optimizer.state[parameter][entry] = value if entry == "step" else parted_like(value, parameter)
+            if entry != "step":
+                value = parted_like(value, parameter)
+            elif counted[id(parameter)]:  # else AdamW counts its steps on the CPU
+                value = value.to(parameter.device)
+            optimizer.state[parameter][entry] = value
 
 
 def refused(path: Path, reason: str) -> UsageError:

@@ -51,6 +51,7 @@ CHANGEABLE = (
     "config.policy.gradient_checkpointing",
     "config.policy.logits_at_once",
     "config.optimizer.tokens_per_micro_batch",
+    "config.sampler.gpu_memory_utilization",
     "config.sampler.kv_cache_gib",
     "config.sampler.max_sequences",
     "config.sampler.sleep",
@@ -62,14 +63,15 @@ STEPS = "config.training.steps"
 @contextmanager
 def run_folder(
     output: Path, config: Config, ready: Prepared, ranks: Ranks = ALONE, *, resume: bool
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[[str | None], None]]:
     """Open the folder of a run for the length of a ``with`` block, and keep other processes out of it.
 
     If the block ends in an error before anything has been computed, the folder is as it was before: the corrected call
     can have it. Whatever has been computed stays.
 
-    Yields what is to be called when all that a run goes on from has been read. Until then nothing of it is changed;
-    then ``run.json`` is brought up to date, and the model of an end that is none any more goes.
+    Yields what is to be called when all that a run goes on from has been read, with the name of the sampler's engine.
+    Until then nothing of it is changed; then ``run.json`` is brought up to date, and the model of an end that is none
+    any more goes.
 
     Parameters
     ----------
@@ -203,14 +205,17 @@ def _check_room(output: Path) -> None:
     raise OSError(number, os.strerror(number))
 
 
-def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]]) -> None:
-    """Note what has changed since the run in ``output`` was left."""
+def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]], engine: str | None) -> None:
+    """Note what has changed since the run in ``output`` was left, and the engine that samples, which must not."""
     with _writing(output):
+        known = json.loads((output / ABOUT).read_text(encoding="utf-8")).get("engine")
+        if known not in (None, engine):
+            raise UsageError(f"cannot resume {str(output)!r}: its engine was {known!r} and is now {engine!r}")
         if any(key == STEPS for key, *_ in changed):
             # First the model, which is that of the old end: a run that stops between these lines writes it again.
             withdraw(output / MODEL)
-        if changed:
-            _write(output / ABOUT, run)
+        if changed or known != engine:
+            _write(output / ABOUT, run if engine is None else run | {"engine": engine})
 
 
 def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -226,7 +231,8 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         raise UsageError(f"cannot resume {str(output)!r}: its {ABOUT} is not that of a run; start in a new folder")
     if before["schema"] != SCHEMA:
         raise UsageError(f"cannot resume {str(output)!r}: another version wrote it; start in a new folder")
-    changed = differences(before, run)
+    # What samples is known only when it has been started.
+    changed = differences({key: value for key, value in before.items() if key != "engine"}, run)
     for key, was, now in changed:
         if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue

@@ -1,8 +1,9 @@
 """Everything that a run needs and that can be had, and checked, before it has a folder: task, prompts, tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -13,6 +14,8 @@ from transformers import AutoConfig
 
 from rl.config import Config
 from rl.errors import UsageError
+from rl.models.memory import MemoryPlan, plan_memory, shape_in
+from rl.models.policy import choose_device, free_memory
 from rl.models.start import check_model, refuse_code, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
 from rl.run.config import TrackingConfig
@@ -195,6 +198,47 @@ class _Fitting:
             self.left_out += 1
             prompt = self.task.propose(rng)
         raise self.refuse(prompt)
+
+
+def check_memory(config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, ranks: int = 1) -> None:
+    """Refuse a run that its GPU has no room for, before its model is read; raises `UsageError`.
+
+    Parameters
+    ----------
+    folder
+        Of the start model.
+    held_out
+        Prompts, of which the longest counts.
+    ranks
+        Processes that share the weights out.
+    """
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        return
+    plan_here(config, folder, held_out, device=device, ranks=ranks)
+
+
+def plan_here(
+    config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, device: torch.device, ranks: int = 1
+) -> Callable[..., MemoryPlan]:
+    """As `check_memory`, on any device; returns `plan_memory` of this run, to be told ``ranks`` and ``device``."""
+    tokenizer, other = load_tokenizer(folder), config.kl.reference
+    planned = partial(
+        plan_memory,
+        config,
+        shape_in(folder),
+        prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in held_out),
+        reference=shape_in(start_folder(other, key="kl.reference")) if other else None,
+    )
+    free = free_memory(device)
+    if free is not None:
+        planned(ranks=ranks, device=device.type).check(
+            free,
+            what=f"{device} has {{}} free",
+            utilization=config.sampler.gpu_memory_utilization,
+            total=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        )
+    return planned
 
 
 def check_trackers(config: TrackingConfig) -> None:

@@ -34,7 +34,7 @@ from rl.run.config import TrackingConfig
 from rl.run.display.progress import Progress
 from rl.run.folder import began, run_folder
 from rl.run.followed import followed, restored
-from rl.run.prepare import Prepared, prepare
+from rl.run.prepare import Prepared, check_memory, prepare
 from rl.run.records import Records
 from rl.run.rollouts import rollouts, written
 from rl.run.signals import interruption
@@ -90,7 +90,7 @@ class Run:
         ranks: Ranks,
         verifier: Verifier[Any] | VerifierPool,
         progress: Progress,
-        go_on: Callable[[], None],
+        go_on: Callable[[str | None], None],
         stack: ExitStack,
     ) -> None:
         self.state = RunState()
@@ -104,6 +104,7 @@ class Run:
         self._stack = stack
         self._records = Records(output, every=config.training.evaluate_every)
         self._loop: Loop | None = None
+        self._before = (0, 0)  # mixed groups of the last step, and all its groups
         self._trackers: Trackers
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
@@ -150,6 +151,7 @@ class Run:
         ranks.wait()
         start = output / START if config.start_model is None else start_folder(config.start_model)
         checkpoint, known = latest_checkpoint(output / CHECKPOINTS), {}
+        held_out = self._ready.held_out
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
@@ -157,12 +159,17 @@ class Run:
                 if folder is not None:
                     check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
-        policy = open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed)
-        policy = shard(policy, ranks)
+        if config.rollout.dynamic_sampling and self.state.step:
+            (last,) = (each for each in read_metrics(output / METRICS_FILE).steps if each.step == self.state.step)
+            self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
+        check_memory(config, start, held_out, ranks=ranks.size)
+        policy = shard(
+            lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
+            ranks,
+        )
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)
-        held_out = self._ready.held_out
         self._loop = Loop(
             config=config,
             task=self._ready.task,
@@ -186,7 +193,7 @@ class Run:
         # All that the run goes on from has been read, by all: from here on its files change.
         ranks.wait()
         if ranks.leading:
-            self._go_on()
+            self._go_on(self._loop.sampler.engine)
             self._records.cut()
             self._tidy()
         self._progress.catch_up(output)
@@ -200,7 +207,7 @@ class Run:
         return self._loop
 
     def follow(self, loop: Loop) -> Loop:
-        """The loop with the table that holds from the next step on, should a file that is followed have changed."""
+        """The loop of the next step: with what the last one has drawn, and with the table that holds from now on."""
         config = self._config
         with self._storing(self.next_step):
             tables, warning = followed(
@@ -213,7 +220,7 @@ class Run:
             )
         if warning is not None:
             self._progress.warn(warning)
-        return loop if tables is loop.tables else replace(loop, tables=tables)
+        return replace(loop, tables=tables, before=self._before)
 
     def record(self, step: Step) -> None:
         """Write down a step that has been made."""
@@ -227,6 +234,7 @@ class Run:
                 self._records.add(record)
             self._trackers.log(record)
             self._progress.stepped(record)
+            self._before = step.collected.mixed, len(step.collected.drawn.groups)
             self.state, self._in_step = replace(self.state, step=step.number, spent=spent), False
             self._seconds = dict(step.seconds)
             if not self.evaluation_due:
@@ -375,7 +383,7 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
             ranks=ranks,
             verifier=verifier,
             progress=progress,
-            go_on=go_on or (lambda: None),
+            go_on=go_on or (lambda _: None),
             stack=stack,
         )
         with run.explaining():

@@ -38,12 +38,15 @@ class SamplerConfig(Section):
     """Of the engine; by default that of [policy]. Experimental: no run has measured a precision of its own."""
     kv_cache_gib: Annotated[Number, Field(gt=0, le=4096)] = 1.0
     """Of the engine: GiB for keys and values."""
+    gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Of the engine: share of the GPU that must be free for it; by default what it takes, see `rl.models.memory`."""
     max_sequences: Annotated[Integer, Field(ge=1, le=65536)] = 256
     """Of the engine: responses that it works on at a time."""
     context: Annotated[Integer, Field(ge=8, le=10_000_000)] | None = None
     """Of the engine: longest prompt with its response, by default what the model can do."""
     sleep: bool = False
-    """Of the engine: whether it gives its GPU memory away while the trainer learns."""
+    """Of the engine: whether it gives its GPU memory away while the trainer learns: it forgets its weights, which are
+    handed over again."""
     sync_tolerance: Annotated[Number, Field(gt=0, le=100)] | None = None
     """Nats within which engine and trainer agree after a hand-over; by default 1e-4, or 0.5 with bfloat16."""
     importance_sampling: bool | None = None

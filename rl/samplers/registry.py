@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rl.config import Config
 from rl.errors import UsageError
+from rl.models.memory import ModelShape, plan_memory
 from rl.models.policy import Policy
 from rl.processes.ranks import ALONE, Ranks
 from rl.samplers.rollout import Batch, Sampler
@@ -66,6 +68,10 @@ def open_sampler(
         return
     from rl.samplers.vllm_sampler import VllmSampler
 
+    utilization = config.sampler.gpu_memory_utilization
+    if utilization is None and policy.device.type == "cuda":
+        plan = plan_memory(config, ModelShape.of(policy.model.config), ranks=ranks.size)
+        utilization = plan.utilization(torch.cuda.mem_get_info(policy.device)[1])
     sampler = VllmSampler(
         policy,
         config.sampler,
@@ -74,6 +80,7 @@ def open_sampler(
         include_stop=config.rollout.include_stop,
         probe=probe,
         seed=derive_seed(config.seed, "probe"),
+        utilization=utilization,
     )
     try:
         yield shared(sampler, ranks)
@@ -91,9 +98,13 @@ class _SharedSampler:
         self._own = own
         self._ranks = ranks
         self.ends = own.ends
+        self.engine = own.engine
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
         self._own.publish(weights)
+
+    def rest(self) -> None:
+        self._own.rest()
 
     def sample(self, prompts: Sequence[Prompt[Any]], *, first: int = 0, **options: Any) -> Batch:
         share = self._ranks.share(prompts)

@@ -56,6 +56,13 @@ class VllmSampler:
         Prompts to check the engine on after every hand-over, at least one.
     seed
         Of the tokens that follow them.
+    utilization
+        Share of the GPU that vLLM asks for; None on a CPU, where it asks for what it is told to take.
+
+    Attributes
+    ----------
+    engine
+        Name of the class of vLLM that computes, its model runner, of which there are several.
 
     Raises
     ------
@@ -75,6 +82,7 @@ class VllmSampler:
         include_stop: bool = False,
         probe: Sequence[Prompt[Any]],
         seed: int,
+        utilization: float | None = None,
     ) -> None:
         self._policy = policy
         self._stops = tuple(stop)
@@ -85,8 +93,9 @@ class VllmSampler:
             raise UsageError("the model knows no limit of its context: set sampler.context")
         self._context = min(limits)
         precision = config.precision or policy.settings.precision
-        self._engine = _Engine(policy, config, dtype=DTYPES[precision], context=self._context)
+        self._engine = _Engine(policy, config, dtype=DTYPES[precision], context=self._context, utilization=utilization)
         try:
+            self.engine = self._engine.runner()
             self._hand_over = HandOver(
                 self._engine,
                 score=self._score,
@@ -116,8 +125,11 @@ class VllmSampler:
         SyncError
             If it does not.
         """
-        self._engine.wake()
         self._hand_over.push(weights)
+
+    def rest(self) -> None:
+        """With ``sampler.sleep``, give the GPU's memory away until the next `publish`."""
+        self._engine.sleep()
 
     def sample(
         self,
@@ -140,7 +152,6 @@ class VllmSampler:
                 f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit into the engine's context of "
                 f"{self._context}: lower rollout.max_new_tokens, or raise sampler.context where the model can do more"
             )
-        self._engine.wake()
         self._hand_over.check()
         drawn = self._engine.generate(
             [sequence for sequence in prompt_tokens for _ in range(group_size)],
@@ -149,7 +160,6 @@ class VllmSampler:
             max_new_tokens=max_new_tokens,
             stop=self._stops,
         )
-        self._engine.sleep()
         completions = [self._completion(*response, temperature=temperature) for response in drawn]
         return Batch.of(prompts, prompt_tokens, completions)
 
@@ -201,9 +211,13 @@ class _Engine:
         Type of its weights.
     context
         Tokens of the longest sequence.
+    utilization
+        See `VllmSampler`.
     """
 
-    def __init__(self, policy: Policy, config: SamplerConfig, *, dtype: str, context: int) -> None:
+    def __init__(
+        self, policy: Policy, config: SamplerConfig, *, dtype: str, context: int, utilization: float | None
+    ) -> None:
         # Read when vLLM is imported: one process, nothing sent to anybody, and no lines across the display of a run.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -227,6 +241,7 @@ class _Engine:
                     max_model_len=context,
                     max_num_seqs=config.max_sequences,
                     kv_cache_memory_bytes=int(config.kv_cache_gib * GIB),
+                    **({} if utilization is None else {"gpu_memory_utilization": utilization}),
                     # A prompt read in pieces draws a token after each, and vLLM has to wind the request's generator
                     # back, which on a CPU it cannot.
                     enable_chunked_prefill=False,
@@ -244,8 +259,16 @@ class _Engine:
             worker.weightopt_version = version
 
         with preserved_globals():
+            if self._asleep:
+                # Keys and values come last: what a hand-over makes in passing has gone by then.
+                self._llm.wake_up(["weights"])
+            # In the process of the trainer it gets the tensors themselves, one by one. vLLM's engines for weight transfer
+            # carry tensors to another process and then do there what this does.
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
             self._llm.collective_rpc(note)
+            if self._asleep:
+                self._llm.wake_up(["kv_cache"])
+                self._asleep = False
 
     def versions(self) -> Sequence[int]:
         def read(worker: Any) -> int:
@@ -305,15 +328,19 @@ class _Engine:
             return self._llm.generate(requests, list(settings), use_tqdm=False)
 
     def sleep(self) -> None:
-        """Give the GPU's memory away until `wake`: weights wait in the memory of the host."""
+        """Give the GPU's memory away until weights are handed over again: those that it has are forgotten."""
         if self._sleeps and not self._asleep:
-            self._llm.sleep(level=1)
+            self._llm.sleep(level=2)
             self._asleep = True
 
-    def wake(self) -> None:
-        if self._asleep:
-            self._llm.wake_up()
-            self._asleep = False
+    def runner(self) -> str:
+        """Where the class of vLLM's model runner is from."""
+
+        def read(worker: Any) -> str:
+            made = type(worker.model_runner)
+            return f"{made.__module__}.{made.__name__}"
+
+        return self._llm.collective_rpc(read)[0]
 
     def close(self) -> None:
         from vllm.distributed.parallel_state import (  # pyright: ignore[reportMissingImports]

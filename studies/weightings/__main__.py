@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rl.records.metrics import METRICS_FILE, read_metrics
 from studies.weightings.collect import collect
 from studies.weightings.plan import HERE, Job, Plan, Setting, load_plan
 from studies.weightings.report import PAGE, rewrite
+from studies.weightings.start_counts import count_starts, write_rates
 from studies.weightings.starts import make_start, start_model
 from studies.weightings.work import run_job
 from weightopt.files import replace_file
@@ -84,7 +85,7 @@ def run_setting(plan: Plan, setting: Setting, options: argparse.Namespace) -> No
     starts = {seed: output / setting.name / "starts" / f"seed-{seed}" for seed in (*plan.tuning_seeds, *plan.seeds)}
     calls = [(setting, seed, folder) for seed, folder in starts.items()]
     _all(options, make_start, calls, f"{setting.name}: starts")
-    tables = _tables(plan, setting, output / setting.name / "tables")
+    tables = _tables(plan, setting, output / setting.name)
 
     def run(jobs: list[Job]) -> None:
         if not jobs:
@@ -94,10 +95,23 @@ def run_setting(plan: Plan, setting: Setting, options: argparse.Namespace) -> No
 
     tuning = plan.tuning(setting)
     run(tuning)
+    for _ in range(plan.extend):
+        run(beyond := plan.tuning_at(setting, _beyond(tuning, choose_rates(plan, tuning, output))))
+        tuning += beyond
     rates = choose_rates(plan, tuning, output)
     replace_file(output / setting.name / "rates.json", (json.dumps(rates, indent=2) + "\n").encode())
     run(plan.evaluation(setting, rates))
     run(plan.explored(setting))
+
+
+def _beyond(tuning: list[Job], chosen: Mapping[str, float]) -> dict[str, list[float]]:
+    """Half or twice the best learning rate of each method that is best at an end of what it was tried with."""
+    tried = {method: [job.rate for job in tuning if job.method == method] for method in chosen}
+    return {
+        method: [rate / 2 if rate == min(tried[method]) else rate * 2]
+        for method, rate in chosen.items()
+        if rate in (min(tried[method]), max(tried[method]))
+    }
 
 
 def choose_rates(plan: Plan, tuning: list[Job], output: Path) -> dict[str, float]:
@@ -114,11 +128,14 @@ def choose_rates(plan: Plan, tuning: list[Job], output: Path) -> dict[str, float
 
 
 def _tables(plan: Plan, setting: Setting, folder: Path) -> dict[str, Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = {method: folder / f"{method}.json" for method in plan.methods}
+    tables = {method: folder / "tables" / f"{method}.json" for method in plan.methods}
+    (folder / "tables").mkdir(exist_ok=True)
+    rates = folder / "tables" / "rates.csv"
+    starts = count_starts(folder / "starts")
+    write_rates(starts[starts["seed"].isin(plan.tuning_seeds)], rates)
     for method, path in tables.items():
         if not path.exists():
-            plan.make_table(method, setting, path)
+            plan.make_table(method, setting, path, rates)
     return tables
 
 

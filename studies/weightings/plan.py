@@ -1,4 +1,4 @@
-"""What the study compares, as written in ``study.toml``, and the list of runs that follows from it."""
+"""What a study compares, as written in its plan (``study.toml``), and the list of runs that follows from it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from rl.config import Config, load_config
+from studies.weightings.start_counts import write_rates
 from weightopt.table import WeightTable
 
 HERE = Path(__file__).parent
@@ -25,7 +28,7 @@ class Setting:
     Attributes
     ----------
     config
-        Configuration of its runs.
+        Configuration file of its runs.
     rates
         Learning rates that every method is tried with, increasing.
     start, target
@@ -46,7 +49,7 @@ class Setting:
 
     def load(self, **changes: Any) -> Config:
         """The configuration, with some keys (``**{"section.key": value}``) set."""
-        return load_config(HERE / self.config, [f"{key}={value}" for key, value in changes.items()])
+        return load_config(self.config, [f"{key}={value}" for key, value in changes.items()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,22 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All of ``study.toml``."""
+    """All of a plan.
 
+    Attributes
+    ----------
+    folder
+        Where the plan's file lies, and the results of its runs in ``results/``.
+    tuning_share
+        Share of a run's updates that are made when learning rates are tuned.
+    extend
+        How often the grid of learning rates is extended by a factor of 2 for a method that is best at an end of it.
+    methods
+        Command that makes the table of each; ``{start}``, ``{target}`` and ``{rates}`` (a file with the pass rates of
+        the start models that learning rates are tuned with) are the setting's.
+    """
+
+    folder: Path
     group_size: int
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
@@ -79,35 +96,45 @@ class Plan:
     methods: Mapping[str, str]
     labels: Mapping[str, str]
     settings: Mapping[str, Setting]
-    exploration: Mapping[str, Any]
+    exploration: Mapping[str, Any] = field(default_factory=dict)
+    extend: int = 0
 
-    def command(self, method: str, setting: Setting) -> list[str]:
+    @property
+    def results(self) -> Path:
+        """Folder of the results that are kept with the project, a folder a setting."""
+        return self.folder / "results"
+
+    def command(self, method: str, setting: Setting, rates: Path) -> list[str]:
         """Arguments of ``weightopt`` that make the table of a method."""
-        words = [*shlex.split(self.methods[method]), "--group-size", str(self.group_size)]
-        return (
-            words if words[0] == "table" else [*words, "--start", f"{setting.start}", "--target", f"{setting.target}"]
-        )
+        words = self.methods[method].format(start=setting.start, target=setting.target, rates=rates)
+        return [*shlex.split(words), "--group-size", str(self.group_size)]
 
-    def table(self, method: str, setting: Setting) -> WeightTable:
-        """The table of a method, made by its command."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "table.json"
-            self.make_table(method, setting, path)
-            return WeightTable.load(path)
+    def tables(self, setting: Setting, starts: pd.DataFrame) -> dict[str, WeightTable]:
+        """The tables of all methods, made by their commands from start models as `count_starts` has counted them."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_rates(starts, folder / "rates.csv")
+            for method in self.methods:
+                self.make_table(method, setting, folder / f"{method}.json", folder / "rates.csv")
+            return {method: WeightTable.load(folder / f"{method}.json") for method in self.methods}
 
-    def make_table(self, method: str, setting: Setting, path: Path) -> None:
+    def make_table(self, method: str, setting: Setting, path: Path, rates: Path) -> None:
         """Write the table of a method."""
-        command = [sys.executable, "-m", "weightopt", *self.command(method, setting), "--output", str(path)]
+        command = [sys.executable, "-m", "weightopt", *self.command(method, setting, rates), "--output", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def tuning(self, setting: Setting) -> list[Job]:
         """The runs that choose the learning rates."""
+        return self.tuning_at(setting, dict.fromkeys(self.methods, setting.rates))
+
+    def tuning_at(self, setting: Setting, rates: Mapping[str, Sequence[float]]) -> list[Job]:
+        """Tuning runs of some methods, each at learning rates of its own."""
         steps = round(setting.load().training.steps * self.tuning_share)
         return [
             Job(setting=setting.name, phase="tuning", method=method, rate=rate, seed=seed, steps=steps)
             for seed in self.tuning_seeds
-            for method in self.methods
-            for rate in setting.rates
+            for method, tried in rates.items()
+            for rate in tried
         ]
 
     def evaluation(self, setting: Setting, rates: Mapping[str, float]) -> list[Job]:
@@ -121,7 +148,7 @@ class Plan:
 
     def explored(self, setting: Setting) -> list[Job]:
         """The runs that were added when the first results were known; none in most settings."""
-        if setting.name != self.exploration["setting"]:
+        if setting.name != self.exploration.get("setting"):
             return []
         steps = setting.load().training.steps
         return [
@@ -139,7 +166,7 @@ def load_plan(path: Path = HERE / "study.toml") -> Plan:
     settings = {
         name: Setting(
             name=name,
-            config=Path(keys["config"]),
+            config=path.parent / keys["config"],
             rates=tuple(keys["rates"]),
             start=keys["start"],
             target=keys["target"],
@@ -149,4 +176,4 @@ def load_plan(path: Path = HERE / "study.toml") -> Plan:
         for name, keys in document.pop("settings").items()
     }
     lists = {key: tuple(document.pop(key)) for key in ("seeds", "tuning_seeds", "levels")}
-    return Plan(settings=settings, **lists, **document)
+    return Plan(folder=path.parent, settings=settings, **lists, **document)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from figures.captions import markdown
 from studies.weightings import prediction
-from studies.weightings.collect import OPERATORS_FILE, RESULTS
+from studies.weightings.collect import OPERATORS_FILE
 from studies.weightings.findings import Interval, arrived, difference, measures, ratio, tails
 from studies.weightings.plan import Plan, Setting
 
@@ -40,8 +40,8 @@ class Results:
         Prompts with 0..samples right responses, summed over the seeds that are compared.
     """
 
-    def __init__(self, plan: Plan, setting: Setting, folder: Path = RESULTS) -> None:
-        here = folder / setting.name
+    def __init__(self, plan: Plan, setting: Setting, folder: Path | None = None) -> None:
+        here = (plan.results if folder is None else folder) / setting.name
         evaluations: Any = pd.read_csv(here / "evaluations.csv.xz")
         self.plan, self.setting = plan, setting
         self.evaluations = evaluations[evaluations["phase"] == "evaluation"]
@@ -52,6 +52,7 @@ class Results:
         self.runs: Any = measures(self.evaluations, plan.levels)
         self.rates: Mapping[str, float] = pd.read_csv(here / "rates.csv").set_index("method")["rate"].to_dict()
         starts: Any = pd.read_csv(here / "starts.csv")
+        self.tuning_starts = starts[starts["seed"].isin(plan.tuning_seeds)]
         starts = starts[starts["seed"].isin(plan.seeds)]
         self.starts = np.bincount(starts["right"], starts["prompts"], int(starts["samples"].max()) + 1).astype(float)
 
@@ -93,7 +94,7 @@ class Results:
     def predicted(self) -> pd.DataFrame:
         """Ratios to the reference that the population model gives, beside the measured ones."""
         rho = prediction.population(self.starts)
-        tables = {method: self.plan.table(method, self.setting) for method in self.plan.methods}
+        tables = self.plan.tables(self.setting, self.tuning_starts)
         rows: dict[str, dict[str, str]] = {label: {} for label in self.plan.labels.values()}
         levels = [level for level in self.plan.levels if level > rho.mean()]
         for scaling, title in (("advantage", "equal E[A²]"), ("kl", "equal KL")):
@@ -139,7 +140,7 @@ class Results:
 TABLES = ("speed", "level", "predicted", "explored", "tuned")
 
 
-def rewrite(plan: Plan, page: str, results: Path = RESULTS, only: Sequence[str] = TABLES) -> str:
+def rewrite(plan: Plan, page: str, results: Path | None = None, only: Sequence[str] = TABLES) -> str:
     """The page with its tables, or only some of them, computed anew."""
     found: dict[str, Results] = {}
 

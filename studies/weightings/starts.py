@@ -31,9 +31,9 @@ from rl.tasks.registry import build_task, build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
 from rl.verification.pool import open_verifier
 from studies.weightings.plan import Setting
+from studies.weightings.start_counts import MEASURED
 
 PROMPTS, SAMPLES = 256, 64  # training prompts and responses to each by which the start is measured
-MEASURED = "start.csv"
 LONGEST = 200  # updates in which the skill must be hidden
 
 

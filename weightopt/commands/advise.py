@@ -81,6 +81,13 @@ def advise(
             "is sure with one wrong answer only.",
         ),
     ] = False,
+    crowding: Annotated[
+        str,
+        typer.Option(
+            help="Crowding limit κ of the table, which keeps rare kinds of problems alive; none; or auto, 0.3 below a "
+            "mean success of 0.1 and else none."
+        ),
+    ] = "auto",
     threshold: Annotated[
         float, typer.Option(help="Saving below which a table is said not to help, a share from 0 to 0.5.")
     ] = 0.02,
@@ -126,6 +133,7 @@ def advise(
         "budget_kind": budget_kind,
         "uniform_groups": uniform_groups,
         "threshold": threshold,
+        "crowding": _limit(crowding),
         "floor": floor,
         "resamples": resamples,
         "seed": seed,
@@ -151,7 +159,7 @@ def advise(
         counts, used, refilled = read_counts(str(pass_rates)), None, False
     refilled = refilled if dynamic_sampling is None else dynamic_sampling
     advice = _advise(counts, sizes, used, measured, refilled, settings, quiet=as_json)
-    table = advice.choice.table()
+    table = advice.table()
     if output is not None:
         replace("--output", output, table.to_json().encode())
     if as_json:
@@ -176,11 +184,15 @@ def _advise(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from weightopt.errors import SolverError
     from weightopt.populations.advice import advise as compare
+    from weightopt.populations.advice import default_limit
     from weightopt.populations.starts import estimate
 
     settings = dict(settings)
     starts = estimate(counts, **{key: settings.pop(key) for key in ("floor", "resamples", "seed")})
+    if automatic := settings["crowding"] == "auto":
+        settings["crowding"] = default_limit(starts)
     sizes = sorted({*sizes, *([] if used is None else [used])})
     columns = TextColumn("group sizes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     progress = Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
@@ -190,10 +202,15 @@ def _advise(
         progress.start()  # from the first group size on: advice that is refused shows no bar
         progress.advance(bar)
 
+    problem: dict[str, Any] = settings | {"lengths": lengths, "dynamic_sampling": refilled, "used": used}
     try:
-        return compare(
-            starts, sizes, lengths=lengths, dynamic_sampling=refilled, used=used, progress=advance, **settings
-        )
+        try:
+            return compare(starts, sizes, progress=advance, **problem)
+        except SolverError:
+            if not automatic:
+                raise
+            problem["crowding"] = None  # a limit that nobody asked for stops no advice
+            return compare(starts, sizes, progress=advance, **problem)
     finally:
         if progress.live.is_started:  # what never began leaves no empty line behind
             progress.stop()
@@ -242,7 +259,7 @@ def _follow(
                 # Counts that say nothing yet: the table stays as it is.
                 print(f"step {seen}: no advice, the counts {error.sentence}", flush=True)
             else:
-                replace("--output", output, advice.choice.table().to_json().encode())
+                replace("--output", output, advice.table().to_json().encode())
                 if as_json:
                     print_json({"step": seen, **advice.to_dict()})
                 else:
@@ -293,9 +310,25 @@ def _print(advice: Advice) -> None:
     ends = "with advantages in uniform groups too" if problem.uniform_groups else "without advantages in uniform groups"
     print(f"The table is the best found {ends}, a local optimum; the bound holds for all")
     print("of these, even if they differ by prompt and step. Equal responses a step for all M.")
+    if advice.limited is not None:
+        certificate = advice.limited.answer.certificate
+        print(
+            f"With the crowding limit κ = {advice.limited.limit:g}: {advice.limited.cost / least:.3f} in groups of "
+            f"{advice.choice.group_size}; certified gap {certificate.gap:.1e} for a single prompt."
+        )
     print()
     for sentence in (advice.verdict, *advice.cautions):
         print(textwrap.fill(sentence, 100, subsequent_indent="  "))
+
+
+def _limit(text: str) -> float | str | None:
+    """What --crowding says: a number, None, or auto."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError:
+        refuse(f"--crowding must be a number, none or auto, got {text!r}")
 
 
 def _whole(number: float) -> int:

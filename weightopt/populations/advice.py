@@ -16,7 +16,9 @@ import numpy as np
 
 from theory import catalogue
 from weightopt.catalogue_tables import catalogue_table
+from weightopt.curves.problem import Problem
 from weightopt.errors import ProblemError
+from weightopt.groups import group
 from weightopt.populations.group_flow import GroupBudget
 from weightopt.populations.group_population import (
     NAMES,
@@ -36,6 +38,12 @@ NEGLIGIBLE = 0.02  # share of a time that no training run would show
 PARTS = 10**9  # of a population, of which shares become counts
 MOST_SIZES = 8
 HARD = 0.1  # mean success below which the model has been wrong in trained runs
+LIMIT = 0.3  # the crowding limit that is advised from such starts
+LIMITED_TARGET, LIMITED_TO = 0.9, 0.7  # success the limited table is solved for, and to which the limit holds
+EVIDENCE = (
+    "but from starts as hard as these kinds of problems compete for shared habits, and such tables keep the rare ones "
+    "alive (docs/results.md)"
+)
 LEFT_OUT = (
     "prompts that share habits (kinds of problem that crowd each other out can change the order), wrong answers of "
     "more than one kind, lengths that drift as training goes on, and that small groups see more prompts for the same "
@@ -129,6 +137,28 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Limited:
+    """A table that keeps rare kinds of problems alive, for starts at which kinds compete for shared habits.
+
+    Attributes
+    ----------
+    answer
+        The table of least time for one prompt from the mean start to 90 % in the loop's clock, with a limit on the push
+        from the start to 70 %, and its certificate.
+    cost
+        What it costs in the model of independent prompts, in the unit of `Choice.cost`.
+    """
+
+    answer: group.GroupAnswer
+    cost: float
+
+    @property
+    def limit(self) -> float:
+        """κ."""
+        return float(self.answer.problem.crowding or 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Advice:
     """Which group size and which table for a pilot's starts.
 
@@ -144,6 +174,8 @@ class Advice:
         Which of them: that of the run if it costs at most 2 % more than the cheapest, else the smallest that does.
     threshold
         Saving below which a table is said not to help.
+    limited
+        The table to use in place of what the model of independent prompts recommends, if kinds of problems compete.
     """
 
     starts: Starts
@@ -151,16 +183,28 @@ class Advice:
     choices: tuple[Choice, ...]
     recommended: int
     threshold: float
+    limited: Limited | None = None
 
     @property
     def choice(self) -> Choice:
         """The recommended one."""
         return self.choices[self.recommended]
 
+    def table(self) -> WeightTable:
+        """The table to use."""
+        return self.choice.table() if self.limited is None else self.limited.answer.table()
+
     @property
     def verdict(self) -> str:
         """What to do, in one sentence or two."""
         choice = self.choice
+        if self.limited is not None:
+            price = self.limited.cost / choice.cost - 1
+            return (
+                f"Use groups of {choice.group_size} with the table that keeps the crowding limit κ = "
+                f"{self.limited.limit:g}. If prompts were independent it would cost {price:.1%} more than "
+                f"{'the best table found' if choice.helps else choice.named.label}; {EVIDENCE}."
+            )
         saving = f"{choice.saving:.1%} [{choice.low:.1%}, {choice.high:.1%}]"
         against = f"{choice.named.label}, the best named weighting"
         if choice.helps:
@@ -181,10 +225,11 @@ class Advice:
         """What to know before one acts on it."""
         hard = (
             "From starts as hard as these this model has been wrong: in the study's Countdown from scratch GRPO, which "
-            "it puts first, ended at 47 % and Sqrt-R at 67 %, because prompts share habits (docs/advice.md). Compare "
-            "the two in short runs."
+            "it puts first, ended at 47 % and Sqrt-R at 67 %, because prompts share habits (docs/advice.md). Ask for a "
+            "table with --crowding, or compare the two in short runs."
         )
-        return (*((hard,) if self.starts.mean()[0] < HARD else ()), f"The model leaves out: {LEFT_OUT}.")
+        wrong = self.limited is None and self.starts.mean()[0] < HARD
+        return (*((hard,) if wrong else ()), f"The model leaves out: {LEFT_OUT}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -207,6 +252,13 @@ class Advice:
             "group_sizes": [choice.to_dict() for choice in self.choices],
             "group_size": self.choice.group_size,
             "helps": self.choice.helps,
+            "limited": None
+            if self.limited is None
+            else {
+                "crowding": self.limited.limit,
+                "cost": self.limited.cost,
+                "gap": self.limited.answer.certificate.gap,
+            },
             "verdict": self.verdict,
             "cautions": list(self.cautions),
         }
@@ -223,6 +275,7 @@ def advise(
     budget_kind: GroupBudget = "advantage-variance",
     threshold: float = NEGLIGIBLE,
     used: int | None = None,
+    crowding: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Advice:
     """Advice on group size and table.
@@ -241,6 +294,9 @@ def advise(
         Saving below which a table is said not to help, 0 to 0.5.
     used
         The group size that the user has, one of `group_sizes`; it is kept where another one saves little.
+    crowding
+        κ of a table that is to be used whatever the model of independent prompts says, see `Limited`; None: no limit,
+        and none is needed from a mean success of 0.7.
     progress
         Called with each group size once it is done.
 
@@ -278,9 +334,39 @@ def advise(
     cheapest = min(choice.cost for choice in choices)
     near = [at for at, choice in enumerate(choices) if choice.cost <= cheapest * (1 + NEGLIGIBLE)]
     kept = [at for at in near if choices[at].group_size == used]
+    recommended = (kept or near)[0]
     return Advice(
-        starts=starts, target=target, choices=tuple(choices), recommended=(kept or near)[0], threshold=threshold
+        starts=starts,
+        target=target,
+        choices=tuple(choices),
+        recommended=recommended,
+        threshold=threshold,
+        limited=None
+        if crowding is None or mean >= LIMITED_TO
+        else _limited(choices[recommended].answer.problem, mean, crowding),
     )
+
+
+def default_limit(starts: Starts) -> float | None:
+    """κ that is advised: `LIMIT` below a mean success of `HARD`, where kinds crowd each other out, else None."""
+    return LIMIT if starts.mean()[0] < HARD else None
+
+
+def _limited(population: GroupPopulationProblem, start: float, limit: float) -> Limited:
+    start, target = float(f"{start:.2g}"), max(LIMITED_TARGET, population.target)
+    problem = group.GroupProblem(
+        Problem(start=start, target=target, clock="regular"),
+        population.group_size,
+        crowding=limit,
+        crowding_range=(start, LIMITED_TO),
+        crowding_measure="push",
+    )
+    answer = group.solve(problem)
+    table = answer.table()
+    push = 0.0 if population.dynamic_sampling else -table.all_wrong_advantage
+    vector = np.array([push, *table.weight, table.all_right_advantage])
+    share = np.array(population.counts, dtype=float) / sum(population.counts)
+    return Limited(answer=answer, cost=population.flow().time(vector, share, population.target))
 
 
 def default_target(mean: float) -> float:

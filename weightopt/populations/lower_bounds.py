@@ -42,7 +42,8 @@ from theory.step_budgets import StepBudget
 
 Array = NDArray[np.float64]
 GRAIN = 200  # prompts that a population is taken to have at least, for a schedule
-BISECTIONS = 60  # of an interval of length π or a few tens: exact to rounding
+LONGEST = 100  # steps to a root, of which Newton's method takes about eight and halving an interval 60
+ROUNDING = 4e-15  # relative length of a last step, after which Newton's method has all digits
 NEAREST = 1e-4  # length of the first of them over that of the last, at most
 RANKS = 240  # points on the frontier of the effective clock
 PIECES = 200  # pieces of a schedule's last, straight leg
@@ -192,11 +193,18 @@ def _lifted(crowd: Crowd, price: float) -> Array:
         pays = (start < level) & (level - start <= price * (expit(level) - expit(start)))
         return np.where(pays, level, start)
     if budget.coordinate_name == "angle":
-        return _root(lambda x: x - start - price / 4 * np.sin(x), start, np.full_like(start, math.pi))
+        quarter = price / 4
+
+        def pull(x: Array) -> tuple[Array, Array]:
+            return x - start - quarter * np.sin(x), 1 - quarter * np.cos(x)
+
+        return _root(pull, start, np.full_like(start, math.pi))
     half = price / 2
 
-    def slope(x: Array) -> Array:
-        return x - start - half * expit(x) * expit(-x)
+    def slope(x: Array) -> tuple[Array, Array]:
+        rho, failure = expit(x), expit(-x)
+        bend = half * rho * failure
+        return x - start - bend, 1 - bend * (failure - rho)
 
     top = start + half / 4
     outer = _turns(half)
@@ -222,13 +230,27 @@ def _turns(half: float) -> tuple[float, float] | None:
     return math.log(ends[0] / (1 - ends[0])), math.log(ends[1] / (1 - ends[1]))
 
 
-def _root(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where functions that rise through 0 between low and high do so, one for each entry, by bisection."""
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        under = function(middle) < 0
-        low, high = np.where(under, middle, low), np.where(under, high, middle)
-    return (low + high) / 2
+def _root(function: Callable[[Array], tuple[Array, Array]], low: Array, high: Array) -> Array:
+    """Where functions that rise through 0 between low and high do so, one for each entry, exact to rounding.
+
+    Newton's method, and the middle of the interval where it leaves that or does not halve its step. `function` gives
+    value and slope. A root that is not there ends at the edge of its interval.
+    """
+    x, last = (low + high) / 2, high - low
+    for _ in range(LONGEST):
+        value, slope = function(x)
+        under = value < 0
+        low, high = np.where(under, x, low), np.where(under, high, x)
+        step = np.divide(-value, slope, out=np.full_like(x, np.inf), where=slope > 0)
+        ahead, length = x + step, np.abs(step)
+        there = length <= ROUNDING * np.abs(x)
+        newton = (ahead >= low) & (ahead <= high) & (2 * length <= last)
+        ahead = np.where(newton | there, ahead, (low + high) / 2)
+        last = np.where(there, 0.0, np.abs(ahead - x))
+        x = ahead
+        if not np.any(last):
+            break
+    return np.clip(x, low, high)
 
 
 class _Frontier(NamedTuple):
@@ -292,7 +314,13 @@ def _eased(crowd: Crowd, level: float | Array) -> Array:
     start = crowd.start + np.zeros_like(level)
     if crowd.budget.coordinate_name == "log-odds":
         return start + np.real(lambertw(level * np.exp(-start)))
-    return _root(lambda x: x - start - level * _steepness(crowd.budget, x), start, np.full_like(start, math.pi))
+
+    def pull(x: Array) -> tuple[Array, Array]:
+        sine, cosine = np.sin(x / 2), np.cos(x / 2)
+        steep = cosine / sine**3  # `_steepness`; its slope is -(1/2)(1/sin² + 3 cos²/sin⁴)
+        return x - start - level * steep, 1 + level * (0.5 / sine**2 + 1.5 * (cosine / sine**2) ** 2)
+
+    return _root(pull, start, np.full_like(start, math.pi))
 
 
 def _below(frontier: _Frontier, length: float) -> float:

@@ -24,6 +24,8 @@ from weightopt.populations.problem import PopulationProblem
 Array = NDArray[np.float64]
 FINE = 1 / 128  # log-odds between the points at which a formula is read: relative error of ω at most 2e-6 (named ones)
 PIECES = 256  # of a path, to measure it
+_APART = np.array([0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3])
+AROUND = np.concatenate([[0.25, 0.5], 1 - _APART[::-1], [1.0], 1 + _APART, [1.6, 2.5, 4.0]])  # times a flow time
 NEWTON = 200  # steps to the arrival, halves of an interval among them
 ROUNDS = 3  # of evening out the pieces
 
@@ -67,28 +69,53 @@ class Passage:
 
     def _hitting(self, near: float | None) -> float:
         """Flow time at which the mean success reaches the target."""
-        low, high = (0.0, float(np.max(self.flow.stop))) if near is None else (near / 4, near * 4)
-        if near is None or self._excess(low)[0] >= 0 or self._excess(high)[0] < 0:
+        low, high = 0.0, math.inf
+        if near is None:
             low, high = self._bracket()
             near = (low + high) / 2
+        else:
+            near, low, high = self._nearer(near)
         at = near
-        # Newton's method, or halves where it leaves the interval.
+        # Newton's method; where it leaves what is known halves of an interval, or a factor of 4 where there is none.
         for _ in range(NEWTON):
-            over, speed = self._excess(at)
+            over, speed = (float(values[0]) for values in self._excess(np.array([at])))
             low, high = (low, at) if over >= 0 else (at, high)
             ahead = at - over / speed if speed > 0 else math.inf
-            before, at = at, ahead if low < ahead < high else (low + high) / 2
-            if abs(at - before) <= 1e-15 * at:
+            newton = low < ahead < high
+            if not newton:
+                ahead = at / 4 if low == 0 else at * 4 if high == math.inf else (low + high) / 2
+            before, at = at, ahead
+            # The error of a step is about the square of the one before.
+            if abs(at - before) <= (1e-10 if newton else 1e-15) * at:
                 break
         return at
 
-    def _excess(self, tau: float) -> tuple[float, float]:
-        """Mean success beyond the target at a flow time, and its speed."""
-        theta, weight = (values[0] for values in self.flow.position(np.array([tau])))
+    def _nearer(self, near: float) -> tuple[float, float, float]:
+        """The arrival to about six digits from flow times around one that is near it, and those on both sides of it."""
+        tau = near * AROUND
+        over, speed = self._excess(tau)
+        first = int(np.searchsorted(over, 0.0))
+        if first == 0:
+            return float(tau[0]), 0.0, float(tau[0])
+        if first == tau.size:
+            return float(tau[-1]), float(tau[-1]), math.inf
+        low, high = float(tau[first - 1]), float(tau[first])
+        # Cubic Hermite interpolation between the two, of the flow time as a function of the mean success.
+        rise = over[first] - over[first - 1]
+        share = float(-over[first - 1] / rise)
+        with np.errstate(divide="ignore"):
+            slopes = rise / speed[first - 1 : first + 1]
+        if not np.all(slopes < 3 * (high - low)):  # else it might turn back
+            return (low + high) / 2, low, high
+        smooth = share * share * (3 - 2 * share)
+        bent = share * (1 - share) ** 2 * slopes[0] - share * share * (1 - share) * slopes[1]
+        return low + smooth * (high - low) + float(bent), low, high
+
+    def _excess(self, tau: Array) -> tuple[Array, Array]:
+        """Mean success beyond the target at flow times of shape (m,), and its speed, each of shape (m,)."""
+        theta, weight = self.flow.position(tau)
         rho = expit(np.maximum(theta, self.problem.theta))
-        return float(rho @ self.problem.share) - self.problem.target, float(
-            (rho * (1 - rho) * weight) @ self.problem.share
-        )
+        return rho @ self.problem.share - self.problem.target, (rho * (1 - rho) * weight) @ self.problem.share
 
     def _bracket(self) -> tuple[float, float]:
         """Flow times around the arrival, close to it: flow times span many powers of ten."""
@@ -188,10 +215,11 @@ def time_and_gradient(
     reach = problem.share * expit(end) * expit(-end) * path.weight[-1]
     total = float(np.sum(reach))
     late = float(np.sum(value, axis=1) @ share) / total if total > 0 else 0.0
-    last = knots[-1]
-    gradient = passage.flow.pull_back(np.minimum(problem.theta, last), np.sum(value, axis=0) - late * reach)
-    gradient += passage.flow.pull_back(np.minimum(end, last), late * reach)
-    gradient -= passage.flow.pull_back(np.minimum(path.theta, last), value)
+    # ∂H at the starts, at the ends and on the way, in one pass.
+    places = np.vstack([problem.theta, end, path.theta])
+    gradient = passage.flow.pull_back(
+        np.minimum(places, knots[-1]), np.vstack([np.sum(value, axis=0) - late * reach, late * reach, -value])
+    )
     return float(np.sum(time)), gradient, passage.hitting
 
 

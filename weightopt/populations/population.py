@@ -39,7 +39,6 @@ PROMISE = Promise(math.inf)
 SEARCH_PIECES = 48  # of a path, during the search
 SEARCH_PROMPTS = 40  # into which the population is gathered for it, but for the last steps
 FIRST_STEPS, SEARCH_STEPS, LAST_STEPS = 20, 60, 40  # from all starts; from the best; with all prompts
-SEARCH_ROUNDS = 2  # in each of which the pieces are evened out anew
 BEST_STARTS = 2
 
 
@@ -296,12 +295,14 @@ def search(problem: PopulationProblem) -> LogLinear:
     """
     rho = problem.knots()
     knots, few = log_odds(rho), _gathered(problem)
-    begun = [_descend(few, knots, -a * np.log(rho) - b * np.log1p(-rho), FIRST_STEPS, 1) for a, b in STARTS]
+    begun = [_descend(few, knots, -a * np.log(rho) - b * np.log1p(-rho), FIRST_STEPS) for a, b in STARTS]
     begun.sort(key=lambda pair: pair[1])
-    found = [_descend(few, knots, log_weight, SEARCH_STEPS, SEARCH_ROUNDS) for log_weight, _ in begun[:BEST_STARTS]]
-    log_weight = min(found, key=lambda pair: pair[1])[0]
+    found = [_descend(few, knots, log_weight, SEARCH_STEPS) for log_weight, _ in begun[:BEST_STARTS]]
+    best = min(found, key=lambda pair: pair[1])
+    # Once more, with pieces evened out anew.
+    log_weight = min(best, _descend(few, knots, best[0], SEARCH_STEPS), key=lambda pair: pair[1])[0]
     if few is not problem:
-        log_weight = _descend(problem, knots, log_weight, LAST_STEPS, 1)[0]
+        log_weight = _descend(problem, knots, log_weight, LAST_STEPS)[0]
     return LogLinear(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
 
 
@@ -318,9 +319,7 @@ def _gathered(problem: PopulationProblem) -> PopulationProblem:
     )
 
 
-def _descend(
-    problem: PopulationProblem, knots: Array, log_weight: Array, steps: int, rounds: int
-) -> tuple[Array, float]:
+def _descend(problem: PopulationProblem, knots: Array, log_weight: Array, steps: int) -> tuple[Array, float]:
     """L-BFGS-B in the slopes; log-weights at the knots and the time they take."""
     width, limit = np.diff(knots), problem.steepness
     slope = np.clip(np.diff(log_weight) / width, -limit, limit)
@@ -328,19 +327,19 @@ def _descend(
     def at_knots(slope: Array) -> Array:
         return np.concatenate([[0.0], np.cumsum(slope * width)])
 
+    share = None
     # A mean of weights makes the length of any path that of its ends.
-    ends_alone = problem.norm.exponent == 1 and problem.clock == "regular"
-    for _ in range(1 if ends_alone else rounds):
+    if problem.norm.exponent == 2 or problem.clock == "effective":
         passage = Passage(problem, knots, at_knots(slope))
-        share = None if ends_alone else passage.spread(SEARCH_PIECES) / passage.hitting
-        slope = minimize(
-            _objective(problem, knots, width, at_knots, share),
-            slope,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-limit, limit)] * slope.size,
-            options={"maxiter": steps, "maxcor": 10},
-        ).x
+        share = passage.spread(SEARCH_PIECES) / passage.hitting
+    slope = minimize(
+        _objective(problem, knots, width, at_knots, share),
+        slope,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-limit, limit)] * slope.size,
+        options={"maxiter": steps, "maxcor": 10},
+    ).x
     passage = Passage(problem, knots, at_knots(slope))
     return at_knots(slope), passage.time(2 * SEARCH_PIECES)[0]
 

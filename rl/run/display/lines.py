@@ -1,7 +1,12 @@
 """Lines of a report: a label beside text, sums, and texts of which nobody knows what they hold."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import StringIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 # Columns of the labels and of whole lines; characters of a text that are shown.
 LABEL, WIDTH, SHOWN = 10, 100, 2000
@@ -19,6 +24,19 @@ def sum_of(label: str, parts: Mapping[str, int | float], scale: float, unit: str
     digits = 1 if total >= 10 else 2
     shown = ", ".join(f"{name} {value / scale:.{digits}f}" for name, value in parts.items() if value)
     return entry(label, f"{total:.{digits}f} {unit}: {shown}")
+
+
+def table(label: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table beside its label; the first column is words, the others are numbers."""
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    screen = StringIO()
+    Console(file=screen, width=WIDTH - LABEL, no_color=True).print(drawn)
+    lines = [line.rstrip() for line in screen.getvalue().splitlines() if line.strip()]
+    return [f"{label if number == 0 else '':<{LABEL}}{line}" for number, line in enumerate(lines)]
 
 
 def quoted(label: str, text: str) -> list[str]:
