@@ -65,7 +65,7 @@ def formula(text: str, *, display: bool) -> str:
 
 def taken_in(text: str) -> str:
     """A page of the repository's top as a page of the site: its links are from ``docs/``."""
-    text = re.sub(r"\]\(docs/", "](", text)
+    text = re.sub(r"\[([^\]]*)\]\((examples/[^)]*)\)", r"\1 (`\2`)", re.sub(r"\]\(docs/", "](", text))
     for name, source in TAKEN_IN.items():
         text = text.replace(f"]({source})", f"]({name})")
     return text
