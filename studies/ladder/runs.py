@@ -85,9 +85,12 @@ def _forecasts(name: str) -> pd.DataFrame:
 
 
 def collect(rung: int, output: Path, results: Path = RESULTS) -> None:
-    """Keep what all jobs of a rung have written."""
+    """Keep what the jobs of a rung have written, of those settings in which all are done."""
     frames = []
+    waiting = {job.setting for job in jobs(rung) if not job.file(output).exists()}
     for job in jobs(rung):
+        if job.setting in waiting:
+            continue
         frame: Any = pd.read_csv(job.file(output))
         frames.append(frame.assign(setting=job.setting, method=job.method))
     write_frame(results / f"rung{rung}.csv.xz", pd.concat(frames, ignore_index=True))
