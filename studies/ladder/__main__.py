@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are loaded
 
 from studies.ladder import rung4
-from studies.ladder.report import DRAFT, PAGE, rewrite
+from studies.ladder.report import PAGE, rewrite
 from studies.ladder.rows import PREDICTIONS, RESULTS, write_frame, write_rows
 from studies.ladder.runs import collect, jobs, predictions, rows_of
 from studies.weightings.plan import Plan, load_plan
@@ -48,9 +48,7 @@ def main() -> None:
         if not options.report_only:
             run(rung, options.output)
         write_rows(*rows_of(rung))
-    for page in (PAGE, DRAFT):
-        if page.exists():
-            replace_file(page, rewrite(page.read_text(encoding="utf-8")).encode())
+    replace_file(PAGE, rewrite(PAGE.read_text(encoding="utf-8")).encode())
 
 
 def train(plan: Plan, output: Path) -> None:

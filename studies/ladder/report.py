@@ -17,7 +17,7 @@ from figures.captions import markdown
 from studies.ladder.rows import RESULTS, Rank, Row, read_ranks, read_rows, wider
 from theory.catalogue import EVERYTHING
 
-PAGE, DRAFT = Path("docs/results.md"), Path("docs/ladder-draft.md")
+PAGE = Path("docs/results.md")
 BLOCK = re.compile(r"(<!-- ladder ([0-9]) -->\n).*?(<!-- end -->)", re.DOTALL)
 LABELS: Mapping[str, str] = {
     "table": "Solved table",

@@ -157,12 +157,13 @@ LOST = 0.05  # success at the end below which a kind of problem is lost
 
 
 def rewrite(plan: Plan, page: str, results: Path | None = None, only: Sequence[str] = TABLES) -> str:
-    """The page with its tables, or only some of them, computed anew."""
+    """The page with its tables, or only some of them, computed anew; settings without results are left as they are."""
     found: dict[str, Results] = {}
 
     def table(match: re.Match[str]) -> str:
         head, name, what, tail = match.groups()
-        if what not in only or name not in plan.settings:
+        kept = (plan.results if results is None else results) / name
+        if what not in only or name not in plan.settings or not kept.is_dir():
             return match.group()
         if name not in found:
             found[name] = Results(plan, plan.settings[name], results)

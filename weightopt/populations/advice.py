@@ -41,8 +41,8 @@ HARD = 0.1  # mean success below which the model has been wrong in trained runs
 LIMIT = 0.3  # the crowding limit that is advised from such starts
 LIMITED_TARGET, LIMITED_TO = 0.9, 0.7  # success the limited table is solved for, and to which the limit holds
 EVIDENCE = (
-    "but from starts as hard as these kinds of problems compete for shared habits, and such tables keep the rare ones "
-    "alive (docs/results.md)"
+    "but from starts as hard as these kinds of problems compete for shared habits. In the trained runs that were "
+    "planned to settle it such a table ended 16 points above GRPO and 9 below MaxRL, the highest (docs/results.md)"
 )
 LEFT_OUT = (
     "prompts that share habits (kinds of problem that crowd each other out can change the order), wrong answers of "
