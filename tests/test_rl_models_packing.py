@@ -3,6 +3,7 @@
 import inspect
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -91,7 +92,8 @@ def reference(
     assert cu_seq_q.diff().min() > 0
     left, right = window_size
     said = []
-    for (a, b), (c, d) in zip(itertools.pairwise(cu_seq_q), itertools.pairwise(cu_seq_k), strict=True):
+    begins, ends = (itertools.pairwise(each.tolist()) for each in (cu_seq_q, cu_seq_k))
+    for (a, b), (c, d) in zip(begins, ends, strict=True):
         times = query.shape[1] // key.shape[1]
         keys, values = (each[c:d].repeat_interleave(times, dim=1) for each in (key, value))
         gap = torch.arange(b - a).unsqueeze(1) + (d - c) - (b - a) - torch.arange(d - c)
@@ -168,7 +170,7 @@ def test_attention_that_asks_for_more_is_not_packed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_packed_model_still_computes_what_is_padded(attention: str, tmp_path: Path) -> None:
+def test_a_packed_model_still_computes_what_is_padded(attention: Literal["eager", "sdpa"], tmp_path: Path) -> None:
     folder = save(make("qwen2 with biases", dtype=torch.float32), tmp_path)
     policy = load_policy(folder, PolicyConfig(attention=attention))
     assert is_packed(policy.model)

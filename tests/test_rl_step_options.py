@@ -266,10 +266,13 @@ def test_advantages_that_no_weight_stands_for_are_refused() -> None:
 # Dynamic sampling.
 
 
-def collected(rho: float, *, step: int = 1, **rollout: Any) -> tuple[Collected, Chance]:
+def collected(
+    rho: float, *, step: int = 1, before: tuple[int, int] = (0, 0), **rollout: Any
+) -> tuple[Collected, Chance]:
     sampler = Chance(rho)
     settings = config(rollout=rollout).rollout
-    return draw_groups(sampler, TASK, TASK, settings, seed=0, step=step, stopwatch=Stopwatch()), sampler
+    drawn = draw_groups(sampler, TASK, TASK, settings, seed=0, step=step, stopwatch=Stopwatch(), before=before)
+    return drawn, sampler
 
 
 def test_without_dynamic_sampling_one_draw_is_the_step() -> None:
@@ -283,30 +286,54 @@ def test_without_dynamic_sampling_one_draw_is_the_step() -> None:
     np.testing.assert_array_equal(step.batch_correct, step.correct)
 
 
-def test_dynamic_sampling_draws_what_is_missing_and_keeps_mixed_groups() -> None:
-    step, sampler = collected(0.15, dynamic_sampling=True, over_generation_limit=1000)
-    assert len(sampler.asked) > 2
-    assert sampler.asked[0] == (8, derive_seed(0, "responses", 1))
+def test_dynamic_sampling_keeps_the_first_mixed_groups() -> None:
+    step, sampler = collected(0.05, dynamic_sampling=True, over_generation_limit=1000)
+    assert len(sampler.asked) > 1
+    assert sampler.asked[0][1] == derive_seed(0, "responses", 1)
     assert len({seed for _, seed in sampler.asked}) == len(sampler.asked)
-    missing, at = 8, 0
-    for count, _ in sampler.asked:
-        assert count == missing
-        right = step.correct[at : at + count].sum(axis=1)
-        missing, at = missing - int(((right > 0) & (right < SIZE)).sum()), at + count
-    assert missing == 0
-    assert at == len(step.drawn.groups)
+    assert sum(count for count, _ in sampler.asked) == len(step.drawn.groups)
     right = step.correct.sum(axis=1)
-    assert step.kept.tolist() == np.flatnonzero((right > 0) & (right < SIZE)).tolist()
-    assert len(step.batch.groups) == 8
-    again, _ = collected(0.15, dynamic_sampling=True, over_generation_limit=1000)
+    mixed = np.flatnonzero((right > 0) & (right < SIZE))
+    assert (step.kept.tolist(), step.mixed) == (mixed[:8].tolist(), len(mixed))
+    last = len(step.drawn.groups) - sampler.asked[-1][0]
+    assert (mixed < last).sum() < 8  # or the last draw was one too many
+    again, _ = collected(0.05, dynamic_sampling=True, over_generation_limit=1000)
     assert again.drawn == step.drawn
+
+
+def test_a_draw_asks_for_what_should_fill_the_batch() -> None:
+    """The mean number of groups, and half of the standard deviation of a negative binomial distribution."""
+    for mixed, drawn in ((0, 0), (39, 98), (3, 398), (100, 100)):
+        share = (mixed + 1) / (drawn + 2)
+        _, sampler = collected(0.5, before=(mixed, drawn), dynamic_sampling=True, over_generation_limit=1000)
+        assert sampler.asked[0][0] == math.ceil(8 / share + 0.5 * math.sqrt(8 * (1 - share)) / share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rho", "serial"), [(0.12, 7.5), (0.0545, 15.0)])
+def test_drawing_ahead_takes_few_draws_and_few_groups(rho: float, serial: float) -> None:
+    """40 and 20 % of the groups are mixed; asking for what is missing takes ``serial`` draws a step, and more."""
+    mixed = 1 - rho**SIZE - (1 - rho) ** SIZE
+    before, draws, groups, alone = (0, 0), 0, 0, 0
+    rng = np.random.default_rng(0)
+    for number in range(1, 61):
+        step, sampler = collected(
+            rho, step=number, before=before, prompts_per_step=64, dynamic_sampling=True, over_generation_limit=1000
+        )
+        before, draws, groups = (step.mixed, len(step.drawn.groups)), draws + len(sampler.asked), groups + before[1]
+        missing = 64
+        while missing:
+            missing, alone = missing - rng.binomial(missing, mixed), alone + 1
+    assert alone / 60 > serial
+    assert draws / 60 < 1.8
+    assert 1.0 < (groups + before[1]) / 60 * mixed / 64 < 1.2
 
 
 def test_the_over_generation_limit_holds() -> None:
     step, sampler = collected(0.0, dynamic_sampling=True, over_generation_limit=3)
     assert (len(step.drawn.groups), len(step.batch.groups)) == (24, 0)
     assert step.batch_correct.shape == (0, SIZE)
-    assert len(sampler.asked) == 3
+    assert sum(count for count, _ in sampler.asked) == 24
     step, _ = collected(0.02, dynamic_sampling=True, over_generation_limit=3)
     assert len(step.drawn.groups) <= 24
     step, sampler = collected(0.1, dynamic_sampling=True, over_generation_limit=1)
@@ -314,11 +341,11 @@ def test_the_over_generation_limit_holds() -> None:
     assert len(step.batch.groups) < 8
 
 
-def test_groups_drawn_are_what_the_mixed_clock_charges() -> None:
+def test_groups_drawn_until_the_batch_is_full_are_what_the_mixed_clock_charges() -> None:
     """1/(1 - ρ^M - (1-ρ)^M) on average; over 100 steps of 8 the standard error of the ratio is under 5 %."""
     rho = 0.2
     steps = [collected(rho, step=s, dynamic_sampling=True, over_generation_limit=1000)[0] for s in range(100)]
-    drawn = sum(len(step.drawn.groups) for step in steps)
+    drawn = sum(int(step.kept[-1]) + 1 for step in steps)
     assert drawn / 800 == pytest.approx(1 / (1 - rho**SIZE - (1 - rho) ** SIZE), rel=0.15)
 
 

@@ -235,7 +235,7 @@ class Packed:
         )
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]
 
 
 class _Spread(torch.autograd.Function):
@@ -279,21 +279,26 @@ class _Collect(torch.autograd.Function):
 def pack(model: PreTrainedModel) -> None:
     """Teach a model's attention what packed texts are; what it is given beside those it computes as before."""
     if not is_packed(model):
-        model.set_attn_implementation(PREFIX + model.config._attn_implementation)
+        model.set_attn_implementation(PREFIX + _attention(model))
 
 
 def unpack(model: PreTrainedModel) -> None:
     """Give a model back the attention that it had."""
     if is_packed(model):
-        model.set_attn_implementation(model.config._attn_implementation.removeprefix(PREFIX))
+        model.set_attn_implementation(_attention(model).removeprefix(PREFIX))
 
 
 def is_packed(model: PreTrainedModel) -> bool:
     """Whether a model's attention is that of packed texts."""
-    return (model.config._attn_implementation or "").startswith(PREFIX)
+    return _attention(model).startswith(PREFIX)
 
 
-def _packed_attention(
+def _attention(model: PreTrainedModel) -> str:
+    """Name of the implementation that a model's attention has; of a model that has none an empty one."""
+    return model.config._attn_implementation or ""
+
+
+def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -389,7 +394,8 @@ def varlen() -> Callable[..., Tensor] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
+    # With what is asked for here the answer is one tensor.
+    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None  # type: ignore[return-value]
 
 
 @cache
@@ -429,14 +435,14 @@ def _register(plain: str, fused: str) -> None:
     usual = AttentionInterface()[fused]
 
     def products(_: torch.nn.Module, *given: Any, **options: Any) -> tuple[Tensor, None]:
-        return _packed_attention(*given, plain=True, **options)
+        return packed_attention(*given, plain=True, **options)
 
     def fastest(
         module: torch.nn.Module, *given: Any, packed: Packed | None = None, **options: Any
     ) -> tuple[Tensor, None]:
         if packed is None:
             return usual(module, *given, **options)
-        return _packed_attention(*given, plain=False, packed=packed, **options)
+        return packed_attention(*given, plain=False, packed=packed, **options)
 
     for name, attend in ((plain, products), (fused, fastest)):
         AttentionInterface.register(PREFIX + name, attend)

@@ -104,6 +104,7 @@ class Run:
         self._stack = stack
         self._records = Records(output, every=config.training.evaluate_every)
         self._loop: Loop | None = None
+        self._before = (0, 0)  # mixed groups of the last step, and all its groups
         self._trackers: Trackers
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
@@ -158,6 +159,9 @@ class Run:
                 if folder is not None:
                     check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
+        if config.rollout.dynamic_sampling and self.state.step:
+            (last,) = (each for each in read_metrics(output / METRICS_FILE).steps if each.step == self.state.step)
+            self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
         check_memory(config, start, held_out, ranks=ranks.size)
         policy = shard(
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
@@ -203,7 +207,7 @@ class Run:
         return self._loop
 
     def follow(self, loop: Loop) -> Loop:
-        """The loop with the table that holds from the next step on, should a file that is followed have changed."""
+        """The loop of the next step: with what the last one has drawn, and with the table that holds from now on."""
         config = self._config
         with self._storing(self.next_step):
             tables, warning = followed(
@@ -216,7 +220,7 @@ class Run:
             )
         if warning is not None:
             self._progress.warn(warning)
-        return loop if tables is loop.tables else replace(loop, tables=tables)
+        return replace(loop, tables=tables, before=self._before)
 
     def record(self, step: Step) -> None:
         """Write down a step that has been made."""
@@ -230,6 +234,7 @@ class Run:
                 self._records.add(record)
             self._trackers.log(record)
             self._progress.stepped(record)
+            self._before = step.collected.mixed, len(step.collected.drawn.groups)
             self.state, self._in_step = replace(self.state, step=step.number, spent=spent), False
             self._seconds = dict(step.seconds)
             if not self.evaluation_due:

@@ -262,6 +262,8 @@ class _Engine:
             if self._asleep:
                 # Keys and values come last: what a hand-over makes in passing has gone by then.
                 self._llm.wake_up(["weights"])
+            # In the trainer's process it gets the tensors themselves, one by one. vLLM's weight transfer carries them
+            # to another process, and then does what this does.
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
             self._llm.collective_rpc(note)
             if self._asleep:

@@ -1,11 +1,16 @@
 """The groups of one step: sampled, judged and, with dynamic sampling, drawn again until enough of them are mixed.
 
-Dynamic sampling keeps the groups that hold both right and wrong responses. Each further draw asks for as many prompts
-as groups are missing, so no mixed group is ever left over, and the groups drawn for one that is kept number
-1/m = 1/(1 - ρ^M - (1-ρ)^M) on average. A kept group moves further than the mean group by the same factor, so in groups
-drawn this loop pays the solver's clock ``regular``, as one without dynamic sampling does.
+Dynamic sampling keeps the first groups that hold both right and wrong responses. A draw asks for as many prompts as
+should fill the batch at the share of mixed groups among those last drawn, and for a few more: a draw takes as long as
+its longest response, however few prompts it has, and asking only for what is missing took ten draws a step where 40 %
+of the groups were mixed. Groups are kept in the order in which they were drawn, so a kept group is distributed as
+before; those beyond the batch are counted as drawn, and nothing is learnt from them. The groups drawn for one that is
+kept number 1/m = 1/(1 - ρ^M - (1-ρ)^M) on average, and those beyond the batch on top. A kept group moves further than
+the mean group by the factor 1/m, so in groups drawn this loop pays the solver's clock ``regular``, as one without
+dynamic sampling does, but for what is beyond the batch.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +21,15 @@ from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
 from rl.step.stopwatch import Stopwatch
-from rl.step.success import Judgement, count_successes, judge
+from rl.step.success import Judgement, judge
 from rl.tasks.protocol import Task, Verifier
 from rl.tasks.split import training_prompts
 from rl.verification.pool import VerifierPool
+
+# Standard deviations of the groups that a batch needs, by which a draw asks for more than their mean. For 64 mixed
+# groups at a share of 40 % it takes 1.4 draws and 10 % more groups than are needed; 0 takes 1.7 and 6 %, and 1 takes
+# 1.2 and 13 %.
+AHEAD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +52,11 @@ class Collected:
     judgement: Judgement
     kept: np.ndarray
     left_out: int = 0
+
+    @property
+    def mixed(self) -> int:
+        """How many of the groups drawn hold right and wrong responses."""
+        return int(_mixed(self.correct).sum())
 
     @property
     def correct(self) -> np.ndarray:
@@ -68,11 +83,14 @@ def draw_groups(
     seed: int,
     step: int,
     stopwatch: Stopwatch,
+    before: tuple[int, int] = (0, 0),
     ranks: Ranks = ALONE,
 ) -> Collected:
-    """Sample and judge the groups of a step; a pure function of weights, configuration, seed of the run and step.
+    """Sample and judge the groups of a step; a pure function of weights and arguments.
 
     Each of several processes samples and judges its part of every draw, and all get everything.
+
+    ``before`` counts the mixed groups of the step before, and all that it drew: how far dynamic sampling draws ahead.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
@@ -83,12 +101,17 @@ def draw_groups(
     judged: list[Judgement] = []
     kept: list[int] = []
     draw: tuple[str | int, ...] = (step,)
-    before = getattr(task, "left_out", 0)
+    left_out = getattr(task, "left_out", 0)
+    mixed, drawn = before
     while len(kept) < wanted and len(groups) < limit:
+        count = wanted - len(kept)
+        if rollout.dynamic_sampling:
+            share = (mixed + 1) / (drawn + 2)  # Laplace's rule: never 0
+            count = math.ceil((count + AHEAD * math.sqrt(count * (1 - share))) / share)
         with stopwatch.stage("sampling"):
             prompts = training_prompts(
                 task,
-                count=min(wanted - len(kept), limit - len(groups)),
+                count=min(count, limit - len(groups)),
                 seed=derive_seed(seed, "prompts", *draw),
             )
             batch = sampler.sample(
@@ -100,15 +123,20 @@ def draw_groups(
             )
         with stopwatch.stage("verifying"):
             judgement = judge(batch, verifier, ranks)
-            successes = count_successes(judgement.correct)
-            keep = (successes > 0) & (successes < rollout.group_size) if rollout.dynamic_sampling else successes >= 0
-            kept += (len(groups) + np.flatnonzero(keep)).tolist()
+            keep = _mixed(judgement.correct)
+            mixed, drawn = mixed + int(keep.sum()), drawn + len(keep)
+            kept += (len(groups) + np.flatnonzero(keep | (not rollout.dynamic_sampling))).tolist()
         groups += batch.groups
         judged.append(judgement)
         draw = (step, "again", len(judged))
     return Collected(
         drawn=Batch(groups=tuple(groups)),
         judgement=Judgement.concatenate(judged),
-        kept=np.array(kept, dtype=np.intp),
-        left_out=getattr(task, "left_out", 0) - before,
+        kept=np.array(kept[:wanted], dtype=np.intp),
+        left_out=getattr(task, "left_out", 0) - left_out,
     )
+
+
+def _mixed(correct: np.ndarray) -> np.ndarray:
+    """Which groups hold right and wrong responses, shape (groups,), bool."""
+    return correct.any(axis=1) & ~correct.all(axis=1)

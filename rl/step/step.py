@@ -41,6 +41,8 @@ class Loop:
         The policy the distance to which is penalised; None: there is no penalty.
     ranks
         The processes of the run.
+    before
+        Mixed groups that the step before has drawn, and all its groups: dynamic sampling draws ahead by them.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     reference: Reference | None
     ranks: Ranks
+    before: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

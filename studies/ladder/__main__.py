@@ -1,4 +1,4 @@
-"""``python -m studies.ladder``: run rungs 1 to 3 of the ladder, or only its report from the results that are kept.
+"""``python -m studies.ladder``: run the ladder, or only write its report from the results that are kept.
 
 What is done already is kept: it may be stopped at any time and goes on where it was when called again.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are loaded
 
+from studies.ladder import rung4
 from studies.ladder.report import DRAFT, PAGE, rewrite
 from studies.ladder.rows import PREDICTIONS, RESULTS, write_frame, write_rows
 from studies.ladder.runs import collect, jobs, predictions, rows_of
+from studies.weightings.plan import Plan, load_plan
 from weightopt.files import replace_file
 
-RUNGS = (1, 2, 3)
+PLAN = Path(__file__).parent / "rung4.toml"
+RUNGS = (1, 2, 3, 4)
 
 
 def main() -> None:
@@ -35,12 +39,28 @@ def main() -> None:
         write_frame(RESULTS / PREDICTIONS, predictions())
         return
     for rung in options.rungs:
+        if rung == 4:
+            plan = load_plan(PLAN)
+            if not options.report_only:
+                train(plan, options.output)
+            write_rows(*rung4.rows_of(plan, plan.results))
+            continue
         if not options.report_only:
             run(rung, options.output)
         write_rows(*rows_of(rung))
     for page in (PAGE, DRAFT):
         if page.exists():
             replace_file(page, rewrite(page.read_text(encoding="utf-8")).encode())
+
+
+def train(plan: Plan, output: Path) -> None:
+    """Train what rung 4 trains, and predict it from the runs that tune and the start models alone."""
+    command = [sys.executable, "-m", "studies.weightings", "--plan", str(PLAN), "--output", str(output)]
+    subprocess.run(command, check=True)
+    for setting in plan.settings.values():
+        path = plan.results / setting.name / rung4.PREDICTED_FILE
+        if not path.exists():
+            write_frame(path, rung4.predict(plan, setting, output))
 
 
 def run(rung: int, output: Path) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from figures.captions import markdown
 from studies.weightings import prediction
-from studies.weightings.collect import OPERATORS_FILE
+from studies.weightings.collect import KINDS_FILE, OPERATORS_FILE
 from studies.weightings.findings import Interval, arrived, difference, measures, ratio, tails
 from studies.weightings.plan import Plan, Setting
 
@@ -43,7 +43,7 @@ class Results:
     def __init__(self, plan: Plan, setting: Setting, folder: Path | None = None) -> None:
         here = (plan.results if folder is None else folder) / setting.name
         evaluations: Any = pd.read_csv(here / "evaluations.csv.xz")
-        self.plan, self.setting = plan, setting
+        self.plan, self.setting, self.folder = plan, setting, here
         self.evaluations = evaluations[evaluations["phase"] == "evaluation"]
         self.tuning = evaluations[evaluations["phase"] == "tuning"]
         self.exploration: Any = evaluations[evaluations["phase"] == "exploration"]
@@ -127,6 +127,21 @@ class Results:
             rows[f"{self.plan.labels[method]}, {rate:g}"] = row
         return _named(rows, "held-out success, learning rate")
 
+    def kinds(self) -> pd.DataFrame:
+        """Success by kind of problem at the end, and how many kinds a run has lost: those below 5 %."""
+        kinds: Any = pd.read_csv(self.folder / KINDS_FILE)
+        kinds = kinds[kinds["phase"] == "evaluation"]
+        mean: Any = kinds.groupby(["method", "kind"])["success"].mean()
+        lost: Any = kinds.assign(lost=kinds["success"] < LOST).groupby(["method", "seed"])["lost"].sum()
+        rows = {
+            label: {
+                **{str(kind): f"{100 * mean[method, kind]:.0f} %" for kind in sorted(kinds["kind"].unique())},
+                "kinds lost in a run": f"{lost[method].mean():.1f}",
+            }
+            for method, label in self.plan.labels.items()
+        }
+        return _named(rows, "held-out success at the end")
+
     def tuned(self) -> pd.DataFrame:
         """Mean held-out success of the tuning runs by learning rate."""
         area: Any = self.tuning.groupby(["method", "rate", "seed"])["success"].mean().groupby(["method", "rate"]).mean()
@@ -137,7 +152,8 @@ class Results:
         return _named(rows, "mean held-out success at learning rate")
 
 
-TABLES = ("speed", "level", "predicted", "explored", "tuned")
+TABLES = ("speed", "level", "predicted", "explored", "kinds", "tuned")
+LOST = 0.05  # success at the end below which a kind of problem is lost
 
 
 def rewrite(plan: Plan, page: str, results: Path | None = None, only: Sequence[str] = TABLES) -> str:

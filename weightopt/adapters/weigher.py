@@ -50,7 +50,7 @@ class GroupWeigher:
     ...     all_wrong_advantage=0.0, all_right_advantage=0.0,
     ... )
     >>> advantages, metrics = GroupWeigher(flat)(["a", "b", "a", "b"], [1, 0, 0, 0])
-    >>> advantages.tolist(), metrics["all_wrong"]
+    >>> advantages.tolist(), float(metrics["all_wrong"])
     ([1.0, 0.0, -1.0, 0.0], 0.5)
     """
 
