@@ -37,11 +37,11 @@ LEVELS = (0.05, 0.2, 0.4)
 
 
 def data() -> pd.DataFrame:
-    """Columns part, weighting, kind, step, share, success, lost, m, ratio.
+    """Columns part, weighting, kind, step, share, success, mean, lost, kinds_lost, m, ratio.
 
-    Part ``time``: a kind's share of all right responses and its success, means over replicas, and the share of replicas
-    that have lost it at the end. Part ``map``: the propensity at rest of the worse executed of two kinds of equal share
-    under ω = ρ^-m, their execution being as 1 to ``ratio``.
+    Part ``time``: a kind's share of all right responses, its success and that of all kinds, means over replicas, the
+    share of replicas that have lost it at the end, and how many kinds a replica has lost. Part ``map``: the propensity
+    at rest of the worse executed of two kinds of equal share under ω = ρ^-m, execution being as 1 to ``ratio``.
     """
     frames = []
     for name in METHODS:
@@ -58,6 +58,7 @@ def data() -> pd.DataFrame:
                         "step": np.arange(STEPS + 1),
                         "share": share[:, at],
                         "success": path[:, :, at].mean(axis=1),
+                        "mean": (path @ WORLD.shares).mean(axis=1),
                         "lost": (path[-1, :, at] < LOST).mean(),
                         "kinds_lost": lost(path).mean(),
                     }
@@ -98,7 +99,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("share of right responses", fontsize=8)
     left, right = below.subplots(1, 2)
     for name, rows in groups(time, "weighting"):
-        mean = rows.groupby("step")["success"].mean()
+        mean = part(rows, kind=KINDS[0]).set_index("step")["mean"]
         line = style.line(str(name)) if name in style.COLOURS else {**style.line("optimal"), "label": METHODS[name]}
         left.plot(mean.index, mean.to_numpy(), **line)
     left.set_xlim(left=0)
@@ -136,7 +137,7 @@ def caption(frame: pd.DataFrame) -> str:
         ends = part(rows, step=rows["step"].max())
         weakest = ends.iloc[-1]
         parts.append(
-            f"{METHODS[str(name)]} {ends['success'].mean():.1%} at the end with {ends['kinds_lost'].iloc[0]:.2f} kinds "
+            f"{METHODS[str(name)]} {ends['mean'].iloc[0]:.1%} at the end with {ends['kinds_lost'].iloc[0]:.2f} kinds "
             f"lost a replica, the weakest kind having {weakest['share']:.1%} of the right responses"
         )
     grid = part(frame, part="map")

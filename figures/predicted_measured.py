@@ -29,7 +29,7 @@ HIDDEN = ("budget", "kinds lost", "success at step", "mean over the run")  # beg
 PILOT = "from a pilot"
 SAYS = {"cost": "cost / that of the solved table", "success at the end": "success at the end"}
 MARKERS = "osD^vP"
-ACROSS = 3  # panels
+ACROSS = 2  # panels
 SOLVED = {
     "table": "solved table",
     "curve": "solved curve at K/M",
@@ -72,7 +72,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     rungs = list(groups(frame, "rung"))
     columns = min(ACROSS, len(rungs))
     lines = math.ceil(len(rungs) / columns)
-    figure = style.page(style.WIDTH, 0.6 + 2.55 * lines)
+    figure = style.page(style.WIDTH, 0.9 + 2.3 * lines)
     grid = figure.subplots(lines, columns, squeeze=False)
     methods = list(dict.fromkeys(frame["method"]))
     tints = _tints(methods)
