@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ CALLS = {
     "show": [["show", "table.json"]],
     "list": [["list"]],
     "check": [["check", "table.json"]],
+    "advise": [["advise", "--pass-rates", "rates.csv", "--group-sizes", "4", "--resamples", "20"]],
+    "doctor": [["doctor"], ["doctor", "trl.yaml"]],
 }
 
 
@@ -42,18 +45,29 @@ def described(command: str) -> set[str]:
 @pytest.mark.parametrize("command", CALLS)
 def test_the_page_names_the_keys_that_are_printed(command, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rates.csv").write_text("correct,responses\n" + "1,8\n3,8\n6,8\n" * 7, encoding="utf-8")
+    (tmp_path / "trl.yaml").write_text("num_generations: 4\nscale_rewards: none\n", encoding="utf-8")
     printed: set[str] = set()
     for call in (["table", "--weighting", "grpo", "--group-size", "4", "--output", "table.json"], *CALLS[command]):
         as_json = ["--json"] if "--output" not in call or "sweep" in call else []
         monkeypatch.setattr(sys, "argv", ["weightopt", *call, *as_json])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-        assert stopped.value.code == 0
+        assert stopped.value.code in ((0, 1) if command == "doctor" else (0,))
         out = capsys.readouterr().out
         if as_json:
             found = json.loads(out)
             printed |= found.keys()
     assert printed == described(command)
+
+
+def test_the_page_names_what_a_training_run_prints():
+    from rl.preview import DryRun
+    from rl.records.metrics import EvaluationRecord
+
+    assert described("train") == {"output", *(each.name for each in fields(EvaluationRecord))}
+    section = PAGE.partition("With `--dry-run` the document")[2].partition("\n\n")[0]
+    assert {each.name for each in fields(DryRun)} == set(re.findall(r"`(\w+)`", section))
 
 
 def test_every_command_with_json_has_a_section():
