@@ -379,9 +379,9 @@ def test_predicted_and_measured_are_the_rows_of_the_ladder(tiny_frames, tmp_path
     rows = pd.read_csv(predicted_measured.ROWS)
     assert set(frame["rung"]) == set(rows["rung"])
     figure = predicted_measured.draw(frame)
-    drawn = {
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for axes in figure.axes for line in axes.get_lines()
-    }
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    ends = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in lines]
+    drawn = {(float(x[0]), float(y[0])) for x, y in ends}
     assert set(zip(frame["predicted"], frame["measured"], strict=True)) <= drawn
     monkeypatch.setattr(predicted_measured, "ROWS", tmp_path / "none.csv")
     done = called("predicted-measured", "--output", str(tmp_path))
