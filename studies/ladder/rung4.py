@@ -66,7 +66,8 @@ def predict(plan: Plan, setting: Setting, output: Path) -> pd.DataFrame:
         }
     starts: Any = count_starts(here / "starts")
     starts = starts[starts["seed"].isin(plan.tuning_seeds)]
-    rho = prediction.population(np.bincount(starts["right"], starts["prompts"], int(starts["samples"].max()) + 1))
+    counts = np.bincount(starts["right"], starts["prompts"], int(starts["samples"].max()) + 1)
+    rho = prediction.population(counts.astype(np.float64))
     for name, table in tables.items():
         times = prediction.time_to_levels(rho, table, plan.levels, "advantage")
         rows[name] |= {f"time {level:g}": time for level, time in zip(plan.levels, times, strict=True)}
