@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
-from demo import ADVISED, REFERENCE
+from demo.tables import ADVISED, REFERENCE
 
 CONFIG = "demo"
 GROUP_SIZE = 16

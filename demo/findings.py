@@ -15,7 +15,7 @@ import pandas as pd
 import scipy
 from scipy import stats
 
-from demo import ADVISED, REFERENCE
+from demo.tables import ADVISED, REFERENCE
 from figures.style import label
 from rl.records.metrics import TIMING_FILE, read_timing
 from weightopt.files import replace_file

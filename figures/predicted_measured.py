@@ -100,7 +100,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             for at, name in enumerate(settings)
         ]
         axes.legend(handles=marks, frameon=False, fontsize=style.SMALL, loc="lower right", handletextpad=0.1)
-        measure = next(str(name) for name in rows["measure"] if PILOT not in name)
+        measure = str(rows["measure"].iloc[0]).removesuffix(f" {PILOT}").removesuffix(",")
         style.panel(axes, READS[int(rung)], "predicted", SAYS.get(measure) or measure, small=True)
     for axes in grid.flat[len(rungs) :]:
         axes.set_axis_off()

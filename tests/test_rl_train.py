@@ -134,8 +134,13 @@ def test_the_best_model_is_kept(everything_on: tuple[Config, Path], whole: Path)
 
 def test_a_step_whose_groups_are_all_dropped_still_counts(table: Path, tmp_path: Path) -> None:
     settings = document(table)
-    settings["rollout"] = {**settings["rollout"], "dynamic_sampling": True, "over_generation_limit": 2}
-    settings["supervised"] = {**settings["supervised"], "steps": 1}  # a model that knows nothing
+    # A response of one token cannot be right.
+    settings["rollout"] = {
+        **settings["rollout"],
+        "dynamic_sampling": True,
+        "over_generation_limit": 2,
+        "max_new_tokens": 1,
+    }
     settings["training"] = {"steps": 2}
     train(parse_config(settings), tmp_path / "run", quiet=True)
     for record in read_metrics(tmp_path / "run" / "metrics.jsonl").steps:

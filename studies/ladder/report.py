@@ -28,9 +28,6 @@ LABELS: Mapping[str, str] = {
     "push-0.3": "Push limit 0.3",
     "push-0.15": "Push limit 0.15",
     "gradient-0.5": "Gradient limit 0.5",
-    "crowding-50": "Push limit 0.5",
-    "crowding-30": "Push limit 0.3",
-    "crowding-15": "Push limit 0.15",
 }
 
 

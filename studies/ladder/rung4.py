@@ -33,7 +33,8 @@ from weightopt.table import WeightTable
 PILOT_STEPS = 40
 REPLICAS = 64
 PREDICTED_FILE = "predicted.csv"
-MEASURES = {"area": "mean success over the run", "end": "success at the end"}
+MEASURES = {"area": "mean over the run from a pilot", "end": "success at the end from a pilot"}
+NAMES = {"crowding-50": "push-0.5", "crowding-30": "push-0.3", "crowding-15": "push-0.15"}  # as rung 3 calls them
 FOLLOWED, FOLLOW_EVERY = "followed", 10
 
 
@@ -91,9 +92,11 @@ def rows_of(plan: Plan, folder: Path) -> tuple[list[Row], list[Rank]]:
             found = {name: runs[runs["method"] == name][measure].to_numpy(dtype=float) for name in plan.methods}
             told: dict[str, float] = predicted[measure].to_dict()
             sooner: dict[str, float] = (-predicted[f"time {plan.levels[0]:g}"]).to_dict()
-            rows += [mean_row(4, setting, name, title, told[name], found[name]) for name in plan.methods]
+            rows += [
+                mean_row(4, setting, NAMES.get(name, name), title, told[name], found[name]) for name in plan.methods
+            ]
             ranks.append(rank_correlation(4, setting, title, {name: told[name] for name in plan.methods}, found))
-            alone = f"{title}, independent prompts"
+            alone = title.replace("a pilot", "the starts alone")
             ranks.append(rank_correlation(4, setting, alone, {name: sooner[name] for name in plan.methods}, found))
     return rows, ranks
 
