@@ -12,8 +12,10 @@ import pytest
 
 from figures.runs import load_runs
 from studies.weightings import findings, prediction, report
+from studies.weightings.__main__ import beyond
 from studies.weightings.collect import collect
-from studies.weightings.plan import HERE, load_plan
+from studies.weightings.plan import HERE, Plan, load_plan
+from studies.weightings.start_counts import write_rates
 from studies.weightings.starts import make_start
 from studies.weightings.work import run_job
 from tests.amounts import some_of
@@ -23,6 +25,7 @@ from weightopt.catalogue_tables import named_table
 from weightopt.table import WeightTable
 
 PLAN = load_plan()
+LADDER = load_plan(HERE.parent / "ladder" / "rung4.toml")
 TINY = """
 [task]
 name = "countdown"
@@ -207,9 +210,28 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_page_of_results_is_what_the_kept_results_give() -> None:
+@pytest.mark.parametrize("plan", [PLAN, LADDER], ids=["study", "ladder"])
+def test_the_page_of_results_is_what_the_kept_results_give(plan: Plan) -> None:
     page = report.PAGE.read_text(encoding="utf-8")
-    assert report.rewrite(PLAN, page, only=("speed", "level", "tuned")) == page
+    assert report.rewrite(plan, page, only=("speed", "level", "kinds", "tuned")) == page
+
+
+def test_a_learning_rate_at_an_end_of_the_grid_is_tried_beyond_it() -> None:
+    setting = PLAN.settings["countdown-scratch"]
+    tuning = PLAN.tuning_at(setting, {"grpo": (1e-3, 2e-3, 4e-3), "rloo": (1e-3, 2e-3, 4e-3), "sqrt-r": (1e-3, 2e-3)})
+    assert beyond(tuning, {"grpo": 2e-3, "rloo": 4e-3, "sqrt-r": 1e-3}) == {"rloo": [8e-3], "sqrt-r": [5e-4]}
+
+
+def test_a_table_is_made_for_the_pass_rates_of_the_start_models(tmp_path: Path) -> None:
+    starts = pd.DataFrame({"seed": 1, "samples": 64, "right": [0, 3, 40], "prompts": [5, 4, 1]})
+    write_rates(starts, tmp_path / "rates.csv")
+    plan = replace(LADDER, methods={"population": LADDER.methods["population"]})
+    (table,) = plan.tables(LADDER.settings["letters-scratch"], starts).values()
+    assert table.group_size == 16
+    assert table.problem is not None
+    assert table.problem["counts"] == [5, 4, 1]
+    words = plan.command("population", LADDER.settings["letters-scratch"], tmp_path / "rates.csv")
+    assert words[:3] == ["population", "--rates", str(tmp_path / "rates.csv")]
 
 
 @some_of("name", PLAN.settings, 1)

@@ -17,8 +17,9 @@ from scipy import stats
 from sim.loops import Lengths, moves
 from sim.weighting import read
 from studies.ladder import __main__ as command
-from studies.ladder import report, rows, rung1, rung2, rung3, runs
+from studies.ladder import report, rows, rung1, rung2, rung3, rung4, runs
 from studies.ladder.network import Loop, Rows, rotation, train
+from studies.weightings.plan import load_plan
 from tests.amounts import some_of
 from weightopt import compare
 
@@ -224,3 +225,13 @@ def test_the_command_refuses_a_rung_that_it_does_not_run(monkeypatch, capsys):
     assert refused.value.code == 2
     assert "7" in capsys.readouterr().err
     assert not Path("out/studies/ladder/rung7").exists()
+
+
+def test_the_rows_of_rung_four_are_what_its_runs_give() -> None:
+    plan = load_plan(Path(rung4.__file__).with_name("rung4.toml"))
+    found, ranks = rung4.rows_of(plan, plan.results)
+    kept = [row for row in rows.read_rows() if row.rung == 4]
+    assert [row[:4] for row in found] == [row[:4] for row in kept]
+    for row, other in zip(found, kept, strict=True):
+        assert row[4:] == pytest.approx(other[4:], rel=1e-6)
+    assert [rank[:3] for rank in ranks] == [rank[:3] for rank in rows.read_ranks() if rank.rung == 4]

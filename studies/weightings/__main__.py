@@ -96,15 +96,15 @@ def run_setting(plan: Plan, setting: Setting, options: argparse.Namespace) -> No
     tuning = plan.tuning(setting)
     run(tuning)
     for _ in range(plan.extend):
-        run(beyond := plan.tuning_at(setting, _beyond(tuning, choose_rates(plan, tuning, output))))
-        tuning += beyond
+        run(more := plan.tuning_at(setting, beyond(tuning, choose_rates(plan, tuning, output))))
+        tuning += more
     rates = choose_rates(plan, tuning, output)
     replace_file(output / setting.name / "rates.json", (json.dumps(rates, indent=2) + "\n").encode())
     run(plan.evaluation(setting, rates))
     run(plan.explored(setting))
 
 
-def _beyond(tuning: list[Job], chosen: Mapping[str, float]) -> dict[str, list[float]]:
+def beyond(tuning: list[Job], chosen: Mapping[str, float]) -> dict[str, list[float]]:
     """Half or twice the best learning rate of each method that is best at an end of what it was tried with."""
     tried = {method: [job.rate for job in tuning if job.method == method] for method in chosen}
     return {

@@ -50,6 +50,7 @@ def collect(plan: Plan, setting: Setting, output: Path, results: Path | None = N
         if key[0] != "tuning":
             last = pd.DataFrame([e.by_difficulty for e in metrics.evaluations[-LAST:]]).mean()
             kinds += [(*key, kind, success) for kind, success in last.items()]
+        if key[0] == "evaluation":
             steps += [
                 (
                     *key,
