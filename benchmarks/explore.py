@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from figures.explore.question import Question
 from figures.explore.study import study
@@ -21,7 +22,7 @@ from tests.browser import browser, found
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 7
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "curve": {"form": "curve"},
     "curve with bounds": {"form": "curve", "max_weight": "3", "monotone": "decreasing"},
     "table, M = 8": {"form": "table", "group_size": "8"},

@@ -143,7 +143,7 @@ def make_policy(shape: str, job: Job, *, packed: bool, checkpointing: bool = Fal
     except ImportError as error:
         raise Needs("peft, for an adapter") from error
     about = peft.LoraConfig(task_type="CAUSAL_LM", r=lora, lora_alpha=2 * lora, target_modules="all-linear")
-    wrapped = peft.get_peft_model(model, about)
+    wrapped: Any = peft.get_peft_model(model, about)
     wrapped.base_model.model.eval()
     return policy.with_adapter(Adapter(wrapped=wrapped, base=Path(), base_weights=""))
 

@@ -61,6 +61,8 @@ def test_from_hard_starts_the_table_has_a_crowding_limit_and_its_price_is_the_mo
     advice = advise(starts, [8], crowding=LIMIT)
     table, problem = advice.table(), advice.choice.answer.problem
     assert table.certificate is not None
+    assert table.advantage_wrong is not None
+    assert advice.limited is not None
     assert f"κ = {LIMIT:g}" in advice.verdict
     assert not any("has been wrong" in caution for caution in advice.cautions)
     # The elasticity of the push, from its definition: E[-A⁻_K] over the other responses of a group.

@@ -48,7 +48,7 @@ class Charts:
         self.weight = _figure(y_axis_type="log")
         self.weight.yaxis.formatter = PrintfTickFormatter(format="%g")
         self.advantage = _figure()
-        self.success = _figure(x_range=Range1d(0, 1), y_range=Range1d(0, 1))
+        self.success = _figure(x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1))
         self._lines = {
             "weight": _lines(self.weight, "ω = @value{0.0000}"),
             "correct": _lines(self.advantage, "right @value{0.0000}"),
@@ -59,7 +59,7 @@ class Charts:
             name: _dots(chart)
             for name, chart in (("weight", self.weight), ("correct", self.advantage), ("wrong", self.advantage))
         }
-        self._ends = ColumnDataSource({"x": [], "y": [], "colour": []})
+        self._ends: Any = ColumnDataSource({"x": [], "y": [], "colour": []})
         self.success.scatter("x", "y", color="colour", size=7, source=self._ends)
         self._target = Span(dimension="width", line_color=style.FAINT, line_width=1)
         self.success.add_layout(self._target)
@@ -149,7 +149,7 @@ def _figure(**more: Any) -> Any:
     return chart
 
 
-def _lines(chart: Any, what: str) -> dict[str, ColumnDataSource]:
+def _lines(chart: Any, what: str) -> dict[str, Any]:
     """A line for each weighting, and what it says of the point under the mouse."""
     sources = {}
     for name in NAMES:
@@ -164,7 +164,7 @@ def _lines(chart: Any, what: str) -> dict[str, ColumnDataSource]:
     return sources
 
 
-def _dots(chart: Any) -> ColumnDataSource:
+def _dots(chart: Any) -> Any:
     """Where a group looks the answer up."""
     source = ColumnDataSource({"x": [], "y": [], "rho": [], "value": []})
     chart.scatter("x", "y", size=6, fill_color="white", line_color=style.INK, line_width=1.5, source=source)

@@ -139,4 +139,4 @@ def draw_groups(
 
 def _mixed(correct: np.ndarray) -> np.ndarray:
     """Which groups hold right and wrong responses, shape (groups,), bool."""
-    return correct.any(axis=1) & ~correct.all(axis=1)
+    return np.asarray(correct.any(axis=1) & ~correct.all(axis=1))
