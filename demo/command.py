@@ -39,15 +39,15 @@ class Size(NamedTuple):
 
 
 FULL = Size(3, ("training.rollout_share=0.005",), (0.3, 0.5, 0.7), Path("out/demo"))
-# One seed a table, a seventh of the steps with half the prompts each, and a start model from fewer steps.
+# One seed a table, a ninth of the steps with half the prompts each, and a start model from fewer steps.
 QUICK = Size(
     1,
     (
         "supervised.steps=30",
         "supervised.check_every=30",
-        "training.steps=40",
-        "training.evaluate_every=8",
-        "training.checkpoint_every=40",
+        "training.steps=30",
+        "training.evaluate_every=10",
+        "training.checkpoint_every=30",
         "training.rollout_share=0.05",
         "rollout.prompts_per_step=32",
         "evaluation.prompts=64",
