@@ -88,8 +88,9 @@ def demo(
             _stop(f"the demonstration trains, which needs {package}: {INSTALL}", BAD_USAGE)
     size = QUICK if quick else FULL
     count = size.seeds if seeds is None else seeds
-    if count < 1 or at_once < 1:
-        _stop("--seeds and --at-once must be at least 1", BAD_USAGE)
+    for option, value in (("--seeds", count), ("--at-once", at_once)):
+        if value < 1:
+            _stop(f"{option} must be at least 1, got {value}", BAD_USAGE)
     from rl.errors import UsageError
 
     try:

@@ -330,6 +330,8 @@ def plan_memory(
     room = max(1, min(limits, default=2**30) - rollout.max_new_tokens)
     prompt = min(room, PROMPT) if prompt_tokens is None else prompt_tokens
     length, responses = prompt + rollout.max_new_tokens, rollout.prompts_per_step * rollout.group_size
+    if rollout.dynamic_sampling:  # what one draw may ask for where few groups are mixed
+        responses *= rollout.over_generation_limit
     responses = ceil(responses / ranks)
     if tokens is None:
         step = responses * rollout.max_new_tokens + responses * prompt // rollout.group_size

@@ -6,6 +6,7 @@ What is done already is kept: it may be stopped at any time and goes on where it
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from studies.ladder import rung4
 from studies.ladder.report import PAGE, rewrite
 from studies.ladder.rows import PREDICTIONS, RESULTS, write_frame, write_rows
 from studies.ladder.runs import collect, jobs, predictions, rows_of
+from studies.weightings.collect import collect as collect_runs
 from studies.weightings.plan import Plan, load_plan
 from weightopt.files import replace_file
 
@@ -59,6 +61,13 @@ def train(plan: Plan, output: Path) -> None:
         path = plan.results / setting.name / rung4.PREDICTED_FILE
         if not path.exists():
             write_frame(path, rung4.predict(plan, setting, output))
+    setting = plan.settings[rung4.FOLLOWED_IN]
+    here = output / setting.name
+    rate = json.loads((here / "rates.json").read_text(encoding="utf-8"))["population"]
+    for seed in plan.seeds:
+        start, table = here / "starts" / f"seed-{seed}" / "model", here / "tables" / "crowding-30.json"
+        rung4.run_followed(setting, seed, rate, start, table, output)
+    collect_runs(plan, setting, output)
 
 
 def run(rung: int, output: Path) -> None:

@@ -1,9 +1,9 @@
 """Rung 4: what the starts and a pilot say in advance about the runs of ``rung4.toml``, and what the runs showed.
 
-Two predictions, both made before the runs that are compared. *Independent prompts*: the time to a success by the flow
-of `studies.weightings.prediction` from the start models that learning rates are tuned with. *Habits*: the world of
-`sim.habits` fitted to the first 40 updates of the reference's tuning runs, at the rate that was chosen for it, and run
-with every table; all at that one rate, though a method's own may be another.
+Two predictions, both from what is there before the runs that are compared. *Independent prompts*: the time to a success
+by the flow of `studies.weightings.prediction` from the start models that learning rates are tuned with. *Habits*: the
+world of `sim.habits` fitted to the first 40 updates of the reference's tuning runs, at the rate that was chosen for it,
+and run with every table; all at that one rate, though a method's own may be another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REPLICAS = 64
 PREDICTED_FILE = "predicted.csv"
 MEASURES = {"area": "mean over the run from a pilot", "end": "success at the end from a pilot"}
 NAMES = {"crowding-50": "push-0.5", "crowding-30": "push-0.3", "crowding-15": "push-0.15"}  # as rung 3 calls them
-FOLLOWED, FOLLOW_EVERY = "followed", 10
+FOLLOWED_IN, FOLLOWED, FOLLOW_EVERY = "letters-scratch", "followed", 10
 
 
 def predict(plan: Plan, setting: Setting, output: Path) -> pd.DataFrame:

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         plan = load_plan(options.plan)
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         parser.error(f"--plan {options.plan}: not a plan such as studies/weightings/study.toml ({error})")
     for name in options.settings or ():
         if name not in plan.settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from weightopt.populations.starts import Counts
 
 SIZES = "4,8,16,32,64"
+LOWEST = 0.05  # crowding limit; lower ones can hardly be held by small groups
 POOL = 5  # steps that are taken together while a run is followed
 
 
@@ -85,7 +87,7 @@ def advise(
         str,
         typer.Option(
             help="Crowding limit κ of the table, which keeps rare kinds of problems alive; none; or auto, 0.3 below a "
-            "mean success of 0.1 and else none."
+            "mean success of 0.1 and else none. From 0.05 to 1."
         ),
     ] = "auto",
     threshold: Annotated[
@@ -184,7 +186,7 @@ def _advise(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from weightopt.errors import SolverError
+    from weightopt.errors import ProblemError, SolverError
     from weightopt.populations.advice import advise as compare
     from weightopt.populations.advice import default_limit
     from weightopt.populations.starts import estimate
@@ -206,8 +208,8 @@ def _advise(
     try:
         try:
             return compare(starts, sizes, progress=advance, **problem)
-        except SolverError:
-            if not automatic:
+        except (ProblemError, SolverError):
+            if not automatic or problem["crowding"] is None:
                 raise
             problem["crowding"] = None  # a limit that nobody asked for stops no advice
             return compare(starts, sizes, progress=advance, **problem)
@@ -236,6 +238,7 @@ def _follow(
     if not folder.is_dir():
         refuse(f"--follow: {folder} is no folder; give that of a run")
     seen = None
+    print(f"waiting for the steps of {folder}", file=sys.stderr, flush=True)
     while True:
         ended = (folder / "model").exists()
         # A run that has just begun has no step yet.
@@ -326,12 +329,15 @@ def _limit(text: str) -> float | str | None:
     if text in ("auto", "none"):
         return None if text == "none" else text
     try:
-        return float(text)
+        limit = float(text)
     except ValueError:
-        refuse(f"--crowding must be a number, none or auto, got {text!r}")
+        limit = float("nan")
+    if not LOWEST <= limit <= 1:
+        refuse(f"--crowding must be a number from {LOWEST:g} to 1, none or auto, got {text!r}")
+    return limit
 
 
 def _whole(number: float) -> int:
-    if number != int(number):
+    if not 2 <= number <= 256 or number != int(number):
         refuse(f"--group-sizes must be whole numbers from 2 to 256, got {number:g}")
     return int(number)

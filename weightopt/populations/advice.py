@@ -41,9 +41,10 @@ HARD = 0.1  # mean success below which the model has been wrong in trained runs
 LIMIT = 0.3  # the crowding limit that is advised from such starts
 LIMITED_TARGET, LIMITED_TO = 0.9, 0.7  # success the limited table is solved for, and to which the limit holds
 EVIDENCE = (
-    "but from starts as hard as these kinds of problems compete for shared habits. In the trained runs that were "
-    "planned to settle it such a table ended 16 points above GRPO and 9 below MaxRL, the highest (docs/results.md)"
+    "but from starts as hard as these kinds of problems compete for shared habits. On the one task where this was "
+    "planned and trained such a table ended 16 points above GRPO and 9 below MaxRL (docs/results.md)"
 )
+UNKNOWN = "whether it pays depends on how kinds of problems compete, which has not been trained from such a start"
 LEFT_OUT = (
     "prompts that share habits (kinds of problem that crowd each other out can change the order), wrong answers of "
     "more than one kind, lengths that drift as training goes on, and that small groups see more prompts for the same "
@@ -203,7 +204,9 @@ class Advice:
             return (
                 f"Use groups of {choice.group_size} with the table that keeps the crowding limit κ = "
                 f"{self.limited.limit:g}. If prompts were independent it would cost {price:.1%} more than "
-                f"{'the best table found' if choice.helps else choice.named.label}; {EVIDENCE}."
+                f"{'the best table found' if choice.helps else choice.named.label}; "
+                + (EVIDENCE if default_limit(self.starts) == self.limited.limit else UNKNOWN)
+                + "."
             )
         saving = f"{choice.saving:.1%} [{choice.low:.1%}, {choice.high:.1%}]"
         against = f"{choice.named.label}, the best named weighting"
@@ -342,7 +345,7 @@ def advise(
         recommended=recommended,
         threshold=threshold,
         limited=None
-        if crowding is None or mean >= LIMITED_TO
+        if crowding is None or float(f"{mean:.2g}") >= LIMITED_TO
         else _limited(choices[recommended].answer.problem, mean, crowding),
     )
 
