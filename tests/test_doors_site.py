@@ -127,6 +127,8 @@ def tab():
 def test_a_page_opens_from_the_disk_and_is_searched(name, site, tab):
     tab.open((site / name).as_uri())
     tab.run("document.querySelector('input[data-md-component=search-query]').focus()")
+    # What is typed before the index has been read is not searched for.
+    tab.wait("document.querySelector('.md-search-result__meta').textContent.trim() !== 'Initializing search'")
     tab.write("input[data-md-component=search-query]", "crowding")
     tab.wait("document.querySelectorAll('.md-search-result__item').length > 2")
     tab.wait("[...document.images].every(each => each.complete && each.naturalWidth)")
