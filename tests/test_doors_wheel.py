@@ -96,18 +96,18 @@ def test_shipped_configurations_are_named(call):
 @pytest.mark.slow
 def test_the_demonstration_runs_from_an_empty_folder(call, tmp_path):
     small = (
-        *("supervised.steps=2", "supervised.check_every=2", "training.steps=2", "training.evaluate_every=1"),
-        *("training.rollout_share=1.0", "rollout.prompts_per_step=2", "evaluation.prompts=4", "evaluation.samples=1"),
+        *("training.steps=2", "training.evaluate_every=1", "training.rollout_share=1.0"),
+        *("rollout.prompts_per_step=2", "evaluation.prompts=4", "evaluation.samples=1"),
     )
     changes = [part for change in small for part in ("--set", change)]
     done = call("-m", "weightopt", "demo", "--quick", *changes)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out" / "demo-quick"
-    for name in ("table.json", "weights.png", "training.png", "report.md"):
+    for name in ("table.json", "training.png", "report.md"):
         assert (folder / name).stat().st_size > 0
         assert str(Path("out/demo-quick") / name) in done.stdout
-    assert "same update budget" in done.stdout
-    assert "--quick: fewer seeds" in done.stdout
+    assert "keeps the crowding limit" in done.stdout
+    assert "--quick: one seed" in done.stdout
     last = done.stdout.splitlines()[-1]
     if (folder / "report.html").exists():
         assert last == "Report:   out/demo-quick/report.html, to open in a browser"
