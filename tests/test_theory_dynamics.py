@@ -32,8 +32,9 @@ def test_proximal_step_is_the_reweighting_of_every_answer_by_its_advantage(logit
     moved = policy * np.exp(step * weight * (reward - rho))
     right, wrong = float(np.sum(moved[reward])), float(np.sum(moved[~reward]))
     after = dynamics.proximal_step(np.asarray(rho), np.asarray(weight), step)
-    # 1 - ρ carries the rounding of ρ, 1e-16, relative to at least e^-12/9 of wrong mass.
-    assert float(after / (1 - after)) == pytest.approx(right / wrong, rel=1e-9)
+    # 1 - ρ carries the rounding of ρ, 1e-16, relative to at least e^-12/9 of wrong mass; so does 1 less what comes out.
+    assert float(after) == pytest.approx(right / (right + wrong), rel=1e-9)
+    assert float(1 - after) == pytest.approx(wrong / (right + wrong), rel=1e-9, abs=2e-16)
 
 
 def test_small_proximal_steps_follow_the_natural_mobility_at_first_order():
