@@ -65,7 +65,7 @@ def demo(
         bool,
         typer.Option(
             "--quick",
-            help="The whole idea in a minute and a half: one seed per table and short runs, which show how it works "
+            help="The whole idea in two to three minutes: one seed per table and short runs, which show how it works "
             "and not which table is better.",
         ),
     ] = False,
