@@ -109,11 +109,11 @@ class LogLinearFlow:
         self._start_weight = np.exp(log_weight[self._first] + self.slope[self._first] * ahead)
         left = self.width[self._first] - ahead
         rest = left * exprel(-self.slope[self._first] * left) / self._start_weight
-        times = pieces * (np.arange(pieces.size) > self._first[:, None])
-        times[np.arange(start.size), self._first] = rest
         # When each prompt is at each knot, 0 at those that it has behind it; shape (n, k), in one row.
         begun = np.zeros((start.size, theta.size))
-        np.cumsum(times, axis=1, out=begun[:, 1:])
+        np.multiply(pieces, np.arange(pieces.size) > self._first[:, None], out=begun[:, 1:])
+        begun[np.arange(start.size), self._first + 1] = rest
+        np.cumsum(begun, axis=1, out=begun)
         self._begun, self._row = begun.ravel(), np.arange(start.size) * theta.size
         self.stop = begun[:, -1].copy()
         self._clock = np.cumsum(pieces)  # the common H at the ends of the pieces
