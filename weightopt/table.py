@@ -23,6 +23,7 @@ from weightopt.files import read_file, replace_file
 SCHEMA = "weightopt.table/1"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_GROUP_SIZE = 65536
+SEARCHED = "search in a simulated world, a local optimum"  # method of a table about which nothing is certified
 
 
 class TableError(ValueError):
