@@ -107,10 +107,11 @@ def read_pilot(path: Path) -> Pilot:
     try:
         data = read_file(path, MAX_BYTES)
         text = data.decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"{str(path)!r} cannot be read ({error.strerror}); give the {METRICS} of a run") from None
-    except ValueError:  # also of a path with a null byte
+    except UnicodeDecodeError:
         raise UsageError(f"{str(path)!r} is not UTF-8 text; give the {METRICS} of a run") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{str(path)!r} cannot be read ({reason}); give the {METRICS} of a run") from None
     if len(data) > MAX_BYTES:
         raise UsageError(f"{str(path)!r} is larger than {MAX_BYTES >> 20} MiB; give the {METRICS} of a run")
     steps: list[Mapping[str, Sequence[int]]] = []
