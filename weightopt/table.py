@@ -266,6 +266,19 @@ class WeightTable:
         line = self.provenance.get("made_for")
         return line if isinstance(line, str) else ""
 
+    def doubt(self, *, refilled: bool) -> str:
+        """What follows the name of a table that was solved for another loop than a trainer's; empty if it was not.
+
+        Parameters
+        ----------
+        refilled
+            Whether the trainer draws others for uniform groups (dynamic sampling).
+        """
+        own, words = ("refill", "refills with") if refilled else ("fixed-batch", "draws a fixed batch, without")
+        if not self.loops or own in self.loops:
+            return ""
+        return f"is not made for this run, which {words} dynamic sampling; it is made for: {self.made_for}"
+
     @property
     def checksum(self) -> str:
         """sha256 over the canonical form of every other key, as ``"sha256:<hex>"``."""
