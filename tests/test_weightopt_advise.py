@@ -55,17 +55,17 @@ def test_it_says_that_no_table_will_help_and_hands_out_the_named_one():
 def test_from_hard_starts_it_promises_nothing_and_keeps_the_group_size_of_the_pilot():
     starts = starts_of(0.3, 6.0, 60)
     for crowding in (None, LIMIT):
-        kept = advise(starts, [4, 8], used=4, crowding=crowding)
-        assert kept.choices[0].cost > 1.02 * kept.choices[1].cost  # elsewhere the run would change to 8
-        assert kept.choice.group_size == kept.table().group_size == 4
+        kept = advise(starts, [8, 16], used=8, crowding=crowding)
+        assert kept.choices[0].cost > 1.02 * kept.choices[1].cost  # elsewhere the run would change to 16
+        assert kept.choice.group_size == kept.table().group_size == 8
         assert kept.verdict.startswith("No table is shown to help from starts as hard as these.")
         assert EVIDENCE in kept.verdict
         assert "Compare MaxRL, Sqrt-R and --crowding 0.3" in kept.verdict
-        assert "does not hold from such starts: keep the pilot's 4" in kept.cautions[0]
+        assert "does not hold from such starts: keep the pilot's 8" in kept.cautions[0]
         assert kept.to_dict()["helps"] is False
-    free = advise(starts, [4, 8])
-    assert free.choice.group_size == 8
-    assert "does not hold from such starts: 8 is what it would take" in free.cautions[0]
+    free = advise(starts, [8, 16])
+    assert free.choice.group_size == 16
+    assert "does not hold from such starts: 16 is what it would take" in free.cautions[0]
 
 
 def test_from_hard_starts_the_table_has_a_crowding_limit_and_its_price_is_the_models():
@@ -273,6 +273,8 @@ def test_a_folder_without_metrics_is_worth_a_word_after_a_minute(follow):
         (["--pass-rates", "c.csv", "--tokens", "none.csv"], ["--tokens", "none.csv"]),
         (["--pass-rates", "c.csv", "--output", "absent/t.json"], ["--output"]),
         (["--metrics", "none"], ["--metrics", "none"]),
+        (["--metrics", "."], ["--metrics . holds no metrics.jsonl"]),
+        (["--pass-rates", "c.csv", "--tokens", "."], ["--tokens . holds no metrics.jsonl"]),
         (["--follow", "none"], ["--follow", "--output"]),
         (["--follow", "none", "--output", "t.json", "--every", "0"], ["--every"]),
         (["--follow", "none", "--output", "t.json", "--group-sizes", "4"], ["--group-sizes"]),

@@ -251,7 +251,8 @@ def _follow(
             if not (folder / METRICS).exists():
                 print(f"no {METRICS} yet in {folder}; waiting on", file=sys.stderr, flush=True)
         # A run that has just begun has no step yet.
-        run = read_run(str(folder), may_be_empty=not ended) if ended or (folder / METRICS).exists() else None
+        begun = ended or (folder / METRICS).exists()
+        run = read_run(str(folder), may_be_empty=not ended, option="follow") if begun else None
         if run is not None and run.steps and run.steps[-1].step != seen:
             chosen = run.latest(pool)
             counts, seen = counts_of_steps(run, chosen), run.steps[-1].step
@@ -267,7 +268,7 @@ def _follow(
             try:
                 advice = _advise(counts, [used], used, measured, refilled, settings, quiet=True, began=began)
             except ProblemError as error:
-                if error.field != "metrics":
+                if error.field != counts.option:
                     raise
                 # Counts that say nothing yet: the table stays as it is.
                 print(f"step {seen}: no advice, the counts {error.sentence}", flush=True)

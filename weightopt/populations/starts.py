@@ -260,4 +260,4 @@ def counts_of_steps(run: Run, steps: Sequence[Step]) -> Counts:
     first, last = steps[0].step, steps[-1].step
     which = f"step {first}" if len(steps) == 1 else f"steps {first} to {last}"
     source = f"{run.name} {which}, {int(histogram.sum())} groups of {size}"
-    return Counts(source, seen, np.full(seen.size, size), histogram[seen], "metrics")
+    return Counts(source, seen, np.full(seen.size, size), histogram[seen], run.option)
