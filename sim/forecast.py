@@ -95,7 +95,9 @@ def read_pilot(path: Path) -> Pilot:
     path = path / "metrics.jsonl" if path.is_dir() else path
     try:
         lines = read_file(path, MAX_BYTES).decode("utf-8").splitlines()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"--pilot {str(path)!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise UsageError(f"{str(path)!r} cannot be read as a run's metrics: {error}") from None
     steps: list[Mapping[str, Sequence[int]]] = []
     for number, line in enumerate(lines, 1):
