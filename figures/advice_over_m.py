@@ -23,6 +23,7 @@ PROMPTS, RESPONSES = 128, 16  # of the pilot
 RESAMPLES = 200
 TOKENS = Lengths("right 200, wrong 2000", (0.5,), (200.0,), (2000.0,))
 COSTS: dict[str, Lengths | None] = {"responses": None, "tokens": TOKENS}
+OTHER = ("table", "bound", "saving")  # rows that are no named weighting
 SHOWN = ("rloo", "grpo", "linear-r", "sqrt-r", "plateau-r")
 THRESHOLD = 0.02
 
@@ -121,12 +122,14 @@ def caption(frame: pd.DataFrame) -> str:
             )
     helps = frame[(frame["weighting"] == "saving") & (frame["low"] > 0) & (frame["ratio"] >= THRESHOLD)]
     asked = frame[frame["weighting"] == "saving"]
+    left_out = [style.short(str(name)) for name in frame["weighting"].unique() if name not in (*SHOWN, *OTHER)]
     return (
         f"What `weightopt advise --uniform-groups` says of a pilot of {PROMPTS} prompts with {RESPONSES} responses "
         f"each, whose counts are those expected of the starts from-scratch, Beta(0.3, 3), and post-sft, Beta(2, 2); "
         f"half of the way to success 1; mean squared advantage 1 in every step. Left: tokens, right answers "
         f"{TOKENS.right[0]:.0f} and wrong ones {TOKENS.wrong[0]:.0f}, relative to the least; the bound holds for "
-        f"tables by prompt and step. Right: what the best table found saves against the best named weighting in groups "
+        f"tables by prompt and step; {' and '.join(left_out)} are compared too, not drawn. Right: what the best "
+        f"table found saves against the best named weighting in groups "
         f"of the same size, with its 95 % interval over the starts ({RESAMPLES} bootstrap samples of the prompts); "
         f"grey: within {THRESHOLD:.0%}, below which advice is that no table will help. It helps in {len(helps)} of "
         f"{len(asked)} cases. {'; '.join(parts)}. Independent prompts, equal responses a step for all M."

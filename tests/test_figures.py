@@ -382,7 +382,17 @@ def test_predicted_and_measured_are_the_rows_of_the_ladder(tiny_frames, tmp_path
     lines = [line for axes in figure.axes for line in axes.get_lines()]
     ends = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in lines]
     drawn = {(float(x[0]), float(y[0])) for x, y in ends}
-    assert set(zip(frame["predicted"], frame["measured"], strict=True)) <= drawn
+    points = frame[~frame["rung"].isin(predicted_measured.IN_ROWS)]
+    assert set(zip(points["predicted"], points["measured"], strict=True)) <= drawn
+    rows = frame[frame["rung"].isin(predicted_measured.IN_ROWS)]
+    assert len(rows)
+    across = {x for x, _ in drawn}
+    assert {*rows["predicted"], *rows["measured"]} <= across
+    # The same τ as on the page of results: of all methods, the reference among them, which is not drawn.
+    ranks = pd.read_csv(predicted_measured.ROWS.with_name("ranks.csv"))
+    of = ranks[(ranks["rung"] == 2) & (ranks["measure"] == "cost")]["tau"]
+    shown = ", ".join(f"{tau:.2f}" for tau in of)
+    assert f"Kendall's τ by setting {shown}; rung 3" in predicted_measured.caption(frame)
     monkeypatch.setattr(predicted_measured, "ROWS", tmp_path / "none.csv")
     done = called("predicted-measured", "--output", str(tmp_path))
     assert done.exit_code == 2

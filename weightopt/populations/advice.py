@@ -41,8 +41,9 @@ HARD = 0.1  # mean success below which the model has been wrong in trained runs
 LIMIT = 0.3  # the crowding limit that is advised from such starts
 LIMITED_TARGET, LIMITED_TO = 0.9, 0.7  # success the limited table is solved for, and to which the limit holds
 EVIDENCE = (
-    "but from starts as hard as these kinds of problems compete for shared habits. On the one task where this was "
-    "planned and trained such a table ended 16 points above GRPO and 9 below MaxRL (docs/results.md)"
+    "but from starts as hard as these kinds of problems compete for shared habits. On the one task where such tables "
+    "were trained, the best of three limits, picked afterwards, ended 16 points [4, 28] above GRPO and 9 [-7, 27] "
+    "below MaxRL; the one that the plan picked ended no better than GRPO (docs/results.md)"
 )
 UNKNOWN = "whether it pays depends on how kinds of problems compete, which has not been trained from such a start"
 LEFT_OUT = (
