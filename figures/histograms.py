@@ -68,7 +68,7 @@ def data(runs: Path) -> pd.DataFrame:
 def draw(frame: pd.DataFrame) -> Figure:
     """One panel per table: dark where many groups are, with a line for their mean."""
     tables = list(dict.fromkeys(frame["table"]))
-    tints = style.colours(tables)
+    tints = style.colours(sorted(tables))
     columns = min(COLUMNS, len(tables))
     rows = -(-len(tables) // columns)
     figure = style.page(max(3.3, style.WIDTH * columns / COLUMNS), 0.5 + 2.1 * rows)

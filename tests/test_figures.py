@@ -429,6 +429,8 @@ def test_histograms_pool_what_the_runs_wrote(tiny_frames):
     frame = frames.part(tiny_frames["histograms"], table="optimal", first=2)
     np.testing.assert_allclose(frame["share"], np.array([16, 2, 1, 1, 5]) / 25)
     assert "all-wrong groups from 80% to 32%" in histograms.caption(tiny_frames["histograms"])
+    # The best at the end first, as in the figure of training.
+    assert list(tiny_frames["histograms"]["table"].unique()) == ["optimal", "my-table", "grpo"]
 
 
 def test_histograms_of_different_group_sizes_are_refused(tmp_path):
@@ -452,6 +454,7 @@ def test_reconstructions_say_so_wherever_they_are_named(tiny_frames):
         "group-loss",
         "population",
         "advice-over-m",
+        "regimes",
     ):
         figure = MODULES[name].draw(tiny_frames[name])
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
