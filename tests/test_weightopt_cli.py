@@ -214,6 +214,7 @@ REFUSED = {
     "output in no folder": ([*SOLVE, "--output", "absent/t.json"], ["--output", "absent/t.json"]),
     "csv in no folder": ([*SOLVE, "--csv", "absent/t.csv"], ["--csv"]),
     "plot in no folder": ([*SOLVE, "--plot", "absent/t.png"], ["--plot"]),
+    "plot of no known kind": ([*SOLVE, "--plot", "t.txt"], ["--plot", ".png", ".svg"]),
     "output is a folder": ([*SOLVE, "--output", "."], ["--output"]),
 }
 

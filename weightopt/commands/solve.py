@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from weightopt.table import WeightTable
 
 
+PICTURES = (".png", ".pdf", ".svg")  # the endings of `weightopt.plot`, which is slow to import
 IDLE = 1e-7  # relative difference of two times, each certified to 1e-8, that is none
 
 
@@ -91,7 +92,9 @@ def solve(
     csv: Csv = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw clock, weights and named weightings into this PNG file.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Draw clock, weights and named weightings into this file: .png, .pdf or .svg.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -111,6 +114,8 @@ def solve(
           The best curve among those that never rise and stay below a bound.
     """
     check_folders(output=output, csv=csv, plot=plot)
+    if plot is not None and plot.suffix.lower() not in PICTURES:
+        refuse(f"--plot: {plot} must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
     if curve.lipschitz is None and curve.lipschitz_in != CurveOptions.lipschitz_in:
         refuse("--lipschitz-in needs --lipschitz, the slope that it is about")
     if group_size is None or plug_in:
@@ -124,7 +129,7 @@ def solve(
         group = limit.of_group(table.problem(problem, group_size, not uncentred))
         solved = _solve_group(group, start_range, method)
     _warn_if_coarse(problem)
-    picture = None if plot is None else _draw(problem, solved.table, solved.curve)
+    picture = None if plot is None else _draw(problem, solved, plot)
     # All that can fail has been done: what is written now is whole.
     write(solved.table, output, csv)
     if plot is not None and picture is not None:
@@ -305,12 +310,15 @@ def _price_of_limit(time: float, free: float, plain: float | None = None) -> str
     return line if plain is None else f"{line} with the all-wrong push free ({plain:.6g} without a push)"
 
 
-def _draw(problem: Problem, table: WeightTable, curve: CurveAnswer | None) -> bytes:
+def _draw(problem: Problem, solved: _Solved, plot: Path) -> bytes:
     """The picture of the clock and of the weights, with dots where a group looks the table up."""
+    from weightopt.curves.curve import CurveAnswer
     from weightopt.kinds import solve as solve_problem
     from weightopt.plot import draw_weights
 
-    return draw_weights(solve_problem(problem) if curve is None else curve, table)
+    if isinstance(solved.answer, CurveAnswer):
+        return draw_weights(solved.answer, solved.table, ending=plot.suffix.lower())
+    return draw_weights(solve_problem(problem), solved.table, solved.answer, plot.suffix.lower())
 
 
 def _document(solved: _Solved) -> dict[str, Any]:
