@@ -102,6 +102,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _prompts_are_known_ahead(self) -> "Config":
+        if self.rollout.dynamic_sampling and self.sampler.ahead is not None:
+            raise ValueError(
+                "sampler.ahead does not go with rollout.dynamic_sampling: how many prompts a step asks follows from "
+                "the verdicts on those before"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _engine_takes_the_temperature(self) -> "Config":
         if self.sampler.backend == "vllm" and 0 < self.evaluation.temperature < 0.01:
             raise ValueError("evaluation.temperature must be 0 or at least 0.01 with sampler.backend = 'vllm'")

@@ -59,8 +59,9 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         steps before it are saved.
     DivergenceError
         If a loss, a gradient or a weight is not finite; a saved checkpoint is intact.
-    SyncError
-        If the sampler does not compute with the weights that are trained; a saved checkpoint is intact.
+    SyncError, LostRankError
+        If the sampler does not compute with the weights that are trained, or its process has ended; a saved checkpoint
+        is intact.
     StorageError
         If something cannot be written once the run is going; a saved checkpoint is intact.
     """
@@ -88,7 +89,8 @@ def take_step(loop: Loop, number: int) -> Step:
         If a loss, a gradient or a weight is not finite; it holds the batch.
     """
     config, stopwatch = loop.config, Stopwatch()
-    # Sample and judge, with dynamic sampling until the batch is full.
+    # Sample and judge, with dynamic sampling until the batch is full. With `sampler.ahead` this batch has been drawn
+    # while the last one was learnt, and the next one begins here, with the weights as they are now.
     collected = draw_groups(
         loop.sampler,
         loop.task,
@@ -98,6 +100,8 @@ def take_step(loop: Loop, number: int) -> Step:
         step=number,
         stopwatch=stopwatch,
         before=loop.before,
+        ahead=loop.ahead,
+        drawn=loop.drawn,
         ranks=loop.ranks,
     )
     # Weigh.
@@ -126,7 +130,9 @@ def take_step(loop: Loop, number: int) -> Step:
         except DivergenceError as error:
             error.responses = tuple(responses(collected, advantages, step=number, tokens=True))
             raise
-    # Publish the weights.
+    # Publish the weights, when what draws with the old ones is done.
+    with stopwatch.stage("sampling"):
+        drawn = None if loop.ahead is None else loop.ahead.drawn()
     with stopwatch.stage("hand_over"):
         loop.sampler.publish(loop.policy.published_weights())
     return Step(
@@ -138,5 +144,7 @@ def take_step(loop: Loop, number: int) -> Step:
         advantages=advantages,
         responses=denominator(config.rollout),
         update=update,
+        lag=int(loop.drawn is not None),
+        drawn=drawn,
         seconds=stopwatch.seconds,
     )

@@ -375,6 +375,8 @@ def plan_memory(
             "hand-over": _sum(copy, {"layers gathered": made}),
         }
         engine, held_by_cache = 0, None
+    if gpu and config.sampler.ahead is not None:  # it samples on a device of its own
+        plan = {"sampling": {}, "learning": backward, "hand-over": {"layers gathered": made}}
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
         phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})

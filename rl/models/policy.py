@@ -435,8 +435,8 @@ def _check_size(folder: Path) -> None:
         raise UsageError(f"model {str(folder)!r} asks for {asked:,} parameters, and its weights hold {held:,}")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that the configuration names; "auto" is the first GPU if there is one.
+def choose_device(name: str, *, key: str = "device") -> torch.device:
+    """The device that a key of the configuration names; "auto" is the first GPU if there is one.
 
     Raises
     ------
@@ -448,7 +448,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda:0" if count else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"config key 'device' is {name!r}, and torch finds {count} GPUs here: use 'auto' or 'cpu'")
+        raise UsageError(
+            f"config key {key!r} is {name!r}, and torch finds {count} GPUs here: use one of these, or 'cpu'"
+        )
     return device
 
 

@@ -10,6 +10,7 @@ the mean group by the factor 1/m, so in groups drawn this loop pays the solver's
 dynamic sampling does, but for what is beyond the batch.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.ahead import AheadSampler
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Group, Sampler
 from rl.seeds import derive_seed
@@ -84,6 +86,8 @@ def draw_groups(
     step: int,
     stopwatch: Stopwatch,
     before: tuple[int, int] = (0, 0),
+    ahead: AheadSampler | None = None,
+    drawn: str | None = None,
     ranks: Ranks = ALONE,
 ) -> Collected:
     """Sample and judge the groups of a step; a pure function of weights and arguments.
@@ -91,40 +95,50 @@ def draw_groups(
     Each of several processes samples and judges its part of every draw, and all get everything.
 
     ``before`` counts the mixed groups of the step before, and all that it drew: how far dynamic sampling draws ahead.
+    ``drawn`` is what the sampler ``ahead`` has drawn for this step, None before the first; it begins the next one.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
     """
+
+    def asked(count: int, *draw: str | int) -> dict[str, Any]:
+        return {
+            "prompts": training_prompts(task, count=count, seed=derive_seed(seed, "prompts", *draw)),
+            "group_size": rollout.group_size,
+            "temperature": rollout.temperature,
+            "max_new_tokens": rollout.max_new_tokens,
+            "seed": derive_seed(seed, "responses", *draw),
+        }
+
     wanted = rollout.prompts_per_step
     limit = wanted * (rollout.over_generation_limit if rollout.dynamic_sampling else 1)
     groups: list[Group] = []
     judged: list[Judgement] = []
     kept: list[int] = []
     draw: tuple[str | int, ...] = (step,)
+    mixed, seen = before
+    if ahead is not None:
+        with stopwatch.stage("sampling"):
+            if drawn is None:
+                ahead.begin(**asked(wanted, step))
+                drawn = ahead.drawn()
+            ahead.begin(**asked(wanted, step + 1))
     left_out = getattr(task, "left_out", 0)
-    mixed, drawn = before
     while len(kept) < wanted and len(groups) < limit:
         count = wanted - len(kept)
         if rollout.dynamic_sampling:
-            share = (mixed + 1) / (drawn + 2)  # Laplace's rule: never 0
+            share = (mixed + 1) / (seen + 2)  # Laplace's rule: never 0
             count = math.ceil((count + AHEAD * math.sqrt(count * (1 - share))) / share)
         with stopwatch.stage("sampling"):
-            prompts = training_prompts(
-                task,
-                count=min(count, limit - len(groups)),
-                seed=derive_seed(seed, "prompts", *draw),
-            )
-            batch = sampler.sample(
-                prompts,
-                group_size=rollout.group_size,
-                temperature=rollout.temperature,
-                max_new_tokens=rollout.max_new_tokens,
-                seed=derive_seed(seed, "responses", *draw),
-            )
+            request = asked(min(count, limit - len(groups)), *draw)
+            if drawn is None:
+                batch = sampler.sample(**request)
+            else:
+                batch = Batch.from_json(request["prompts"], json.loads(drawn))
         with stopwatch.stage("verifying"):
             judgement = judge(batch, verifier, ranks)
             keep = _mixed(judgement.correct)
-            mixed, drawn = mixed + int(keep.sum()), drawn + len(keep)
+            mixed, seen = mixed + int(keep.sum()), seen + len(keep)
             kept += (len(groups) + np.flatnonzero(keep | (not rollout.dynamic_sampling))).tolist()
         groups += batch.groups
         judged.append(judgement)

@@ -13,6 +13,7 @@ from rl.learning.update import Update
 from rl.models.policy import Policy
 from rl.processes.ranks import Ranks
 from rl.records.metrics import Spent, StepRecord
+from rl.samplers.ahead import AheadSampler
 from rl.samplers.rollout import Sampler
 from rl.step.draw_groups import Collected
 from rl.step.schedule import TableSchedule
@@ -43,6 +44,10 @@ class Loop:
         The processes of the run.
     before
         Mixed groups that the step before has drawn, and all its groups: dynamic sampling draws ahead by them.
+    ahead
+        The sampler, if it draws the next step's responses while this one learns.
+    drawn
+        What it has drawn for this step, as JSON; None before the first.
     """
 
     config: Config
@@ -56,6 +61,8 @@ class Loop:
     reference: Reference | None
     ranks: Ranks
     before: tuple[int, int] = (0, 0)
+    ahead: AheadSampler | None = None
+    drawn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +85,10 @@ class Step:
         Of a full step: the denominator of the loss.
     update
         What the updates of the weights were.
+    lag
+        Steps by which the weights that drew the groups were behind.
+    drawn
+        What has been drawn for the next step, as JSON; None if that draws its own.
     seconds
         Wall-clock time by stage.
     """
@@ -90,6 +101,8 @@ class Step:
     advantages: np.ndarray
     responses: int
     update: Update
+    lag: int
+    drawn: str | None
     seconds: Mapping[str, float]
 
     def spent(self, before: Spent) -> Spent:
@@ -124,6 +137,7 @@ class Step:
             table_checksum=self.table_checksum,
             all_wrong_factor=self.all_wrong_factor,
             mean_abs_advantage=float(np.abs(self.advantages).sum() / self.responses),
+            lag=self.lag,
             distinct_responses=update.rows,
             learning_rate=update.learning_rate,
             gradient_norm=update.gradient_norm,
