@@ -28,10 +28,12 @@ from rl.learning.loss import denominator
 from rl.learning.update import learn
 from rl.run.rollouts import responses
 from rl.run.run import Outcome, open_run
+from rl.samplers.ahead import AheadSampler
 from rl.step.advantage import weigh
 from rl.step.draw_groups import draw_groups
+from rl.step.loop import Loop
 from rl.step.schedule import all_wrong_factor
-from rl.step.step import Loop, Step
+from rl.step.step import Step
 from rl.step.stopwatch import Stopwatch
 
 
@@ -91,19 +93,7 @@ def take_step(loop: Loop, number: int) -> Step:
     config, stopwatch = loop.config, Stopwatch()
     # Sample and judge, with dynamic sampling until the batch is full. With `sampler.ahead` this batch has been drawn
     # while the last one was learnt, and the next one begins here, with the weights as they are now.
-    collected = draw_groups(
-        loop.sampler,
-        loop.task,
-        loop.verifier,
-        config.rollout,
-        seed=config.seed,
-        step=number,
-        stopwatch=stopwatch,
-        before=loop.before,
-        ahead=loop.ahead,
-        drawn=loop.drawn,
-        ranks=loop.ranks,
-    )
+    collected = draw_groups(loop, number, stopwatch)
     # Weigh.
     table, factor = loop.tables.at(number), all_wrong_factor(config.weighting, number)
     with stopwatch.stage("verifying"):
@@ -132,7 +122,7 @@ def take_step(loop: Loop, number: int) -> Step:
             raise
     # Publish the weights, when what draws with the old ones is done.
     with stopwatch.stage("sampling"):
-        drawn = None if loop.ahead is None else loop.ahead.drawn()
+        drawn = loop.sampler.drawn() if isinstance(loop.sampler, AheadSampler) else None
     with stopwatch.stage("hand_over"):
         loop.sampler.publish(loop.policy.published_weights())
     return Step(

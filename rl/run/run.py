@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from rl.config import Config
-from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError, one_line
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
 from rl.models.start import start_folder
@@ -40,11 +40,11 @@ from rl.run.records import Records
 from rl.run.rollouts import rollouts, written
 from rl.run.signals import interruption
 from rl.run.trackers import Trackers
-from rl.samplers.ahead import AheadSampler
 from rl.samplers.registry import open_sampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
-from rl.step.step import Loop, Step
+from rl.step.loop import Loop
+from rl.step.step import Step
 from rl.supervised import make_start_model
 from rl.tasks.protocol import Verifier
 from rl.verification.pool import VerifierPool, open_verifier
@@ -175,26 +175,20 @@ class Run:
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)
-        sampler = self._stack.enter_context(
-            open_sampler(config, policy, policy.published_weights(), start=start, probe=held_out, ranks=ranks)
-        )
         self._loop = Loop(
             config=config,
             task=self._ready.task,
             held_out=held_out,
             verifier=self._verifier,
             tables=restored(
-                self._ready.tables,
-                config.weighting,
-                output,
-                step=self.state.step,
-                group_size=config.rollout.group_size,
+                self._ready.tables, config.weighting, output, step=self.state.step, group_size=config.rollout.group_size
             ),
             policy=policy,
             optimizer=optimizer,
             reference=open_reference(config.kl, config.lora, policy, start),
-            sampler=sampler,
-            ahead=sampler if isinstance(sampler, AheadSampler) else None,
+            sampler=self._stack.enter_context(
+                open_sampler(config, policy, policy.published_weights(), start=start, probe=held_out, ranks=ranks)
+            ),
             ranks=ranks,
         )
         # All that the run goes on from has been read, by all: from here on its files change.
@@ -318,9 +312,9 @@ class Run:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             raise StorageError(
-                f"step {step} could not be written ({reason}); {safe(self._output)}: make room and go on with --resume"
+                f"step {step} could not be written ({one_line(error)}); {safe(self._output)}: make room and go on with "
+                "--resume"
             ) from error
 
     @contextmanager

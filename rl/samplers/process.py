@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 
 from rl.config import parse_config
+from rl.errors import one_line
 from rl.models.policy import choose_device, load_policy
 from rl.samplers.ahead import shared_tensors
 from rl.samplers.registry import open_here
@@ -35,7 +36,7 @@ def main() -> NoReturn:
     try:
         _serve(requests, say)
     except Exception as error:  # whatever it is, the other side is to know
-        say({"kind": type(error).__name__, "reason": " ".join(str(error).split())})
+        say({"kind": type(error).__name__, "reason": one_line(error)})
     finally:
         os._exit(1)  # the thread still listens
 

@@ -83,12 +83,7 @@ def open_sampler(
 
 @contextmanager
 def open_here(
-    config: Config,
-    policy: Policy,
-    weights: Mapping[str, Tensor],
-    *,
-    probe: Sequence[Prompt[Any]],
-    ranks: Ranks = ALONE,
+    config: Config, policy: Policy, weights: Mapping[str, Tensor], *, probe: Sequence[Prompt[Any]], ranks: Ranks = ALONE
 ) -> Iterator[Sampler]:
     """As `open_sampler`, in this process."""
     if config.sampler.backend == "torch":

@@ -17,16 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from rl.processes.ranks import ALONE, Ranks
 from rl.samplers.ahead import AheadSampler
-from rl.samplers.config import RolloutConfig
-from rl.samplers.rollout import Batch, Group, Sampler
+from rl.samplers.rollout import Batch, Group
 from rl.seeds import derive_seed
+from rl.step.loop import Loop
 from rl.step.stopwatch import Stopwatch
 from rl.step.success import Judgement, judge
-from rl.tasks.protocol import Task, Verifier
 from rl.tasks.split import training_prompts
-from rl.verification.pool import VerifierPool
 
 # Standard deviations of the groups that a batch needs, by which a draw asks for more than their mean. For 64 mixed
 # groups at a share of 40 % it takes 1.4 draws and 10 % more groups than are needed; 0 takes 1.7 and 6 %, and 1 takes
@@ -76,38 +73,25 @@ class Collected:
         return self.correct[self.kept]
 
 
-def draw_groups(
-    sampler: Sampler,
-    task: Task[Any],
-    verifier: Verifier[Any] | VerifierPool,
-    rollout: RolloutConfig,
-    *,
-    seed: int,
-    step: int,
-    stopwatch: Stopwatch,
-    before: tuple[int, int] = (0, 0),
-    ahead: AheadSampler | None = None,
-    drawn: str | None = None,
-    ranks: Ranks = ALONE,
-) -> Collected:
+def draw_groups(loop: Loop, step: int, stopwatch: Stopwatch) -> Collected:
     """Sample and judge the groups of a step; a pure function of weights and arguments.
 
-    Each of several processes samples and judges its part of every draw, and all get everything.
-
-    ``before`` counts the mixed groups of the step before, and all that it drew: how far dynamic sampling draws ahead.
-    ``drawn`` is what the sampler ``ahead`` has drawn for this step, None before the first; it begins the next one.
+    Each of several processes samples and judges its part of every draw, and all get everything. A sampler that draws
+    ahead has drawn this step's, but for the first, and begins the next one's.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
     """
 
+    sampler, task, rollout, drawn = loop.sampler, loop.task, loop.config.rollout, loop.drawn
+
     def asked(count: int, *draw: str | int) -> dict[str, Any]:
         return {
-            "prompts": training_prompts(task, count=count, seed=derive_seed(seed, "prompts", *draw)),
+            "prompts": training_prompts(task, count=count, seed=derive_seed(loop.config.seed, "prompts", *draw)),
             "group_size": rollout.group_size,
             "temperature": rollout.temperature,
             "max_new_tokens": rollout.max_new_tokens,
-            "seed": derive_seed(seed, "responses", *draw),
+            "seed": derive_seed(loop.config.seed, "responses", *draw),
         }
 
     wanted = rollout.prompts_per_step
@@ -116,13 +100,13 @@ def draw_groups(
     judged: list[Judgement] = []
     kept: list[int] = []
     draw: tuple[str | int, ...] = (step,)
-    mixed, seen = before
-    if ahead is not None:
+    mixed, seen = loop.before
+    if isinstance(sampler, AheadSampler):
         with stopwatch.stage("sampling"):
             if drawn is None:
-                ahead.begin(**asked(wanted, step))
-                drawn = ahead.drawn()
-            ahead.begin(**asked(wanted, step + 1))
+                sampler.begin(**asked(wanted, step))
+                drawn = sampler.drawn()
+            sampler.begin(**asked(wanted, step + 1))
     left_out = getattr(task, "left_out", 0)
     while len(kept) < wanted and len(groups) < limit:
         count = wanted - len(kept)
@@ -136,7 +120,7 @@ def draw_groups(
             else:
                 batch = Batch.from_json(request["prompts"], json.loads(drawn))
         with stopwatch.stage("verifying"):
-            judgement = judge(batch, verifier, ranks)
+            judgement = judge(batch, loop.verifier, loop.ranks)
             keep = _mixed(judgement.correct)
             mixed, seen = mixed + int(keep.sum()), seen + len(keep)
             kept += (len(groups) + np.flatnonzero(keep | (not rollout.dynamic_sampling))).tolist()

@@ -1,68 +1,14 @@
-"""The two nouns of the loop: what a step works with, and what it has done."""
+"""What a step has done, and how it is written down."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
-from rl.config import Config
-from rl.learning.reference import Reference
 from rl.learning.update import Update
-from rl.models.policy import Policy
-from rl.processes.ranks import Ranks
 from rl.records.metrics import Spent, StepRecord
-from rl.samplers.ahead import AheadSampler
-from rl.samplers.rollout import Sampler
 from rl.step.draw_groups import Collected
-from rl.step.schedule import TableSchedule
 from rl.step.success import count_successes, histogram_by_difficulty, success_histogram, tokens_by_successes
-from rl.tasks.protocol import Prompt, Task, Verifier
-from rl.verification.pool import VerifierPool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """What a step works with.
-
-    Attributes
-    ----------
-    config
-        The run.
-    task, held_out, verifier
-        Where prompts come from, those to measure on, and who judges the responses.
-    tables
-        The weight tables, each from a step on.
-    sampler
-        Draws the responses, with weights of its own.
-    policy, optimizer
-        What is trained.
-    reference
-        The policy the distance to which is penalised; None: there is no penalty.
-    ranks
-        The processes of the run.
-    before
-        Mixed groups that the step before has drawn, and all its groups: dynamic sampling draws ahead by them.
-    ahead
-        The sampler, if it draws the next step's responses while this one learns.
-    drawn
-        What it has drawn for this step, as JSON; None before the first.
-    """
-
-    config: Config
-    task: Task[Any]
-    held_out: tuple[Prompt[Any], ...]
-    verifier: Verifier[Any] | VerifierPool
-    tables: TableSchedule
-    sampler: Sampler
-    policy: Policy
-    optimizer: torch.optim.Optimizer
-    reference: Reference | None
-    ranks: Ranks
-    before: tuple[int, int] = (0, 0)
-    ahead: AheadSampler | None = None
-    drawn: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
