@@ -99,7 +99,7 @@ class AheadSampler:
         return Batch.from_json(prompts, json.loads(self.drawn()))
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
-        """Hand the weights of the trained model over, which nothing that has been begun may wait for."""
+        """Hand the weights of the trained model over; what has been begun must have been drawn."""
         self._fill(weights)
         self._ask()
         self._reply()

@@ -19,7 +19,7 @@ from rl.config import parse_config
 from rl.errors import one_line
 from rl.models.policy import choose_device, load_policy
 from rl.samplers.ahead import shared_tensors
-from rl.samplers.registry import open_here
+from rl.samplers.registry import open_sampler
 from rl.tasks.protocol import Prompt
 
 
@@ -55,7 +55,7 @@ def _serve(requests: "SimpleQueue[str]", say: Any) -> NoReturn:
     policy = load_policy(Path(first["start"]), config.policy, device=choose_device("auto"))
     weights = shared_tensors(first["file"], first["layout"])
     policy.model.load_state_dict(weights)
-    with open_here(config, policy, policy.published_weights(), probe=_prompts(first["probe"])) as sampler:
+    with open_sampler(config, policy, policy.published_weights(), probe=_prompts(first["probe"])) as sampler:
         say([sampler.ends, sampler.engine])
         while True:
             request = json.loads(requests.get())

@@ -1,7 +1,7 @@
 """From the ``[sampler]`` section to a sampler; of several processes each has one, and all get all responses."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,16 @@ def check_backend(config: Config) -> None:
         )
 
 
+@contextmanager
 def open_sampler(
     config: Config,
     policy: Policy,
     weights: Mapping[str, Tensor],
     *,
-    start: Path,
     probe: Sequence[Prompt[Any]],
+    start: Path | None = None,
     ranks: Ranks = ALONE,
-) -> AbstractContextManager[Sampler]:
+) -> Iterator[Sampler]:
     """The sampler of a run, for the length of a ``with`` block; of several processes each has one, for its part.
 
     Parameters
@@ -60,10 +61,10 @@ def open_sampler(
         The policy that will be trained.
     weights
         Its weights, as they will be published.
-    start
-        Folder of the start model.
     probe
         Prompts on which an engine with weights of its own is checked.
+    start
+        Folder of the start model, for a process that draws ahead; None: that process is this one.
     ranks
         The processes of the run.
 
@@ -74,18 +75,12 @@ def open_sampler(
     SyncError
         If the engine does not compute what the policy does.
     LostRankError
-        If a process that is to draw ahead has failed.
+        If a process that is to draw ahead fails.
     """
-    if config.sampler.ahead is not None:
-        return closing(AheadSampler(config, weights, start=start, probe=probe))
-    return open_here(config, policy, weights, probe=probe, ranks=ranks)
-
-
-@contextmanager
-def open_here(
-    config: Config, policy: Policy, weights: Mapping[str, Tensor], *, probe: Sequence[Prompt[Any]], ranks: Ranks = ALONE
-) -> Iterator[Sampler]:
-    """As `open_sampler`, in this process."""
+    if config.sampler.ahead is not None and start is not None:
+        with closing(AheadSampler(config, weights, start=start, probe=probe)) as ahead:
+            yield ahead
+        return
     if config.sampler.backend == "torch":
         yield shared(TorchSampler(policy, stop=config.rollout.stop, include_stop=config.rollout.include_stop), ranks)
         return
