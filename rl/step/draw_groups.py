@@ -82,7 +82,6 @@ def draw_groups(loop: Loop, step: int, stopwatch: Stopwatch) -> Collected:
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
     """
-
     sampler, task, rollout, drawn = loop.sampler, loop.task, loop.config.rollout, loop.drawn
 
     def asked(count: int, *draw: str | int) -> dict[str, Any]:
