@@ -8,6 +8,7 @@ Nothing heavy is imported before the command is called.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -20,25 +21,26 @@ import typer
 
 from demo.tables import ADVISED, REFERENCE
 
-CONFIG = "demo"
-GROUP_SIZE = 16
 NAMED = (REFERENCE, "sqrt-r")  # what everybody uses, and the named weighting that trained best from starts as hard
-# One step from the start model of all runs, on prompts and random numbers of a seed that no run has.
-PILOT = ("seed=1000", "training.steps=1", "rollout.prompts_per_step=256", "training.evaluate_every=1")
+PILOT_SEED = 1000  # whose prompts and random numbers no run has
+PILOT_STEPS, PILOT_LEAST = (
+    4,
+    64,
+)  # the pilot is one step with the prompts of so many, and not fewer than so many prompts
 BAD_USAGE, INTERRUPTED = 2, 130
 INSTALL = "pip install 'weightopt[rl]'"
 
 
 class Size(NamedTuple):
-    """How much is done: seeds per table, changes of the configuration, levels of success that are compared."""
+    """How much is done: seeds per table, changes of the configuration, runs at once (None: all), where it goes."""
 
     seeds: int
     changes: tuple[str, ...]
-    levels: tuple[float, ...]
+    at_once: int | None
     folder: Path
 
 
-FULL = Size(3, ("training.rollout_share=0.005",), (0.3, 0.5, 0.7), Path("out/demo"))
+FULL = Size(3, ("training.rollout_share=0.005",), 2, Path("out/demo"))
 # One seed a table, a ninth of the steps with half the prompts each, and a start model from fewer steps.
 QUICK = Size(
     1,
@@ -52,12 +54,19 @@ QUICK = Size(
         "rollout.prompts_per_step=32",
         "evaluation.prompts=64",
     ),
-    (0.1, 0.15, 0.2),
+    None,  # three short runs on two cores end sooner than two and then one
     Path("out/demo-quick"),
 )
 
 
 def demo(
+    config: Annotated[
+        str,
+        typer.Option(
+            help="What to show it on: a configuration, a TOML file or a shipped name. The start model that it names is "
+            "taken; if it names none, one is made."
+        ),
+    ] = "demo",
     output: Annotated[
         Path | None, typer.Option(help=f"Folder; default {FULL.folder}, with --quick {QUICK.folder}.")
     ] = None,
@@ -65,7 +74,7 @@ def demo(
         bool,
         typer.Option(
             "--quick",
-            help="The whole idea in two to three minutes: one seed per table and short runs, which show how it works "
+            help="The whole idea in a minute and a half: one seed per table and short runs, which show how it works "
             "and not which table is better.",
         ),
     ] = False,
@@ -73,13 +82,18 @@ def demo(
         int | None,
         typer.Option(help=f"Seeds per table; default {FULL.seeds}, with --quick {QUICK.seeds}.", show_default=False),
     ] = None,
-    at_once: Annotated[int, typer.Option(help="Runs side by side, one thread each.")] = 2,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Runs side by side, one thread each; default {FULL.at_once}, with --quick all.", show_default=False
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration; repeatable."),
     ] = None,
 ) -> None:
-    """Ask for advice on a small model, train it from that table and from GRPO's and Sqrt-R's, and show what came of it.
+    """Ask for advice on a model, train it from that table and from GRPO's and Sqrt-R's, and show what came of it.
 
     It ends with a report to open in a browser. A demonstration that was interrupted goes on where it stopped.
     """
@@ -89,12 +103,20 @@ def demo(
     size = QUICK if quick else FULL
     count = size.seeds if seeds is None else seeds
     for option, value in (("--seeds", count), ("--at-once", at_once)):
-        if value < 1:
+        if value is not None and value < 1:
             _stop(f"{option} must be at least 1, got {value}", BAD_USAGE)
     from rl.errors import UsageError
 
+    if quick:
+        print("--quick: one seed, shorter runs and smaller steps than the whole demonstration.")
     try:
-        _demonstrate(size, output or size.folder, count, at_once, [*size.changes, *(overrides or [])])
+        _demonstrate(
+            config,
+            output or size.folder,
+            count,
+            at_once or size.at_once or count * (1 + len(NAMED)),
+            [*size.changes, *(overrides or [])],
+        )
     except UsageError as error:
         _stop(str(error), BAD_USAGE)
     except OSError as error:
@@ -103,61 +125,57 @@ def demo(
         _stop("interrupted; the same command goes on from here", INTERRUPTED)
 
 
-def _demonstrate(size: Size, folder: Path, seeds: int, at_once: int, changes: list[str]) -> None:
+def _demonstrate(name: str, folder: Path, seeds: int, at_once: int, changes: list[str]) -> None:
     from demo.findings import write_report
     from demo.runs import Run, run_side_by_side
     from figures import training
     from figures.output import write
     from rl.config import load_config
 
-    config = load_config(Path(CONFIG), changes)
+    config = load_config(Path(name), changes)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     tables = {ADVISED: folder / "table.json", **{name: folder / f"{name}.json" for name in NAMED}}
     runs = [Run(table, seed, folder / "runs" / table / f"seed-{seed}") for seed in range(seeds) for table in tables]
     print(
         f"{len(runs)} runs of {config.training.steps} steps, {config.rollout.prompts_per_step} prompts x "
-        f"{config.rollout.group_size} responses each, {at_once} at a time"
-        + (
-            "; --quick: one seed, shorter runs and smaller steps than the whole demonstration."
-            if size is QUICK
-            else "."
-        )
+        f"{config.rollout.group_size} responses each, {min(at_once, len(runs))} at a time."
     )
 
     # 1. One start model for all runs.
     overrides = [part for change in changes for part in ("--set", change)]
-    start_model = folder / "start"
-    if not start_model.exists():
-        _weightopt("start-model", "--config", CONFIG, "--output", str(start_model), *overrides)
-    overrides += ["--set", f"start_model={start_model}"]
+    if config.start_model is None:
+        start_model = folder / "start"
+        if not start_model.exists():
+            # The only process of its moment: all the cores that the runs will have.
+            threads = ("--set", f"threads={min(at_once, os.cpu_count() or 1)}")
+            _weightopt("start-model", "--config", name, "--output", str(start_model), *overrides, *threads)
+        overrides += ["--set", f"start_model={start_model}"]
     started = time.perf_counter()
 
     # 2. A pilot says how hard the start is; advice on it is the table to train from.
-    for name in NAMED:
-        _weightopt("table", "--weighting", name, "--group-size", str(GROUP_SIZE), "--output", str(tables[name]))
+    group_size = str(config.rollout.group_size)
+    for weighting in NAMED:
+        _weightopt("table", "--weighting", weighting, "--group-size", group_size, "--output", str(tables[weighting]))
     pilot = folder / "pilot"
-    if not tables[ADVISED].exists():
-        changed = [part for change in PILOT for part in ("--set", change)]
-        if not (pilot / "model").exists():
-            resume = ["--resume"] if pilot.exists() else []
-            arguments = [
-                "train",
-                "--config",
-                CONFIG,
-                *overrides,
-                *changed,
-                "--set",
-                f"table={tables['grpo']}",
-                "--quiet",
-            ]
-            _weightopt(*arguments, "--output", str(pilot), *resume)
-    advise = ["advise", "--metrics", str(pilot), "--group-sizes", str(GROUP_SIZE)]
+    if not (pilot / "model").exists():
+        prompts = max(PILOT_LEAST, PILOT_STEPS * config.rollout.prompts_per_step)
+        changed = (
+            f"seed={PILOT_SEED}",
+            f"table={tables[REFERENCE]}",
+            f"rollout.prompts_per_step={prompts}",
+            "training.steps=1",
+            "training.evaluate_every=1",
+        )
+        arguments = ["--config", name, *overrides, *(part for change in changed for part in ("--set", change))]
+        resume = ["--resume"] if pilot.exists() else []
+        _weightopt("train", *arguments, "--quiet", "--output", str(pilot), *resume)
+    advise = ["advise", "--metrics", str(pilot), "--group-sizes", group_size]
     _weightopt(*advise, "--output", str(tables[ADVISED]))
     advised = time.perf_counter()
 
     # 3. Train, one run on each core.
-    run_side_by_side(runs, CONFIG, tables, overrides, at_once, config.training.steps)
+    run_side_by_side(runs, name, tables, overrides, at_once, config.training.steps)
     trained = time.perf_counter()
 
     # 4. Draw and report.
@@ -168,7 +186,7 @@ def _demonstrate(size: Size, folder: Path, seeds: int, at_once: int, changes: li
         "pilot and advice": advised - started,
         "training": trained - advised,
     }
-    print("\n" + write_report(folder, frame, tables, seconds, size.levels))
+    print("\n" + write_report(folder, frame, tables, seconds))
     page = folder / "report.html"
     shown = find_spec("plotly") is not None
     if shown:

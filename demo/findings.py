@@ -42,15 +42,23 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def levels(first: Any, last: Any) -> list[float]:
+    """A quarter, half and three quarters of the way from the start to the highest end of a table, in whole percents."""
+    low, high = first.mean(), last.groupby("table").mean().max()
+    way = {round(low + share * max(high - low, 0.0), 2) for share in (0.25, 0.5, 0.75)}
+    return sorted(level for level in way if level > low) or [math.floor(100 * low + 1) / 100]
+
+
 def write_report(
     folder: Path,
     frame: pd.DataFrame,
     tables: Mapping[str, Path],
     seconds: Mapping[str, float],
-    levels: Sequence[float] = (0.3, 0.5, 0.7),
 ) -> str:
     """Write ``report.md`` into `folder` and return the result table for the terminal."""
-    reach = {level: _reach(frame, level) for level in levels}
+    last: Any = pd.Series(frame.sort_values("responses").groupby(["table", "seed"]).last()["success"])
+    first: Any = pd.Series(frame.sort_values("responses").groupby(["table", "seed"]).first()["success"])
+    reach = {level: _reach(frame, level) for level in levels(first, last)}
     others = [table for table in tables if table != REFERENCE]
     headings = [*(label(table) for table in tables), *(f"{label(table)} / {label(REFERENCE)}" for table in others)]
     lines = [f"| held-out success | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
@@ -62,8 +70,6 @@ def write_report(
     seeds = int(frame.groupby("table")["seed"].nunique().to_numpy().min())
     over = "one seed" if seeds == 1 else f"mean over {seeds} seeds [95 % t-interval]"
     heading = f"Responses sampled until held-out success is reached: {over}"
-    last: Any = pd.Series(frame.sort_values("responses").groupby(["table", "seed"]).last()["success"])
-    first = frame.sort_values("responses").groupby(["table", "seed"]).first()["success"]
     ends = "\n".join(
         f"- {label(table)}: {first[table].mean():.1%} before, {last[table].mean():.1%} at the end "
         f"(seeds: {', '.join(f'{value:.1%}' for value in last[table])})"
@@ -90,11 +96,11 @@ The plotted numbers are in [training.csv](training.csv), each run's metrics unde
 {_tables(tables)}
 
 The advised one is what `weightopt advise` gives for a pilot of one step from the same start model, on prompts that no
-run has; the command is printed above. From a start as hard as this one it limits crowding: what a kind of problem
-presses the policy with may hardly grow with its success, so the rare kinds stay. Its certificate is for one prompt and
-an exact step. A network trained with Adam on many prompts is neither, so a win or a loss here is a measurement, not a
-test of the certificate. All runs share one start model and one learning rate, tuned for GRPO and Sqrt-R; the intervals
-are over seeds of the training alone, and a first crossing of a noisy curve comes a little early.
+run has; the command is printed above. From a start below 10 % it limits crowding: what a kind of problem presses the
+policy with may hardly grow with its success, so the rare kinds stay. Its certificate is for one prompt and an exact
+step. A network trained with Adam on many prompts is neither, so a win or a loss here is a measurement, not a test of
+the certificate. All runs share one start model and one learning rate; the intervals are over seeds of the training
+alone, and a first crossing of a noisy curve comes a little early.
 
 ## How long it took
 

@@ -65,7 +65,7 @@ def tables(tmp_path_factory):
         ([0.30, 0.31, 0.29], [0.20, 0.205, 0.195], "ends higher than GRPO"),
         ([0.20, 0.205, 0.195], [0.30, 0.31, 0.29], "ends lower than GRPO"),
         ([0.20, 0.30, 0.25], [0.25, 0.21, 0.29], "ends level with GRPO"),
-        ([0.01, 0.011, 0.01], [0.01, 0.01, 0.01], "Not every run of both reached 30%"),
+        ([0.30, 0.31, 0.29], [0.01, 0.01, 0.01], "Not every run of both reached"),
     ],
 )
 def test_the_verdict_follows_from_the_numbers(advised, grpo, says, tables, tmp_path):
@@ -78,10 +78,22 @@ def test_the_verdict_follows_from_the_numbers(advised, grpo, says, tables, tmp_p
     assert "training.png" in text
 
 
+def test_levels_lie_between_the_start_and_the_highest_end():
+    ends = frame([0.28, 0.28], [0.10, 0.10])  # from 5 % to 89 % and 35 %
+    grouped = ends.sort_values("responses").groupby(["table", "seed"])["success"]
+    assert findings.levels(grouped.first(), grouped.last()) == pytest.approx([0.26, 0.47, 0.68])
+
+
+def test_levels_of_runs_that_learn_nothing_are_just_above_the_start():
+    still = pd.concat(run([0.05, 0.04], table=table) for table in ("advised", "grpo", "sqrt-r"))
+    grouped = still.sort_values("responses").groupby(["table", "seed"])["success"]
+    assert findings.levels(grouped.first(), grouped.last()) == [0.06]
+
+
 def test_the_ratio_of_responses_is_that_of_pairs(tables, tmp_path):
-    # From 0.05 by 0.3 a hundred responses 0.7 is reached at 216.7, by 0.6 a hundred at half of that.
-    printed = findings.write_report(tmp_path, frame([0.6] * 3, [0.3] * 3), tables, {}, (0.3, 0.7))
-    assert "It needs 0.50 [0.50, 0.50] times the responses to reach 70%." in printed
+    # From 0.05 by 0.28 a hundred responses, and by 0.2: 0.68 is reached by the first only, 0.47 after 150 and 210.
+    printed = findings.write_report(tmp_path, frame([0.28] * 3, [0.2] * 3), tables, {})
+    assert "It needs 0.71 [0.71, 0.71] times the responses to reach 47%." in printed
 
 
 def test_a_seed_that_never_arrives_is_counted_not_averaged(tables, tmp_path):
@@ -90,9 +102,9 @@ def test_a_seed_that_never_arrives_is_counted_not_averaged(tables, tmp_path):
 
 
 def test_one_seed_shows_no_winner(tables, tmp_path):
-    printed = findings.write_report(tmp_path, frame([0.30], [0.10]), tables, {}, (0.1, 0.2))
+    printed = findings.write_report(tmp_path, frame([0.28], [0.10]), tables, {})
     assert "not which table is better" in printed
     assert "higher" not in printed
-    assert "ends at 95.0%, GRPO at 35.0%" in printed
-    # 0.05 + 0.3 a hundred responses reaches 0.2 half way; with 0.1 it takes one and a half times a hundred.
-    assert re.search(r"\| 20% \| 50 \| 150 \|", printed)
+    assert "ends at 89.0%, GRPO at 35.0%" in printed
+    # 0.05 + 0.28 a hundred responses reaches 0.26 after 75, 0.05 + 0.1 a hundred after 210.
+    assert re.search(r"\| 26% \| 75 \| 210 \|", printed)

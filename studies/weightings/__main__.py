@@ -92,12 +92,15 @@ def run_setting(plan: Plan, setting: Setting, options: argparse.Namespace) -> No
         calls = [(setting, job, tables[job.method], start_model(setting, starts[job.seed]), output) for job in jobs]
         _all(options, run_job, calls, f"{setting.name}: {jobs[0].phase}")
 
-    tuning = plan.tuning(setting)
-    run(tuning)
-    for _ in range(plan.extend):
-        run(more := plan.tuning_at(setting, beyond(tuning, choose_rates(plan, tuning, output))))
-        tuning += more
-    rates = choose_rates(plan, tuning, output)
+    if len(setting.rates) == 1:  # nothing to choose from
+        rates = dict.fromkeys(plan.methods, setting.rates[0])
+    else:
+        tuning = plan.tuning(setting)
+        run(tuning)
+        for _ in range(plan.extend):
+            run(more := plan.tuning_at(setting, beyond(tuning, choose_rates(plan, tuning, output))))
+            tuning += more
+        rates = choose_rates(plan, tuning, output)
     replace_file(output / setting.name / "rates.json", (json.dumps(rates, indent=2) + "\n").encode())
     run(plan.evaluation(setting, rates))
     run(plan.explored(setting))

@@ -30,7 +30,7 @@ class Setting:
     config
         Configuration file of its runs.
     rates
-        Learning rates that every method is tried with, increasing.
+        Learning rates that every method is tried with, increasing; a single one is taken without being tried.
     start, target
         Success probabilities between which solved tables are optimal.
     start_range
