@@ -55,7 +55,7 @@ _solve = lapack.dposv  # pyright: ignore[reportAttributeAccessIssue]
 METHOD = "interior point (Newton) on the table"
 LIMIT_METHOD = "interior point (Newton) and exchange on the table"
 # Fields that came after the first files, with the value that a file without them means.
-ROOM = 0.05  # of a crowding limit above the least that groups can hold; closer to it an answer may stay uncertified
+ROOM = 0.1  # of a crowding limit above the least that groups can hold; closer to it an answer may stay uncertified
 LATER_LIMITS: dict[str, Any] = {"crowding": None, "crowding_range": None, "crowding_measure": "gradient"}
 CONVEX_METHOD = "convex program on the table (Clarabel)"
 SHAPE_ROUNDING = 1e-12  # of sums of rays, relative to the largest weight
