@@ -58,7 +58,7 @@ def test_from_hard_starts_it_promises_nothing_and_keeps_the_group_size_of_the_pi
         kept = advise(starts, [8, 16], used=8, crowding=crowding)
         assert kept.choices[0].cost > 1.02 * kept.choices[1].cost  # elsewhere the run would change to 16
         assert kept.choice.group_size == kept.table().group_size == 8
-        assert kept.verdict.startswith("No table is shown to help from starts as hard as these.")
+        assert kept.verdict.startswith("No table is shown to help over the best named weighting from starts as hard as these.")
         assert EVIDENCE in kept.verdict
         assert "Compare MaxRL, Sqrt-R and --crowding 0.3" in kept.verdict
         assert "does not hold from such starts: keep the pilot's 8" in kept.cautions[0]
@@ -240,7 +240,7 @@ def test_the_limit_is_decided_at_the_first_look_and_kept(follow, tmp_path):
     status, out, _ = follow(line_of(1, HARD), line_of(2, EASY))
     assert status == 0
     one, two = out.splitlines()
-    assert one.startswith("step 1: No table is shown to help from starts as hard")
+    assert one.startswith("step 1: No table is shown to help over the best")
     assert two.startswith(f"step 2: In groups of 8 the table with the crowding limit κ = {LIMIT:g}")
     assert WeightTable.load(tmp_path / "t.json").problem["crowding"] == LIMIT
 
