@@ -347,11 +347,12 @@ def test_no_weighting_beats_the_bound_of_a_population(tiny_frames):
         assert shared["known"][key] <= max(ratio, 1) + 1e-9
 
 
-def test_the_table_of_advice_is_the_cheapest_and_its_saving_is_over_the_best_named(tiny_frames):
+def test_the_table_of_advice_is_the_cheapest_of_its_kind_and_its_saving_is_over_the_best_named(tiny_frames):
     frame = tiny_frames["advice-over-m"]
     for _, rows in frames.groups(frame, "start", "cost", "group_size"):
         of = rows.set_index("weighting")["ratio"]
-        assert of["bound"] <= of["table"] <= of.drop(["bound", "table", "saving"]).min() * (1 + 1e-9)
+        # Without advantages in uniform groups; a named weighting that has them can be cheaper.
+        assert of["bound"] <= of["table"] <= of[["rloo", "grpo", "maxrl"]].min() * (1 + 1e-9)
         named = of.drop(["bound", "table", "saving"]).min()
         assert of["saving"] == pytest.approx(1 - of["table"] / named)
     assert "half of the way" in advice_over_m.caption(frame)

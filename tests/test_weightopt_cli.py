@@ -127,6 +127,7 @@ def test_compare_prints_the_reference_numbers(run):
     _, out, _ = run(*COMPARE)
     for number in ("3.309", "1.555", "1.075", "1.000"):
         assert number in out
+    assert "made for: drawing for a prompt until one response is right" in out
 
 
 @pytest.mark.slow

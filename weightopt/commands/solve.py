@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from weightopt.answer import Answer
     from weightopt.curves.curve import CurveAnswer
     from weightopt.curves.problem import Problem
+    from weightopt.groups.group import GroupProblem
     from weightopt.table import WeightTable
 
 
@@ -289,18 +290,24 @@ def _solve_group(group: Any, start_range: tuple[float, float] | None, method: An
     if group.crowding is not None:
         # At κ = M the limit asks nothing, and the push on all-wrong groups is still solved for.
         free = solve_problem(dataclasses.replace(group, crowding=float(group.group_size)))
-        remarks.append(_price_of_limit(answer.time, free.time))
+        plain = solve_problem(_without_limit(group)).time if group.centred else None
+        remarks.append(_price_of_limit(answer.time, free.time, plain))
     if group.budget_kind == "drift":
         ratio = answer.time / solve_problem(group.curve).time
         remarks.append(f"  curve        {ratio:.4f} times the time of the curve, which no group size beats")
     return _Solved(answer, answer.table(), tuple(remarks))
 
 
-def _price_of_limit(time: float, free: float) -> str:
-    """What the crowding limit costs, in one line."""
+def _without_limit(group: GroupProblem) -> GroupProblem:
+    return dataclasses.replace(group, crowding=None, crowding_range=None, crowding_measure="gradient")
+
+
+def _price_of_limit(time: float, free: float, plain: float | None = None) -> str:
+    """What the crowding limit costs, in one line; `plain` is the time of a table that has no push and no limit."""
     if time <= free * (1 + IDLE):
         return "  limit        idle: what is best without the crowding limit keeps it already"
-    return f"  limit        {time / free:.4f} times the time without the crowding limit, {free:.6g}"
+    line = f"  limit        {time / free:.4f} times the time without the crowding limit, {free:.6g}"
+    return line if plain is None else f"{line} with the all-wrong push free ({plain:.6g} without a push)"
 
 
 def _draw(problem: Problem, solved: _Solved, plot: Path) -> bytes:

@@ -414,7 +414,8 @@ def _answer(
     steepness = _steepness(table)
     certificate = PopulationCertificate(
         time=time,
-        lower_bound=lower,
+        # Where one prompt is all there is the two are equal, and only the error of the cost lies between them.
+        lower_bound=time if time < lower <= time * (1 + error) else lower,
         # A cost below the bound by more than rounding would mean a wrong bound: it is charged, not called 0.
         gap=abs(time / lower - 1) + error,
         quadrature_error=error,
