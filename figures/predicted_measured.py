@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def _points(axes: Axes, rows: pd.DataFrame, marks: dict[str, str], tints: dict[s
     ends = np.array([rows[["predicted", "low"]].min().min(), rows[["predicted", "high"]].max().max()])
     ends += np.array([-0.04, 0.04]) * np.ptp(ends)
     axes.plot(ends, ends, color=style.FAINT, linewidth=0.8, zorder=0)
-    for _, row in rows.iterrows():
+    for row in rows.to_dict(orient="records"):
         axes.errorbar(
             row["predicted"],
             row["measured"],
@@ -135,7 +135,7 @@ def _rows(axes: Axes, rows: pd.DataFrame, marks: dict[str, str], tints: dict[str
     """A row for each method: what was predicted, hollow, and what was measured, of each setting."""
     methods = list(dict.fromkeys(rows["method"]))
     settings = list(marks)
-    for _, row in rows.iterrows():
+    for row in rows.to_dict(orient="records"):
         at = methods.index(row["method"]) + 0.7 * ((settings.index(row["setting"]) + 0.5) / len(settings) - 0.5)
         look = {"fmt": marks[row["setting"]], "color": tints[row["method"]], **POINT}
         axes.errorbar(row["measured"], at, xerr=_reach(row), **look)
@@ -145,7 +145,8 @@ def _rows(axes: Axes, rows: pd.DataFrame, marks: dict[str, str], tints: dict[str
     axes.set_ylim(len(methods) - 0.5 + 0.8 * len(settings), -0.5)  # below the rows there is room for the key
 
 
-def _reach(row: Any) -> Sequence[Any]:
+def _reach(row: Mapping[Any, Any]) -> Sequence[Sequence[float]]:
+    """How far the interval reaches below and above what was measured."""
     return [[max(0.0, row["measured"] - row["low"])], [max(0.0, row["high"] - row["measured"])]]
 
 
