@@ -14,7 +14,8 @@ from rl.errors import UsageError
 from rl.run.config import TrackingConfig
 from rl.step.config import LaterTable, WeightingConfig
 from rl.tasks.countdown_text import CountdownTextConfig
-from rl.tasks.registry import build_task
+from rl.tasks.extraction import CLOSING
+from rl.tasks.registry import build_task, wants_chat
 from rl.tasks.split import held_out_prompts
 from tests.amounts import some_of
 from weightopt.settings import differences
@@ -87,6 +88,20 @@ def test_the_experiments_are_those_that_are_known() -> None:
     assert str(gsm8k.start_model) == "hub:meta-llama/Llama-3.1-8B"
     assert (gsm8k.rollout.group_size, gsm8k.rollout.prompts_per_step) == (16, 128)
     assert (gsm8k.weighting.all_wrong, gsm8k.weighting.all_wrong_after) == ("hold", 50)
+
+
+def test_a_base_model_that_answers_in_tags_ends_with_the_second() -> None:
+    """It writes no end token, and the verifier looks for both tags: else every response would be cut, and wrong."""
+    found = []
+    for path in CONFIGS:
+        config = load_config(path)
+        tags = isinstance(config.task, CountdownTextConfig) and not config.task.examples
+        tags = tags or getattr(config.task, "answer", None) == "tags"
+        if tags and config.start_model is not None and not wants_chat(config.task):
+            found.append(path.stem)
+            assert CLOSING in config.rollout.stop, path.stem
+            assert config.rollout.include_stop, path.stem
+    assert found == ["tinyzero-countdown"]
 
 
 def test_no_room_is_too_small_for_a_longest_response() -> None:

@@ -207,8 +207,8 @@ def check_memory(config: Config, folder: Path, held_out: Sequence[Prompt[Any]], 
     ----------
     folder
         Of the start model.
-    held_out
-        Prompts, of which the longest counts.
+    task, held_out
+        Of their prompts the longest counts, of a generated task that of those held out.
     ranks
         Processes that share the weights out.
     """
