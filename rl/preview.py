@@ -323,6 +323,8 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
     """The lines to show of a dry run."""
     steps, probe = config.training.steps, found.probe
     evaluations, step = 1 + -(-steps // config.training.evaluate_every), sum(found.seconds.values())
+    if config.sampler.ahead is not None:
+        step = max(step - found.seconds["sampling"], found.seconds["sampling"])
     trained = "all trained" if found.trained == found.parameters else f"{found.trained:,} trained"
     model = f"{found.parameters:,} parameters, {trained} in {found.precision} on {found.device}"
     run = duration(steps * step + evaluations * found.evaluation)
@@ -336,6 +338,11 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
         notes.append(f"Dynamic sampling may draw {config.rollout.over_generation_limit} times as many groups.")
     if config.sampler.backend == "vllm":
         notes.append("The seconds of sampling are those of the torch sampler: vLLM is faster.")
+    if config.sampler.ahead is not None:
+        notes.append(
+            f"From step 2 on responses come from {config.sampler.ahead} with a lag of 1: while a step learns the next "
+            "one is drawn, and the longer of both counts. Sampling was measured as if it were done here."
+        )
     if config.start_model is None:
         notes.append("These are random weights, before the supervised phase: success and lengths will be others.")
     lines = [

@@ -12,6 +12,7 @@ import pytest
 from rl.config import Config, load_config, parse_config
 from rl.errors import UsageError
 from rl.run.config import TrackingConfig
+from rl.samplers.config import SamplerConfig
 from rl.step.config import LaterTable, WeightingConfig
 from rl.tasks.countdown_text import CountdownTextConfig
 from rl.tasks.extraction import CLOSING
@@ -293,7 +294,7 @@ def test_the_options_are_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     names = [*WeightingConfig.model_fields, *LaterTable.model_fields, "dynamic_sampling", "over_generation_limit"]
     names += ["warmup_steps", "cosine_until", "final_share", "max_grad_norm", "pass_at", "greedy", "keep_best"]
-    names += ["keep_checkpoints", "rollout_share", *TrackingConfig.model_fields]
+    names += ["keep_checkpoints", "rollout_share", *TrackingConfig.model_fields, *SamplerConfig.model_fields]
     assert [name for name in names if name not in text] == []
 
 

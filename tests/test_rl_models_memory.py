@@ -208,6 +208,21 @@ def test_what_is_trained_is_shared_out_and_what_is_whole_is_not() -> None:
     assert sum(more.values()) - sum(one.phases["learning"].values()) == 4 * GIB + 2 * shape.parameters
 
 
+@pytest.mark.parametrize("sampler", [{}, {"backend": "vllm"}], ids=["torch", "vllm"])
+def test_a_sampler_that_draws_ahead_takes_nothing_of_the_gpu_that_trains(sampler: dict[str, Any]) -> None:
+    config = settings(sampler=sampler)
+    elsewhere = settings(sampler={**sampler, "ahead": "cuda:1"})
+    shape = shape_of(config)
+    here, apart = (plan_memory(each, shape) for each in (config, elsewhere))
+    held = {"weights", "gradients", "AdamW", "CUDA"}
+    assert [apart.phases[phase].keys() for phase in ("sampling", "hand-over")] == [held, held]
+    assert apart.phases["learning"].keys() == held | {"activations", "logits"}
+    for phase, parts in apart.phases.items():
+        assert all(here.phases[phase][part] >= size for part, size in parts.items())
+    assert apart.engine == here.engine
+    assert plan_memory(elsewhere, shape, device="cpu") == plan_memory(config, shape, device="cpu")
+
+
 def test_an_adapter_has_no_reference_and_a_penalty_has_one() -> None:
     shape = shape_of(settings())
     penalised: dict[str, Any] = {"kl": {"coefficient": 0.1}}

@@ -1,5 +1,6 @@
 """A dry run: it refuses what a run refuses, counts bytes that are right, is bounded, and leaves nothing behind."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -250,6 +251,18 @@ def test_free_memory_is_some_of_what_the_machine_has() -> None:
 def test_long_runs_are_told_in_hours(started: dict[str, Any]) -> None:
     config = parse_config({**started, "training": {"steps": 10**9}})
     assert any(" h: 1,000,000,000 steps of training" in line for line in report(dry_run(config), config))
+
+
+def test_a_sampler_that_draws_ahead_is_told_with_its_lag(started: dict[str, Any]) -> None:
+    config = parse_config({**started, "sampler": {"ahead": "cpu"}, "training": {"steps": 1000, "evaluate_every": 1000}})
+    found = dry_run(config)
+    long = dataclasses.replace(found, seconds={"sampling": 30.0, "verifying": 10.0, "learning": 15.0}, evaluation=0.0)
+    lines = report(long, config)
+    assert "From step 2 on responses come from cpu with a lag of 1" in " ".join(" ".join(lines).split())
+    assert any("8.3 h: 1,000 steps" in line for line in lines)
+    assert any(
+        "15.3 h: 1,000 steps" in line for line in report(long, parse_config({**config.to_json(), "sampler": {}}))
+    )
 
 
 # The probe, against clocks that are made to run.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.learning.config import OptimizerConfig
 from rl.learning.learning_rate import learning_rate
+from rl.processes.ranks import ALONE
 from rl.records.metrics import Spent
 from rl.run.checkpoint import kept_steps
 from rl.run.rollouts import responses, rollouts, written
@@ -270,9 +272,16 @@ def collected(
     rho: float, *, step: int = 1, before: tuple[int, int] = (0, 0), **rollout: Any
 ) -> tuple[Collected, Chance]:
     sampler = Chance(rho)
-    settings = config(rollout=rollout).rollout
-    drawn = draw_groups(sampler, TASK, TASK, settings, seed=0, step=step, stopwatch=Stopwatch(), before=before)
-    return drawn, sampler
+    loop: Any = SimpleNamespace(
+        config=config(rollout=rollout),
+        task=TASK,
+        verifier=TASK,
+        sampler=sampler,
+        before=before,
+        drawn=None,
+        ranks=ALONE,
+    )
+    return draw_groups(loop, step, Stopwatch()), sampler
 
 
 def test_without_dynamic_sampling_one_draw_is_the_step() -> None:

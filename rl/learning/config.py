@@ -50,13 +50,9 @@ class OptimizerConfig(Section):
         return self.mini_batches * self.epochs
 
     @model_validator(mode="after")
-    def _warm_before_cool(self) -> "OptimizerConfig":
+    def _can_be_kept(self) -> "OptimizerConfig":
         if self.cosine_until is not None and self.cosine_until <= self.warmup_steps:
             raise ValueError("cosine_until must be greater than warmup_steps")
-        return self
-
-    @model_validator(mode="after")
-    def _ratios_to_clip(self) -> "OptimizerConfig":
         if self.updates == 1 and (self.clip_low is not None or self.clip_high is not None):
             raise ValueError(
                 "clip_low and clip_high go with mini_batches or epochs above 1: with one update a step all ratios are 1"

@@ -353,10 +353,7 @@ def _token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float)
     prompts = {row.prompt: None for row in piece}
     index = {prompt: number for number, prompt in enumerate(prompts)}
     return policy.token_log_probs(
-        list(prompts),
-        [index[row.prompt] for row in piece],
-        [row.response for row in piece],
-        temperature=temperature,
+        list(prompts), [index[row.prompt] for row in piece], [row.response for row in piece], temperature=temperature
     )
 
 

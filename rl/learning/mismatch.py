@@ -8,7 +8,7 @@ before the first update of the step:
 * the mean of e^d - 1 - d estimates KL(μ ‖ π) without bias and is never negative (Schulman 2020, the estimator "k3");
 * truncated importance sampling multiplies a token's gradient by min(e^d, cap).
 
-With the torch sampler d is rounding, and every weight 1.
+With the torch sampler d is rounding, and every weight 1; with ``sampler.ahead`` it is the last update as well.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ from rl.hub import is_hub_name, read_hub_name
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
 from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, settled
-from rl.models.start import check_model, refuse_code
+from rl.models.start import check_model, reading
 
 GIB = 2**30
 
@@ -203,12 +203,8 @@ def shape_in(folder: Path) -> ModelShape:
         If its config.json cannot be read, or `rl.models.start.check_model` refuses it.
     """
     check_model(folder)
-    try:
+    with reading(folder):
         return ModelShape.of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
 
 
 def _folder(name: Path, key: str) -> Path | None:
@@ -375,6 +371,8 @@ def plan_memory(
             "hand-over": _sum(copy, {"layers gathered": made}),
         }
         engine, held_by_cache = 0, None
+    if gpu and config.sampler.ahead is not None:  # it samples on a device of its own
+        plan = {"sampling": {}, "learning": backward, "hand-over": {"layers gathered": made}}
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
         phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from rl.errors import UsageError
+from rl.errors import UsageError, one_line
 from rl.models.agreement import (
     PLAIN,
     TYPICAL,
@@ -38,7 +38,7 @@ from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.packing import Packed, is_packed, pack, sent
 from rl.models.prefix import said
-from rl.models.start import check_model, parameters_in, refuse_code, weight_files
+from rl.models.start import check_model, parameters_in, reading, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
@@ -319,7 +319,7 @@ def load_policy(
     attention = settings.attention
     if attention == "auto":
         attention = ATTENTION_ON_CPU if device.type == "cpu" else ATTENTION_ELSEWHERE
-    try:
+    with reading(folder):
         _check_size(folder)
         model, told = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -330,12 +330,6 @@ def load_policy(
             attn_implementation=attention,
             output_loading_info=True,  # makes it two, which the types do not say
         )  # type: ignore[misc]
-    except UsageError:
-        raise
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if absent := sorted(told["missing_keys"]):
         # Transformers would draw them at random.
         raise UsageError(
@@ -386,7 +380,7 @@ def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool
     try:
         gap, reason = prefix_gap(model), ""
     except Exception as error:  # a cache of another kind raises whatever it raises
-        gap, reason = float("inf"), f" ({' '.join(str(error).split())[:200]})"
+        gap, reason = float("inf"), f" ({one_line(error)[:200]})"
     if gap > allowed:
         raise UsageError(
             f"model {str(folder)!r} cannot be trained: responses share what was read of their prompt, and it keeps "
@@ -403,7 +397,7 @@ def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tupl
             gap = packed_gap(model, typical=rough)
         reason = f"it is off by {gap:.2g} nats a token"
     except Exception as error:  # attention that cannot be exchanged raises whatever it raises
-        gap, reason = float("inf"), " ".join(str(error).split())[:200]
+        gap, reason = float("inf"), one_line(error)[:200]
     if gap <= (TYPICAL if rough else tolerance(model)):
         pack(model)
         return ()
@@ -435,8 +429,8 @@ def _check_size(folder: Path) -> None:
         raise UsageError(f"model {str(folder)!r} asks for {asked:,} parameters, and its weights hold {held:,}")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that the configuration names; "auto" is the first GPU if there is one.
+def choose_device(name: str, *, key: str = "device") -> torch.device:
+    """The device that a key of the configuration names; "auto" is the first GPU if there is one.
 
     Raises
     ------
@@ -448,7 +442,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda:0" if count else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"config key 'device' is {name!r}, and torch finds {count} GPUs here: use 'auto' or 'cpu'")
+        raise UsageError(
+            f"config key {key!r} is {name!r}, and torch finds {count} GPUs here: use one of these, or 'cpu'"
+        )
     return device
 
 

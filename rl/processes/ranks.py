@@ -126,8 +126,15 @@ def _take_device(device: str, local: int, size: int) -> str:
         return "cpu"
     if size > count:
         raise UsageError(f"torchrun started {size} processes, and torch finds {count} GPUs here: start one for each")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus()[local]
     if torch.cuda.device_count() != 1:
         raise UsageError("torch has looked for GPUs before the run was opened: several processes need torchrun")
     return "cuda"
+
+
+def visible_gpus() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls each GPU that this process may see, in the order of torch."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]

@@ -96,6 +96,9 @@ class StepRecord:
     log_ratio_mean, log_ratio_max
         Of d, the trainer's minus the sampler's log-probability of a sampled token, nats: mean, and largest absolute
         value. These four are over the tokens of the responses the gradient was computed from; None without any.
+    lag
+        Steps by which the weights that drew the responses were behind those that learned from them: 1 with
+        ``sampler.ahead``, but for the first step, else 0.
     sampler_kl
         Mean of exp(d) - 1 - d, an estimate of KL(sampler ‖ trainer) per token, nats.
     importance_truncated
@@ -141,6 +144,7 @@ class StepRecord:
     updates_so_far: int | None = None
     updates_clipped: int | None = None
     ratio_clipped: float | None = None
+    lag: int | None = None
     kl_per_token: float | None = None
     kl_per_response: float | None = None
     parsable: float | None = None

@@ -56,6 +56,7 @@ CHANGEABLE = (
     "config.sampler.max_sequences",
     "config.sampler.sleep",
     "config.sampler.sync_tolerance",
+    "config.sampler.threads",
 )
 STEPS = "config.training.steps"
 

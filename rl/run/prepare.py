@@ -16,7 +16,7 @@ from rl.config import Config
 from rl.errors import UsageError
 from rl.models.memory import MemoryPlan, plan_memory, shape_in
 from rl.models.policy import choose_device, free_memory
-from rl.models.start import check_model, refuse_code, start_folder
+from rl.models.start import check_model, reading, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
 from rl.run.config import TrackingConfig
 from rl.run.template import try_template
@@ -79,10 +79,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
     torch.set_num_threads(config.threads)
     task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
     tables = TableSchedule.load(
-        config.table,
-        config.later_tables,
-        group_size=config.rollout.group_size,
-        estimate=config.weighting.estimate,
+        config.table, config.later_tables, group_size=config.rollout.group_size, estimate=config.weighting.estimate
     )
     # Of a listed task: rows that were left out.
     notes: tuple[str, ...] = (
@@ -119,12 +116,8 @@ def _wants_date(config: Config, tokenizer: Any) -> bool:
 
 def _context(folder: Path, config: Config) -> int | None:
     """Most tokens of a prompt with its response; None without a limit."""
-    try:
+    with reading(folder):
         about = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     limits = (config.sampler.context, getattr(about, "max_position_embeddings", None))
     return min((limit for limit in limits if limit is not None), default=None)
 

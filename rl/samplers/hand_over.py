@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from rl.errors import SyncError
+from rl.errors import SyncError, one_line
 
 PROBE_PROMPTS = 8
 # Drawn from the whole vocabulary: an unlikely token shows an error in any logit, a likely one only in its own.
@@ -97,9 +97,8 @@ class HandOver:
         try:
             self._engine.load(weights, version=self.version)
         except (ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             raise SyncError(
-                f"the engine does not take over the weights of hand-over {self.version}: {reason}"
+                f"the engine does not take over the weights of hand-over {self.version}: {one_line(error)}"
             ) from error
         self._engine.forget()
         self._check_versions()

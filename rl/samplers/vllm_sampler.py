@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.errors import DivergenceError, UsageError
+from rl.errors import DivergenceError, UsageError, one_line
 from rl.models.policy import Policy
 from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
@@ -408,5 +408,4 @@ def _as_usage_error() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {reason}") from error
+        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {one_line(error)}") from error
