@@ -109,7 +109,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         if output is not None:
             check_folder(output, config, ready, resume=resume)
         device = choose_device(config.device)
-        memory = on_cards(plan_here(config, start, ready.held_out, device=device, ranks=processes()), device.type)
+        memory = on_cards(plan_here(config, start, ready, device=device, ranks=processes()), device.type)
         policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
         count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)

@@ -24,6 +24,8 @@ from rl.models.policy import Policy, new_policy, save_policy
 from rl.run import prepare
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
+from rl.step.schedule import TableSchedule
+from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from tests.amounts import some_of
@@ -280,9 +282,19 @@ def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: 
     save_policy(new_policy(ModelConfig(), "0123456789+=", seed=0), tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     config = settings(str(tmp_path / "model"))
-    check = partial(
-        prepare.check_memory, config, tmp_path / "model", [Prompt(id="", text="1", difficulty="", problem=0)]
+    short, long = (Prompt(id=text, text=text, difficulty="", problem=0) for text in ("1", "1" * 40))
+    listed = prepare.Prepared(
+        task=ProblemList(training=(short, long), held_out=(short,)), held_out=(short,), tables=TableSchedule(tables=())
     )
+    lengths: list[int] = []
+    planned = prepare.plan_memory
+
+    def plan(*arguments: Any, prompt_tokens: int, **options: Any) -> MemoryPlan:
+        lengths.append(prompt_tokens)
+        return planned(*arguments, prompt_tokens=prompt_tokens, **options)
+
+    monkeypatch.setattr(prepare, "plan_memory", plan)
+    check = partial(prepare.check_memory, config, tmp_path / "model", listed)
     monkeypatch.setattr(prepare, "free_memory", lambda _: GIB)
     check()  # on a CPU it is left to --dry-run
     monkeypatch.setattr(prepare, "choose_device", lambda _: torch.device("cuda:3"))
@@ -291,6 +303,7 @@ def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: 
         UsageError, match=r"^the run does not fit: \w+ takes 1\.\d GiB .*, and cuda:3 has 1\.0 GiB free; "
     ):
         check()
+    assert lengths == [40]  # the longest is a training problem
 
 
 # What the configurations say of the machine that they are for.

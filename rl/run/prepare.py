@@ -1,6 +1,6 @@
 """Everything that a run needs and that can be had, and checked, before it has a folder: task, prompts, tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -193,34 +193,36 @@ class _Fitting:
         raise self.refuse(prompt)
 
 
-def check_memory(config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, ranks: int = 1) -> None:
+def check_memory(config: Config, folder: Path, ready: Prepared, *, ranks: int = 1) -> None:
     """Refuse a run that its GPU has no room for, before its model is read; raises `UsageError`.
 
     Parameters
     ----------
     folder
         Of the start model.
-    task, held_out
-        Of their prompts the longest counts, of a generated task that of those held out.
+    ready
+        The longest of its prompts counts; of a generated task those held out stand for all.
     ranks
         Processes that share the weights out.
     """
     device = choose_device(config.device)
     if device.type == "cpu":
         return
-    plan_here(config, folder, held_out, device=device, ranks=ranks)
+    plan_here(config, folder, ready, device=device, ranks=ranks)
 
 
 def plan_here(
-    config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, device: torch.device, ranks: int = 1
+    config: Config, folder: Path, ready: Prepared, *, device: torch.device, ranks: int = 1
 ) -> Callable[..., MemoryPlan]:
     """As `check_memory`, on any device; returns `plan_memory` of this run, to be told ``ranks`` and ``device``."""
     tokenizer, other = load_tokenizer(folder), config.kl.reference
+    prompts = [*ready.held_out, *(ready.task.training if isinstance(ready.task, ListedTask) else ())]
+    longest = sorted(prompts, key=lambda prompt: len(prompt.text))[-LOOKED_AT:]  # in tokens nearly so
     planned = partial(
         plan_memory,
         config,
         shape_in(folder),
-        prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in held_out),
+        prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in longest),
         reference=shape_in(start_folder(other, key="kl.reference")) if other else None,
     )
     free = free_memory(device)

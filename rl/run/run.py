@@ -167,7 +167,7 @@ class Run:
             self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
         if config.sampler.ahead is not None and checkpoint:
             self._drawn = read_drawn(checkpoint)
-        check_memory(config, start, held_out, ranks=ranks.size)
+        check_memory(config, start, self._ready, ranks=ranks.size)
         policy = shard(
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
             ranks,
