@@ -55,17 +55,7 @@ class LogProbs(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Occurrence:
-    """One of the responses that are equal.
-
-    Attributes
-    ----------
-    advantage
-        Its advantage.
-    log_probs
-        The sampler's log-probabilities of its tokens.
-    group
-        Number of its group.
-    """
+    """One of the responses that are equal; ``log_probs`` are the sampler's, of its tokens."""
 
     advantage: float
     log_probs: tuple[float, ...]
@@ -74,18 +64,12 @@ class Occurrence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A distinct response to a prompt.
+    """A distinct response to a prompt, as token ids, end token included.
 
     Attributes
     ----------
-    prompt
-        Token ids of the prompt.
-    response
-        Token ids of the response, end token included.
     coefficient
-        Sum of the advantages of all its occurrences.
-    occurrences
-        Those, at least one.
+        Sum of the advantages of all its occurrences, of which there is at least one.
     """
 
     prompt: tuple[int, ...]
@@ -101,11 +85,9 @@ class Accumulated:
     Attributes
     ----------
     loss
-        The loss; its gradient means something, its value does not.
+        Its gradient means something, its value does not.
     mismatch
         Between trainer and sampler, over the tokens of all occurrences of the rows.
-    clipped
-        How often the clip of the ratio acted.
     divergence
         From the reference; without a penalty it counts nothing.
     """
@@ -147,8 +129,6 @@ def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, eve
 
     Parameters
     ----------
-    batch
-        P groups of M responses.
     advantages
         Shape (P, M).
     weighted
@@ -284,18 +264,14 @@ def accumulate_gradient(
 
     Parameters
     ----------
-    policy
-        The policy being trained.
     rows
-        Output of `rows_of`; may be empty, and then nothing happens.
+        From `rows_of`; without any nothing happens.
     responses
         The denominator of the update, from `denominator`.
     temperature
-        Temperature at which the responses were sampled: log π is that of the policy that acted.
-    tokens_per_micro_batch
-        Bound on the tokens of one forward pass, ≥ 1.
-    packed
-        How these are counted; see `micro_batches`.
+        At which the responses were sampled: log π is that of the policy that acted.
+    tokens_per_micro_batch, packed
+        See `micro_batches`.
     importance_cap
         ≥ 1: multiply the gradient of each token by min(π_old/μ, cap), π_old the policy's probability of it before the
         first update of the step and μ the sampler's. None: do not.
@@ -305,7 +281,7 @@ def accumulate_gradient(
     clip
         Bounds on π/π_old.
     penalties
-        From `penalties_of`; None: no penalty.
+        From `penalties_of`.
     """
     accumulated = Accumulated()
     # Looked at when all is under way: who looks waits for a GPU, which then waits for the next micro-batch.
