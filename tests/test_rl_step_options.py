@@ -23,13 +23,13 @@ from rl.run.checkpoint import kept_steps
 from rl.run.rollouts import responses, rollouts, written
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.step.advantage import centred_advantages, look_up_advantages, weigh, weight_function
+from rl.step.advantage import centred_advantages, weigh, weight_function
 from rl.step.config import EvaluationConfig, WeightingConfig
 from rl.step.draw_groups import Collected, draw_groups
 from rl.step.evaluate import evaluate, pass_at
 from rl.step.schedule import TableSchedule, all_wrong_factor
 from rl.step.stopwatch import Stopwatch
-from rl.step.success import count_successes, histogram_by_difficulty, leave_one_out
+from rl.step.success import histogram_by_difficulty, leave_one_out
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
@@ -135,7 +135,7 @@ def test_a_push_on_all_wrong_groups_that_was_solved_for_reaches_the_responses(tm
     solved.save(tmp_path / "table.json")
     correct = np.array([[False] * 4, [True, False, False, False], [True] * 4])
     tables = schedule(table=str(tmp_path / "table.json"), rollout={"group_size": 4})
-    advantages = look_up_advantages(tables.at(1).group, count_successes(correct), correct)
+    advantages = tables.at(1).group.advantages(correct.sum(axis=1, keepdims=True), correct)
     np.testing.assert_array_equal(advantages[0], [solved.all_wrong_advantage] * 4)
     np.testing.assert_array_equal(advantages[2], [0.0] * 4)
     weighed, _ = GroupWeigher(tmp_path / "table.json")([0] * 4 + [1] * 4 + [2] * 4, correct.ravel().astype(float))
@@ -230,7 +230,7 @@ def test_groups_of_one_kind_keep_the_rules_of_the_table(estimate: Any) -> None:
     advantages = weigh(settings, table, weight_function(table), correct, all_wrong_factor=0.5)
     np.testing.assert_allclose(advantages[:2], [[-0.35] * SIZE, [0.3] * SIZE])
     if estimate == "group":
-        np.testing.assert_array_equal(advantages[2], look_up_advantages(table, count_successes(correct), correct)[2])
+        np.testing.assert_array_equal(advantages[2], table.advantages(correct.sum(axis=1, keepdims=True), correct)[2])
     else:  # the others of a right response are right 1 time in 3, those of a wrong one 2 times
         weights = weight_function(table)(np.array([1 / 3, 2 / 3, 2 / 3, 1 / 3]))
         np.testing.assert_allclose(advantages[2], weights * np.array([2 / 3, -2 / 3, -2 / 3, 2 / 3]))
