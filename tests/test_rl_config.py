@@ -199,10 +199,6 @@ def test_overrides(tmp_path: Path) -> None:
             },
             r"^config: weighting.all_wrong = 'hold' would never act with rollout.dynamic_sampling",
         ),
-        (
-            {"task": TASK, "optimizer": {"cosine_until": 5, "warmup_steps": 5}},
-            r"'optimizer' is .*: cosine_until must be",
-        ),
         ({"task": TASK, "evaluation": {"pass_at": [8]}}, r"'evaluation' is .*: pass_at asks for 8 .* samples is 4"),
         ({"task": TASK, "evaluation": {"pass_at": [2], "temperature": 0}}, r"pass_at needs a temperature above 0"),
         (
@@ -293,7 +289,7 @@ def test_an_absent_file(tmp_path: Path) -> None:
 def test_the_options_are_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     names = [*WeightingConfig.model_fields, *LaterTable.model_fields, "dynamic_sampling", "over_generation_limit"]
-    names += ["warmup_steps", "cosine_until", "final_share", "max_grad_norm", "pass_at", "greedy", "keep_best"]
+    names += ["warmup_steps", "max_grad_norm", "pass_at", "greedy", "keep_best"]
     names += ["keep_checkpoints", "rollout_share", *TrackingConfig.model_fields, *SamplerConfig.model_fields]
     assert [name for name in names if name not in text] == []
 

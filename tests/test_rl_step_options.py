@@ -16,7 +16,6 @@ import pytest
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.learning.config import OptimizerConfig
-from rl.learning.learning_rate import learning_rate
 from rl.processes.ranks import ALONE
 from rl.records.metrics import Spent
 from rl.run.checkpoint import kept_steps
@@ -159,14 +158,10 @@ def test_the_all_wrong_rule_over_steps() -> None:
 
 def test_the_learning_rate_over_steps() -> None:
     def rates(**options: Any) -> list[float]:
-        return [learning_rate(OptimizerConfig(learning_rate=0.8, **options), step) for step in range(1, 9)]
+        return [OptimizerConfig(learning_rate=0.8, **options).rate_at(step) for step in range(1, 9)]
 
     assert rates() == [0.8] * 8
     assert rates(warmup_steps=4) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8], rel=1e-15)
-    cosine = [0.1 + 0.35 * (1 + math.cos(math.pi * i / 4)) for i in range(5)]
-    expected = [0.4, *cosine, 0.1, 0.1]
-    assert rates(warmup_steps=2, cosine_until=6, final_share=0.125) == pytest.approx(expected, rel=1e-14)
-    assert rates(cosine_until=4, final_share=0.0)[3:] == pytest.approx([0.0] * 5, abs=1e-16)
 
 
 def test_tables_take_turns(tmp_path: Path) -> None:

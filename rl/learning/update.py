@@ -9,7 +9,6 @@ import torch
 
 from rl.errors import DivergenceError
 from rl.learning.config import OptimizerConfig
-from rl.learning.learning_rate import learning_rate
 from rl.learning.loss import (
     NO_CLIP,
     Accumulated,
@@ -122,7 +121,7 @@ def learn(
     clip = Clip(low=settings.clip_low, high=settings.clip_high)
     temperature, tokens, packed = rollout.temperature, settings.tokens_per_micro_batch, policy.packed
     told = partial(log_probs_of, temperature=temperature, tokens_per_micro_batch=tokens, packed=packed)
-    rate = learning_rate(settings, step)
+    rate = settings.rate_at(step)
     # The parts of the step, a whole number of groups each, as rows.
     parts = [
         rows_of(
