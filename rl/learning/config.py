@@ -1,6 +1,6 @@
 """Sections of a configuration for the optimizer and the penalty."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -64,11 +64,9 @@ class KlConfig(Section):
     """Coefficient of the penalty; 0 for none. Experimental: no run has measured one."""
     reference: File | None = None
     """Folder of a model, or hub:owner/name[@revision]; by default the start model."""
-    estimator: Literal["score", "k3"] = "score"
-    """The gradient of the divergence of whole responses, or k3, that of other trainers; see `rl.learning.kl`."""
 
     @model_validator(mode="after")
     def _keys_of_a_penalty(self) -> "KlConfig":
-        if not self.coefficient and (self.reference is not None or self.estimator != "score"):
-            raise ValueError("reference and estimator go with a coefficient above 0")
+        if not self.coefficient and self.reference is not None:
+            raise ValueError("reference goes with a coefficient above 0")
         return self

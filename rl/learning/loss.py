@@ -242,7 +242,7 @@ def penalties_of(
         estimates.append((sampled - log_probs[owner]) * written)
     groups = [[occurrence.group for row in piece for occurrence in row.occurrences] for piece in pieces]
     return [
-        Penalty(coefficient=config.coefficient, estimator=config.estimator, reference=log_probs, baseline=baseline)
+        Penalty(coefficient=config.coefficient, reference=log_probs, baseline=baseline)
         for log_probs, baseline in zip(reference, baselines(estimates, groups), strict=True)
     ]
 
