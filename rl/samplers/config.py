@@ -56,7 +56,8 @@ class SamplerConfig(Section):
     """Cap of that ratio."""
     ahead: Annotated[str, of_form(r"cpu|cuda:\d{1,3}", "cpu or cuda:N")] | None = None
     """Where a process of its own draws the responses of the next step while this one learns, with weights one step
-    old: cpu, or cuda:N, a GPU that does not train; by default a step draws its own."""
+    old: cpu, or cuda:N, a GPU that does not train; by default a step draws its own. Experimental: one pair of short
+    runs has measured it."""
     threads: Annotated[Integer, Field(ge=1, le=1024)] = 1
     """CPU threads of that process."""
 
