@@ -53,9 +53,10 @@ class DryRun:
 
     Attributes
     ----------
-    model, device, precision, parameters, trained
-        What it starts from, where and in which precision it is computed, how many parameters it has, and how many of
-        them are trained.
+    model
+        What it starts from.
+    parameters, trained
+        How many it has, and how many of them are trained.
     memory
         What is planned (`rl.models.memory`): the ``device``; ``phases``, bytes by what takes them in each; ``cards``,
         bytes that each card would have left, by the number of GPUs; and ``cache_tokens``, how many have room in the
@@ -63,7 +64,7 @@ class DryRun:
     seconds
         Of a step by stage.
     evaluation
-        Seconds of an evaluation.
+        Seconds of one.
     probe
         What was measured: ``responses`` to the first prompts, of at most ``new_tokens``; the shares of them that are
         ``correct`` and that ``finished``; ``learnt`` tokens, of those ``in_a_step`` that go forward and back; and the

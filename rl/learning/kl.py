@@ -95,8 +95,6 @@ class Divergence:
 
     Attributes
     ----------
-    responses, tokens
-        How many.
     total
         Sum of e^-d - 1 + d, nats.
     """

@@ -23,8 +23,6 @@ class Mismatch:
 
     Attributes
     ----------
-    tokens
-        How many.
     log_ratio_sum, kl_sum
         Sums of d and of e^d - 1 - d, nats.
     largest

@@ -32,9 +32,7 @@ class Ranks:
     Attributes
     ----------
     rank
-        Its number, 0..size-1.
-    size
-        How many there are.
+        In 0..size-1.
     group
         What they talk through; None if there is only one.
     """

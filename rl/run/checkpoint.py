@@ -58,8 +58,6 @@ class RunState:
     ----------
     step
         Steps made.
-    spent
-        What they have drawn.
     evaluated
         Step of the last evaluation; None before the first.
     best_step, best_success
@@ -87,10 +85,6 @@ def open_policy(
         Folder of the start model.
     checkpoint
         None at the beginning of a run.
-    settings, lora, device
-        Parts of the configuration.
-    seed
-        Of the run.
 
     Raises
     ------

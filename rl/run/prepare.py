@@ -43,11 +43,7 @@ class Prepared:
     Attributes
     ----------
     task
-        Its task: the chat template is filled in, and prompts that do not fit into the model's context are left out.
-    held_out
-        The prompts it is measured on.
-    tables
-        Its weight tables.
+        The chat template is filled in, and prompts that do not fit into the model's context are left out.
     date
         The present time as the chat template is told it; None if it does not ask.
     notes
@@ -194,16 +190,9 @@ class _Fitting:
 
 
 def check_memory(config: Config, folder: Path, ready: Prepared, *, ranks: int = 1) -> None:
-    """Refuse a run that its GPU has no room for, before its model is read; raises `UsageError`.
+    """Refuse a run that its GPU has no room for, before its model, which is in ``folder``, is read.
 
-    Parameters
-    ----------
-    folder
-        Of the start model.
-    ready
-        The longest of its prompts counts; of a generated task those held out stand for all.
-    ranks
-        Processes that share the weights out.
+    The longest prompt counts; of a generated task those held out stand for all. Raises `UsageError`.
     """
     device = choose_device(config.device)
     if device.type == "cpu":

@@ -64,7 +64,7 @@ class Outcome:
         Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
         if it has made a step.
     evaluation
-        The last measurement on held-out prompts.
+        The last one.
     """
 
     step: int
@@ -73,13 +73,7 @@ class Outcome:
 
 
 class Run:
-    """An open run; see `open_run`. Of several processes all must make the same calls.
-
-    Attributes
-    ----------
-    state
-        Where it is.
-    """
+    """An open run; see `open_run`. Of several processes all must make the same calls."""
 
     state: RunState
 

@@ -57,16 +57,12 @@ def open_sampler(
 
     Parameters
     ----------
-    policy
-        The policy that will be trained.
     weights
-        Its weights, as they will be published.
+        Those of the policy, as they will be published.
     probe
         Prompts on which an engine with weights of its own is checked.
     start
         Folder of the start model, for a process that draws ahead; None: that process is this one.
-    ranks
-        The processes of the run.
 
     Raises
     ------
