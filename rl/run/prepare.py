@@ -93,7 +93,8 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             raise UsageError(
                 f"the tokenizer of the start model cannot write all of {task.alphabet!r}, the task's characters"
             )
-        date = (date or datetime.now().replace(microsecond=0)) if _wants_date(config, tokenizer) else None
+        asked = wants_chat(config.task) and asks_for_date(tokenizer)
+        date = (date or datetime.now().replace(microsecond=0)) if asked else None
         if wants_chat(config.task):
             write = chat_writer(tokenizer, date=date)
             try_template(write, _first_prompts(task, config))
@@ -104,10 +105,6 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             notes += left_out
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
     return Prepared(task=task, held_out=held_out, tables=tables, date=date, notes=notes)
-
-
-def _wants_date(config: Config, tokenizer: Any) -> bool:
-    return wants_chat(config.task) and asks_for_date(tokenizer)
 
 
 def _context(folder: Path, config: Config) -> int | None:
@@ -216,12 +213,7 @@ def plan_here(
     )
     free = free_memory(device)
     if free is not None:
-        planned(ranks=ranks, device=device.type).check(
-            free,
-            what=f"{device} has {{}} free",
-            utilization=config.sampler.gpu_memory_utilization,
-            total=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
-        )
+        planned(ranks=ranks, device=device.type).check(free, what=f"{device} has {{}} free")
     return planned
 
 
