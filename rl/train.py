@@ -42,17 +42,13 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
 
     Parameters
     ----------
-    config
-        The run.
     output
-        Its folder: new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
+        A folder, new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
         ``run.json``, ``metrics.jsonl``, ``timing.jsonl``, ``checkpoints/``, ``best/`` and at the end ``model/``.
     resume
         Go on after the last checkpoint. The files come out as if the run had never stopped, bit for bit on a CPU
         (but for the seconds in ``timing.jsonl`` and their checksum). With more ``training.steps`` than before a run is
         prolonged, and comes out as if it had been so long from the start.
-    quiet
-        Show nothing.
 
     Raises
     ------

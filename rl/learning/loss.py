@@ -215,7 +215,7 @@ def log_probs_of(
 ) -> list[Tensor]:
     """Log-probabilities of the tokens of rows, without gradient: for each micro-batch of them, shape (R, columns)."""
     pieces = micro_batches(rows, tokens_per_micro_batch, packed=packed)
-    return [_token_log_probs(policy, piece, temperature) for piece in pieces]
+    return [token_log_probs(policy, piece, temperature) for piece in pieces]
 
 
 def penalties_of(
@@ -288,7 +288,7 @@ def accumulate_gradient(
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     plain = importance_cap is None and before is None and penalties is None
     for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch, packed=packed)):
-        log_probs = _token_log_probs(policy, piece, temperature)
+        log_probs = token_log_probs(policy, piece, temperature)
         now = log_probs.detach()
         old = now if before is None else before[number]
         owner, sampled, written = _occurrences(piece, log_probs)
@@ -324,7 +324,7 @@ def accumulate_gradient(
     return accumulated
 
 
-def _token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
+def token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
     """Log-probabilities of the tokens of a micro-batch, shape (R, columns)."""
     prompts = {row.prompt: None for row in piece}
     index = {prompt: number for number, prompt in enumerate(prompts)}

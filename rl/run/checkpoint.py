@@ -224,13 +224,7 @@ def read_drawn(path: Path) -> str:
 
 
 def check_files(path: Path) -> None:
-    """Refuse a checkpoint or a model one of whose files is missing or differs in a single bit from what was written.
-
-    Raises
-    ------
-    UsageError
-        Naming the file.
-    """
+    """Refuse, by a `UsageError`, a checkpoint or a model one of whose files is missing or differs in a single bit."""
     if damage := damage_in(path, but=(RECORDS,)):
         raise refused(path, damage)
 

@@ -113,13 +113,7 @@ class HandOver:
         return typical
 
     def check(self) -> None:
-        """Refuse to sample unless the engine holds the weights of the last hand-over, and that was proven.
-
-        Raises
-        ------
-        SyncError
-            If not.
-        """
+        """Raise `SyncError` unless the engine holds the weights of the last hand-over, and that was proven."""
         if self.version == 0 or self._proven != self.version:
             raise SyncError(f"the engine's weights are not proven: hand-over {self.version} did not end well")
         self._check_versions()

@@ -23,13 +23,7 @@ from rl.tasks.protocol import Prompt
 
 
 def check_backend(config: Config) -> None:
-    """Refuse a backend that is not installed, or a device that is not free for it, before a run has begun.
-
-    Raises
-    ------
-    UsageError
-        If it is not.
-    """
+    """Refuse, by a `UsageError`, a backend that is not installed, or a device that is not free for it."""
     if (ahead := config.sampler.ahead) is not None:
         if processes() > 1:
             raise UsageError(f"sampler.ahead is for one process, and torchrun started {processes()}: leave it out")

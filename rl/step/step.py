@@ -19,14 +19,12 @@ class Step:
     ----------
     number
         From 1.
-    table, table_checksum, all_wrong_factor
+    table, table_checksum, all_wrong_factor, lag
         As in a `StepRecord`.
     advantages
         Of the groups trained on, shape (P, M).
     responses
         Of a full step: the denominator of the loss.
-    lag
-        Steps by which the weights that drew the groups were behind.
     drawn
         What has been drawn for the next step, as JSON; None if that draws its own.
     seconds
