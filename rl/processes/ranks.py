@@ -82,11 +82,6 @@ def open_ranks(device: str) -> Iterator[Ranks]:
 
     Each process gets a GPU of its own, the only one that it sees from then on: an engine takes the first GPU there is.
 
-    Parameters
-    ----------
-    device
-        Key ``device`` of the configuration.
-
     Raises
     ------
     UsageError

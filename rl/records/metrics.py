@@ -227,13 +227,7 @@ def line_of(record: StepRecord | EvaluationRecord | TimingRecord) -> dict[str, A
 
 
 def append_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> list[bytes]:
-    """Append one line for each document and flush them to the disk; nothing is written if one of them is not JSON.
-
-    Returns
-    -------
-    list of bytes
-        The lines, with their ends.
-    """
+    """Append a line for each document and flush to the disk, nothing if one of them is not JSON; returns the lines."""
     lines = [json.dumps(document, allow_nan=False).encode() + b"\n" for document in documents]
     with path.open("ab") as file:
         file.write(b"".join(lines))
@@ -276,12 +270,7 @@ def read_timing(path: Path) -> tuple[TimingRecord, ...]:
 def documents(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number, from 1, and the document of each whole line: an object with a number of steps, at least.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If a line is anything else.
+    Raises like `read_metrics`.
     """
     for number, line in _whole_lines(path):
         yield number, _document(line, path, number)

@@ -56,8 +56,6 @@ class RunState:
 
     Attributes
     ----------
-    step
-        Steps made.
     evaluated
         Step of the last evaluation; None before the first.
     best_step, best_success
@@ -78,13 +76,6 @@ def open_policy(
     start: Path, checkpoint: Path | None, settings: PolicyConfig, lora: LoraConfig, *, device: str, seed: int
 ) -> Policy:
     """The policy of a run: that of a checkpoint, or the start model, with a new adapter if LoRA is asked for.
-
-    Parameters
-    ----------
-    start
-        Folder of the start model.
-    checkpoint
-        None at the beginning of a run.
 
     Raises
     ------

@@ -58,13 +58,11 @@ class Outcome:
 
     Attributes
     ----------
-    step
-        Steps made.
     finished
         Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
         if it has made a step.
     evaluation
-        The last one.
+        The last measurement on held-out prompts.
     """
 
     step: int
