@@ -147,6 +147,7 @@ def test_overrides(tmp_path: Path) -> None:
     ("document", "sentence"),
     [
         ({"task": TASK, "sead": 1}, r"'sead' is unknown; the nearest is 'seed'"),
+        ({"task": TASK, "nosuch": 1}, r"'nosuch' is unknown \(known here: device, "),
         (
             {"task": TASK, "rollout": {"group_sise": 1}},
             r"'rollout.group_sise' is unknown; the nearest is 'rollout.group_",

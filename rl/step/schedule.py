@@ -92,12 +92,10 @@ class TableSchedule:
 
     def doubts(self, *, dynamic_sampling: bool) -> tuple[str, ...]:
         """A sentence for each table that was solved for another loop than this run's; named tables say nothing."""
-        own, words = ("refill", "refills with") if dynamic_sampling else ("fixed-batch", "draws a fixed batch, without")
         return tuple(
-            f"table {each.group.label!r} is not made for this run, which {words} dynamic sampling; it is made for: "
-            f"{each.group.made_for}"
+            f"table {each.group.label!r} {doubt}"
             for each in self.tables
-            if each.group.loops and own not in each.group.loops
+            if (doubt := each.group.doubt(refilled=dynamic_sampling))
         )
 
     def describe(self) -> dict[str, Any]:
