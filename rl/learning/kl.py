@@ -109,14 +109,6 @@ class Divergence:
         exact = log_ratio.double()
         return cls(responses=responses, tokens=exact.numel(), total=(torch.expm1(-exact) + exact).sum().item())
 
-    def plus(self, other: "Divergence") -> "Divergence":
-        """Both together."""
-        return Divergence(
-            responses=self.responses + other.responses,
-            tokens=self.tokens + other.tokens,
-            total=self.total + other.total,
-        )
-
     @property
     def per_token(self) -> float | None:
         """Nats; None without tokens, and so is the following."""

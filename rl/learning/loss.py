@@ -19,9 +19,9 @@ clip (`rl.learning.ppo_clip`) looks at r and at the sign of each A_i. A penalty 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -99,12 +99,15 @@ class Accumulated:
 
     def plus(self, other: "Accumulated") -> "Accumulated":
         """Both together."""
-        return Accumulated(
-            loss=self.loss + other.loss,
-            mismatch=self.mismatch.plus(other.mismatch),
-            clipped=self.clipped.plus(other.clipped),
-            divergence=self.divergence.plus(other.divergence),
-        )
+        return _together(self, other)
+
+
+def _together(one: Any, other: Any) -> Any:
+    """Two numbers or records added up; a field that is no sum says in its metadata how two of it become one."""
+    if not is_dataclass(one):
+        return one + other
+    both = ((each, getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+    return type(one)(**{each.name: each.metadata.get("together", _together)(*two) for each, *two in both})  # type: ignore[operator]
 
 
 def denominator(config: RolloutConfig, *, parts: int = 1) -> int:
