@@ -462,7 +462,7 @@ def free_memory(device: torch.device) -> int | None:
         found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
-    return min(int(found[1]) * 2**10, *_left_in_container()) if found else None
+    return min([int(found[1]) * 2**10, *_left_in_container()]) if found else None
 
 
 def _left_in_container() -> list[int]:
