@@ -337,6 +337,7 @@ def learning(
             continue
         batch = make_batch(vocabulary, **sizes)
         texts = sum(len(g.prompt_tokens) + len(c.tokens) for g in batch.groups for c in g.completions)
+        case: dict[str, Any] = {}
         try:
             policy = make_policy(shape, job, packed=packed, checkpointing=checkpointing, lora=lora)
             found["parameters"] = policy.model.num_parameters()
@@ -354,7 +355,7 @@ def learning(
             if look and sizes is full and job.device == "cuda":
                 case["kernels_ms"] = kernels(policy, batch, job, micro_batch)
         except Exception as error:  # a case that does not fit is a finding, and the next may
-            case = {"failed": sentence(error)}
+            case["failed"] = sentence(error)
         found["cases"][name] = case
         job.tell(found)
         policy = None
