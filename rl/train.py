@@ -5,8 +5,8 @@ and wrong responses in the weight table at K, and makes one update. The table is
 baseline and a solved weighting.
 
 Options that change the weighting are off by default, and docs/training.md says what each of them changes: the
-leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables and of the learning rate, a
-table file that is followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
+leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
+followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of this with the same numbers. They share the work
 of sampling, judging and computing gradients, and they share the weights (rl/processes/ranks.py); the first alone writes
@@ -42,17 +42,13 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
 
     Parameters
     ----------
-    config
-        The run.
     output
-        Its folder: new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
+        A folder, new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
         ``run.json``, ``metrics.jsonl``, ``timing.jsonl``, ``checkpoints/``, ``best/`` and at the end ``model/``.
     resume
         Go on after the last checkpoint. The files come out as if the run had never stopped, bit for bit on a CPU
         (but for the seconds in ``timing.jsonl`` and their checksum). With more ``training.steps`` than before a run is
         prolonged, and comes out as if it had been so long from the start.
-    quiet
-        Show nothing.
 
     Raises
     ------

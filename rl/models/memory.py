@@ -251,39 +251,25 @@ class MemoryPlan:
         """The share of a card with ``total`` bytes that is vLLM's: its ``gpu_memory_utilization``, in (0, 1]."""
         return min(1.0, ceil(10_000 * self.engine / total) / 10_000)
 
-    def check(self, free: int, *, what: str, utilization: float | None = None, total: int | None = None) -> None:
+    def check(self, free: int, *, what: str) -> None:
         """Refuse a device that has ``free`` bytes for this process; ``what`` names it, with {} for its size.
-
-        Parameters
-        ----------
-        utilization
-            What the user wants vLLM to be given.
-        total
-            Bytes of the device, of which that is a share; by default ``free``.
 
         Raises
         ------
         UsageError
             With the numbers.
         """
-        device = what.format(f"{free / GIB:.1f} GiB")
-        if self.peak > free:
-            phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
-            largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
-            named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
-            raise UsageError(
-                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and {device}; "
-                "train on more GPUs, or with [lora], or lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
-            )
-        if utilization is None or not self.engine:
+        if self.peak <= free:
             return
-        others = sum(self.phases["sampling"].values()) - self.engine
-        least, most = (size / (total or free) for size in (self.engine, free - others))
-        if not least <= utilization <= most:
-            raise UsageError(
-                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {device}, the engine "
-                f"takes {self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
-            )
+        phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
+        largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
+        named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
+        more = "on more GPUs, or " if "CUDA" in parts else ""
+        raise UsageError(
+            f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and "
+            f"{what.format(f'{free / GIB:.1f} GiB')}; train {more}with [lora], or lower "
+            f"optimizer.tokens_per_micro_batch{' or sampler.kv_cache_gib' if self.engine else ''}"
+        )
 
 
 def plan_memory(

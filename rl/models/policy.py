@@ -7,7 +7,7 @@ A folder written by `save_policy` opens with ``AutoModelForCausalLM.from_pretrai
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,12 @@ ATTENTION_ELSEWHERE = "sdpa"
 
 # Parameters that a model may lack, beside as many as it has, before it is refused without naming them.
 MOST_ABSENT = 2**20
+
+# Where Linux bounds the memory of a container, in version 2 and 1: folder, limit and use.
+CONTROL_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 # Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**28
@@ -456,7 +462,17 @@ def free_memory(device: torch.device) -> int | None:
         found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 2**10 if found else None
+    return min([int(found[1]) * 2**10, *_left_in_container()]) if found else None
+
+
+def _left_in_container() -> list[int]:
+    """Bytes that the control group of this process leaves it, if it has a limit; what it holds of files can go."""
+    for folder, limit, used in CONTROL_GROUPS:
+        with suppress(OSError, ValueError):  # there is none, or its limit is "max"
+            free = int((folder / limit).read_text()) - int((folder / used).read_text())
+            held = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+            return [free + (int(held[1]) if held else 0)]
+    return []
 
 
 def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:

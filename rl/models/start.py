@@ -167,13 +167,7 @@ def parameters_in(folder: Path, *, key: str = "start_model") -> int:
 
 
 def check_weights(path: Path) -> None:
-    """Refuse a file that is not safetensors, whole; its head says how long it must be.
-
-    Raises
-    ------
-    UsageError
-        Naming it.
-    """
+    """Refuse, by a `UsageError`, a file that is not safetensors, whole; its head says how long it must be."""
     try:
         with safe_open(path, framework="np"):
             pass

@@ -32,9 +32,7 @@ class Ranks:
     Attributes
     ----------
     rank
-        Its number, 0..size-1.
-    size
-        How many there are.
+        In 0..size-1.
     group
         What they talk through; None if there is only one.
     """
@@ -83,11 +81,6 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     """Meet the other processes, if torchrun has started this one with others.
 
     Each process gets a GPU of its own, the only one that it sees from then on: an engine takes the first GPU there is.
-
-    Parameters
-    ----------
-    device
-        Key ``device`` of the configuration.
 
     Raises
     ------

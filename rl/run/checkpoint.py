@@ -56,10 +56,6 @@ class RunState:
 
     Attributes
     ----------
-    step
-        Steps made.
-    spent
-        What they have drawn.
     evaluated
         Step of the last evaluation; None before the first.
     best_step, best_success
@@ -80,17 +76,6 @@ def open_policy(
     start: Path, checkpoint: Path | None, settings: PolicyConfig, lora: LoraConfig, *, device: str, seed: int
 ) -> Policy:
     """The policy of a run: that of a checkpoint, or the start model, with a new adapter if LoRA is asked for.
-
-    Parameters
-    ----------
-    start
-        Folder of the start model.
-    checkpoint
-        None at the beginning of a run.
-    settings, lora, device
-        Parts of the configuration.
-    seed
-        Of the run.
 
     Raises
     ------
@@ -230,13 +215,7 @@ def read_drawn(path: Path) -> str:
 
 
 def check_files(path: Path) -> None:
-    """Refuse a checkpoint or a model one of whose files is missing or differs in a single bit from what was written.
-
-    Raises
-    ------
-    UsageError
-        Naming the file.
-    """
+    """Refuse, by a `UsageError`, a checkpoint or a model one of whose files is missing or differs in a single bit."""
     if damage := damage_in(path, but=(RECORDS,)):
         raise refused(path, damage)
 

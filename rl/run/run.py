@@ -58,8 +58,6 @@ class Outcome:
 
     Attributes
     ----------
-    step
-        Steps made.
     finished
         Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
         if it has made a step.
@@ -73,13 +71,7 @@ class Outcome:
 
 
 class Run:
-    """An open run; see `open_run`. Of several processes all must make the same calls.
-
-    Attributes
-    ----------
-    state
-        Where it is.
-    """
+    """An open run; see `open_run`. Of several processes all must make the same calls."""
 
     state: RunState
 
@@ -167,7 +159,7 @@ class Run:
             self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
         if config.sampler.ahead is not None and checkpoint:
             self._drawn = read_drawn(checkpoint)
-        check_memory(config, start, held_out, ranks=ranks.size)
+        check_memory(config, start, self._ready, ranks=ranks.size)
         policy = shard(
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
             ranks,

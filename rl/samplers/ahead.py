@@ -142,12 +142,7 @@ class AheadSampler:
 def shared_tensors(file: int, layout: Sequence[tuple[str, str, Sequence[int]]]) -> dict[str, Tensor]:
     """Tensors that lie one after the other in a file, which several processes may look at so.
 
-    Parameters
-    ----------
-    file
-        A descriptor of the file.
-    layout
-        Name, type and shape of each.
+    ``file`` is a descriptor; ``layout`` has name, type and shape of each.
     """
     bytes_of = [prod(shape) * getattr(torch, dtype).itemsize for _, dtype, shape in layout]
     *begins, end = accumulate((-(-size // ALIGNED) * ALIGNED for size in bytes_of), initial=0)

@@ -23,13 +23,7 @@ from rl.tasks.protocol import Prompt
 
 
 def check_backend(config: Config) -> None:
-    """Refuse a backend that is not installed, or a device that is not free for it, before a run has begun.
-
-    Raises
-    ------
-    UsageError
-        If it is not.
-    """
+    """Refuse, by a `UsageError`, a backend that is not installed, or a device that is not free for it."""
     if (ahead := config.sampler.ahead) is not None:
         if processes() > 1:
             raise UsageError(f"sampler.ahead is for one process, and torchrun started {processes()}: leave it out")
@@ -57,16 +51,12 @@ def open_sampler(
 
     Parameters
     ----------
-    policy
-        The policy that will be trained.
     weights
-        Its weights, as they will be published.
+        Those of the policy, as they will be published.
     probe
         Prompts on which an engine with weights of its own is checked.
     start
         Folder of the start model, for a process that draws ahead; None: that process is this one.
-    ranks
-        The processes of the run.
 
     Raises
     ------

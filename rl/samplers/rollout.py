@@ -45,17 +45,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """The responses of the policy to one prompt.
-
-    Attributes
-    ----------
-    prompt
-        The prompt.
-    prompt_tokens
-        Its token ids, length ≥ 1.
-    completions
-        M ≥ 1 independent responses.
-    """
+    """M ≥ 1 independent responses of the policy to one prompt, which has at least one token."""
 
     prompt: Prompt[Any]
     prompt_tokens: tuple[int, ...]

@@ -21,20 +21,8 @@ class Loop:
 
     Attributes
     ----------
-    config
-        The run.
-    task, held_out, verifier
-        Where prompts come from, those to measure on, and who judges the responses.
-    tables
-        The weight tables, each from a step on.
-    sampler
-        Draws the responses, with weights of its own.
-    policy, optimizer
-        What is trained.
     reference
         The policy the distance to which is penalised; None: there is no penalty.
-    ranks
-        The processes of the run.
     before
         Mixed groups that the step before has drawn, and all its groups: dynamic sampling draws ahead by them.
     drawn

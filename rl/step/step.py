@@ -18,21 +18,13 @@ class Step:
     Attributes
     ----------
     number
-        Of the step, from 1.
-    collected
-        The groups drawn, and what the verifier said of them.
-    table, table_checksum
-        Name and checksum of the weight table that held, for groups of this run's size.
-    all_wrong_factor
-        What its advantage of all-wrong groups was multiplied by.
+        From 1.
+    table, table_checksum, all_wrong_factor, lag
+        As in a `StepRecord`.
     advantages
         Of the groups trained on, shape (P, M).
     responses
         Of a full step: the denominator of the loss.
-    update
-        What the updates of the weights were.
-    lag
-        Steps by which the weights that drew the groups were behind.
     drawn
         What has been drawn for the next step, as JSON; None if that draws its own.
     seconds
