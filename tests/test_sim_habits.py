@@ -241,6 +241,7 @@ def test_the_best_table_of_a_forecast_is_checked_for_its_form_and_says_its_loop(
     assert not status
     assert "nothing about them is certified" in said
     table = WeightTable.load(best)
+    assert table.advantage_correct is not None
     assert table.loops == ("fixed-batch",)
     assert f"20 of them in the world fitted to 20 steps of {recorded.name}" in run("show", best)[1]
     correct = (*table.advantage_correct[:3], 1.01 * table.advantage_correct[3], *table.advantage_correct[4:])

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_limits_that_cannot_be_are_refused_in_one_sentence(change, words):
 
 
 def test_a_limit_that_cannot_be_held_names_ends_that_can_and_a_tight_one_what_is_to_blame():
-    impossible = {"crowding": 0.3, "crowding_range": (0.02, 0.5)}
+    impossible: dict[str, Any] = {"crowding": 0.3, "crowding_range": (0.02, 0.5)}
     with pytest.raises(ProblemError, match="raise it to") as caught:
         GroupProblem(REGULAR, 8, **impossible)
     limit, low = map(float, re.findall(r"to (0\.\d+)", caught.value.sentence))
