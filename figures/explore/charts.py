@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ class Charts:
                 "share of right responses in the group" if grouped else "success probability ρ, even in log-odds"
             )
         own = study.own
-        along = (lambda x: x) if grouped else log_odds
+        along: Callable[[Any], NDArray[np.float64]] = np.asarray if grouped else log_odds
         weights = {"x": along(own.rho), "rho": own.rho}
         advantages = {"x": along(own.share), "rho": own.share}
         successes = {"rho": own.success}
