@@ -225,6 +225,31 @@ def test_an_adapter_has_no_reference_and_a_penalty_has_one() -> None:
     assert bytes_of(adapted)["AdamW"] == 8 * adapter
 
 
+def test_the_first_hand_over_finds_keys_and_values() -> None:
+    """Beside an adapter, whose gradients are small, it takes more than sampling."""
+    engine = {"backend": "vllm", "sleep": True, "kv_cache_gib": 4, "context": 1024}
+    config = settings(sampler=engine, lora={"rank": 8}, policy=CHECKPOINTED)
+    plan = plan_memory(config, shape_of(config))
+    first, later = (plan.phases[phase] for phase in ("first hand-over", "hand-over"))
+    assert first.keys() == (later.keys() | {"KV cache"}) - {"gradients"}
+    assert all(first[part] == size for part, size in later.items() if part != "gradients")
+    assert plan.peak >= sum(first.values()) > sum(plan.phases["sampling"].values())
+
+
+def test_a_merged_copy_is_planned_where_it_is_made() -> None:
+    shape = shape_of(settings())
+    adapted = settings(lora={"rank": 8}, policy={"precision": "bf16"})
+    for device, beside in (
+        ("cuda", 0),
+        ("cpu", plan_memory(adapted, shape, device="cpu").phases["learning"]["sampler"]),
+    ):
+        merging = plan_memory(adapted, shape, device=device).phases["merging"]
+        assert merging["merged copy"] == 4 * shape.parameters
+        assert merging.get("sampler", 0) == beside
+    engine = settings(lora={"rank": 8}, policy=CHECKPOINTED, sampler={"backend": "vllm"})
+    assert "merging" not in plan_memory(engine, shape).phases
+
+
 def test_more_tokens_are_more_memory_and_pieces_bound_the_logits() -> None:
     shape = shape_of(settings())
     plans = [plan_memory(settings(), shape, tokens=tokens).peak_learning for tokens in (1024, 2048, 4096)]

@@ -229,8 +229,9 @@ class MemoryPlan:
     Attributes
     ----------
     phases
-        For ``"sampling"``, ``"learning"``, ``"hand-over"`` and, with several processes, ``"start"``: bytes by what
-        takes them. A start from a checkpoint takes less than sampling, which counts AdamW's means too.
+        For ``"sampling"``, ``"learning"`` and ``"hand-over"``, with an engine that sleeps ``"first hand-over"``, with
+        an adapter ``"merging"``, with several processes ``"start"``: bytes by what takes them. A start from a
+        checkpoint takes less than sampling, which counts AdamW's means too.
     engine
         Of these what vLLM takes while it samples; 0 without it.
     cache_tokens
@@ -359,22 +360,28 @@ def plan_memory(
         at_once = max(min(limits, default=0), TOKENS_AT_ONCE)
         sampling = _sum(weights, cache, _of_an_engine(shape, at_once, config.sampler.max_sequences, at))
         asleep = {"graphs": weights["graphs"]}
+        sampler = _sum(weights, cache)
         plan = {
             "sampling": sampling,
-            "learning": _sum(asleep if config.sampler.sleep else _sum(weights, cache), backward),
-            "hand-over": _sum(weights, {} if config.sampler.sleep else cache, {"layers gathered": made + piece * at}),
+            "learning": _sum(asleep if config.sampler.sleep else sampler, backward),
+            "hand-over": _sum(weights if config.sampler.sleep else sampler, {"layers gathered": made + piece * at}),
         }
+        if config.sampler.sleep:  # before anything is learnt; a model that is saved is merged beside the same
+            plan["first hand-over"] = _sum(plan["hand-over"], cache, {"gradients": -held["gradients"]})
         engine, held_by_cache = sum(sampling.values()), cache["KV cache"] // (2 * shape.layers * shape.keys * at)
     else:
-        copy = {"sampler": _of_a_copy(shape, bf16)}
+        sampler = {"sampler": _of_a_copy(shape, bf16)}
         plan = {
             "sampling": _sum(
-                copy, _of_decoding(shape, ceil(responses / rollout.group_size), responses, prompt, length, bf16, gpu)
+                sampler, _of_decoding(shape, ceil(responses / rollout.group_size), responses, prompt, length, bf16, gpu)
             ),
-            "learning": _sum(copy, backward),
-            "hand-over": _sum(copy, {"layers gathered": made}),
+            "learning": _sum(sampler, backward),
+            "hand-over": _sum(sampler, {"layers gathered": made}),
         }
         engine, held_by_cache = 0, None
+    if lora and not (gpu and engine):
+        # A sampler's copy is whole in float32 until it is rounded; on a CPU a model that is saved stands beside it.
+        plan["merging"] = _sum({} if gpu else sampler, {"merged copy": FP32 * shape.parameters})
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
         phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})

@@ -157,11 +157,38 @@ class Policy:
         """The policy whose layers hold an adapter, which was made for its model."""
         return replace(self, model=adapter.model, adapter=adapter)
 
-    def without_adapter(self) -> "Policy":
-        """A copy whose model is one of transformers and nothing else, an adapter merged in, in float32."""
+    def copied(self, instead: Mapping[int, object] | None = None) -> "Policy":
+        """A copy with other parameters in the place of some, which are known by their address."""
+        memo = dict(instead or {})
         if self.adapter is None:
-            return replace(self, model=copy.deepcopy(self.model))
-        return replace(self, model=copy.deepcopy(self.adapter.wrapped).float().merge_and_unload(), adapter=None)
+            return replace(self, model=copy.deepcopy(self.model, memo))
+        wrapped = copy.deepcopy(self.adapter.wrapped, memo)
+        return replace(self, model=wrapped.base_model.model, adapter=replace(self.adapter, wrapped=wrapped))
+
+    def without_weights(self) -> "Policy":
+        """A copy whose weights have a shape and no values."""
+        nothing = {
+            id(each): torch.nn.Parameter(each.to("meta"), requires_grad=each.requires_grad)
+            for each in self.model.parameters()
+        }
+        return self.copied(nothing)
+
+    def filled(self, weights: Mapping[str, Tensor], device: torch.device) -> "Policy":
+        """This policy, made `without_weights`, with weights on a device that are nobody else's."""
+        self.model.load_state_dict(weights, assign=True)
+        self.model.tie_weights()
+        self.model.to(device)  # type: ignore[arg-type]  # what is no weight, and in no dictionary
+        return self
+
+    def without_adapter(self, device: torch.device | None = None) -> "Policy":
+        """A copy whose model is one of transformers and nothing else, an adapter merged in, in float32.
+
+        By default it is where the policy is. Of what is merged one weight exists beside those of the copy.
+        """
+        place, plain, weights = device or self.device, self.without_weights(), self.published_weights()
+        if plain.adapter is not None:
+            plain = replace(plain, model=plain.adapter.wrapped.unload().float(), adapter=None)
+        return plain.filled({name: weights[name].to(place, copy=True) for name in weights}, place)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision to compute in, for the length of a ``with`` block."""
@@ -283,7 +310,8 @@ def save_policy(policy: Policy, folder: Path, *, merge: bool = True) -> None:
     if policy.adapter is None:
         policy.model.save_pretrained(folder)
     elif merge:
-        policy.without_adapter().model.save_pretrained(folder)
+        # Not where it is trained: there an engine may hold what it does not take.
+        policy.without_adapter(torch.device("cpu")).model.save_pretrained(folder)
     else:
         save_adapter(policy.adapter, folder)
     policy.tokenizer.save_pretrained(folder)
