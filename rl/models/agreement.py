@@ -2,8 +2,8 @@
 
 A fused kernel that does not know what a model asks of its attention, such as a cap on its logits, leaves it out in
 silence; trainer and sampler then agree with each other and neither with the model. So every model is computed both
-ways, once, when it is opened, in float32 however it is held (`widened`): what bfloat16 rounds away is as large as what a
-kernel may leave out. Gaps are in nats, between log-probabilities of a token.
+ways, once, when it is opened, in float32 however it is held (`widened`): rounding to bfloat16 may be as large as what
+is left out. Gaps are in nats, between log-probabilities of a token.
 """
 
 from collections.abc import Iterator
@@ -87,8 +87,12 @@ def widened(model: PreTrainedModel) -> Iterator[None]:
         for each in module.parameters(recurse=False):
             each.data = held.pop(each)
 
-    narrow_ones = [module for module in model.modules() if {each.dtype for each in module.parameters(recurse=False)} - {torch.float32}]
-    hooks = [hook for module in narrow_ones for hook in (module.register_forward_pre_hook(widen), module.register_forward_hook(narrow))]
+    hooks = [
+        hook
+        for module in model.modules()
+        if any(each.itemsize < torch.float32.itemsize for each in module.parameters(recurse=False))
+        for hook in (module.register_forward_pre_hook(widen), module.register_forward_hook(narrow))
+    ]
     try:
         yield
     finally:

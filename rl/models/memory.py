@@ -28,7 +28,7 @@ from rl.errors import UsageError
 from rl.hub import is_hub_name, read_hub_name
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
-from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, settled
+from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, is_capped, settled
 from rl.models.start import check_model, refuse_code
 
 GIB = 2**30
@@ -44,6 +44,9 @@ TALKING = int(0.5 * GIB)
 GRAPHS = int(1.0 * GIB)
 # Tokens that vLLM reads at once, or the whole context where it is longer.
 TOKENS_AT_ONCE = 4096
+
+# Kinds of layers that keep a state of what they have read.
+RECURRENT = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
 
 # Longest prompt where nobody says and the context leaves more room.
 PROMPT = 512
@@ -92,6 +95,8 @@ class ModelShape:
         Longest prompt with its response; None without a limit.
     tied
         Whether embedding and output layer have one weight.
+    capped
+        Whether attention has a cap on its logits, so that it is computed as plain products.
     products
         Name, inputs and outputs of each linear layer but the output layer.
     """
@@ -107,14 +112,21 @@ class ModelShape:
     vocabulary: int
     context: int | None
     tied: bool
+    capped: bool
     products: tuple[tuple[str, int, int], ...]
 
     @classmethod
     def of(cls, about: PreTrainedConfig) -> "ModelShape":
         """From a configuration of transformers; the model is built without weights."""
+        text = about.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ()) & RECURRENT
+        if kinds or not hasattr(text, "num_attention_heads"):
+            raise UsageError(
+                f"a model of type {about.model_type!r} cannot be trained: responses share what was read of their "
+                f"prompt, and it keeps more than keys and values ({', '.join(sorted(kinds)) or 'no attention'})"
+            )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(about, trust_remote_code=False)
-        text = about.get_text_config()
         blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         heads, output = text.num_attention_heads, model.get_output_embeddings()
         head = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -135,6 +147,7 @@ class ModelShape:
             vocabulary=text.vocab_size,
             context=getattr(text, "max_position_embeddings", None),
             tied=bool(about.tie_word_embeddings),
+            capped=is_capped(about),
             products=tuple(products),  # type: ignore[arg-type]
         )
 
@@ -205,6 +218,8 @@ def shape_in(folder: Path) -> ModelShape:
     check_model(folder)
     try:
         return ModelShape.of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    except UsageError:
+        raise
     except Exception as error:  # transformers raises whatever a missing or garbled file leads to
         refuse_code(folder, error)
         reason = " ".join(str(error).split())
@@ -371,10 +386,13 @@ def plan_memory(
         engine, held_by_cache = sum(sampling.values()), cache["KV cache"] // (2 * shape.layers * shape.keys * at)
     else:
         sampler = {"sampler": _of_a_copy(shape, bf16)}
+        evaluated = ceil(config.evaluation.prompts / ranks)
+        most = (  # prompts and responses at a time
+            max(ceil(responses / rollout.group_size), evaluated),
+            max(responses, evaluated * config.evaluation.samples),
+        )
         plan = {
-            "sampling": _sum(
-                sampler, _of_decoding(shape, ceil(responses / rollout.group_size), responses, prompt, length, bf16, gpu)
-            ),
+            "sampling": _sum(sampler, _of_decoding(shape, *most, prompt, length, bf16, gpu)),
             "learning": _sum(sampler, backward),
             "hand-over": _sum(sampler, {"layers gathered": made}),
         }
@@ -428,10 +446,13 @@ def _of_a_backward_pass(
 ) -> dict[str, int]:
     """What the longest micro-batch holds, in the larger of two moments."""
     policy, lora, at = config.policy, bool(config.lora.rank), BF16 if bf16 else FP32
-    eager = policy.attention == "eager" or (policy.attention == "auto" and not gpu)
-    attention = "eager" if eager else "packed" if gpu and bf16 else "grid"
+    eager = policy.attention == "eager" or (policy.attention == "auto" and (shape.capped or not gpu))
+    kernel = gpu and bf16 and shape.queries // shape.heads % 8 == 0
+    attention = "eager" if eager else "packed" if kernel else "grid"
     new = config.rollout.max_new_tokens
     repeated = length / (new + (length - new) / config.rollout.group_size)
+    if attention != "packed":  # there what is repeated is what the micro-batch is bound by
+        repeated = min(repeated, max(1, config.optimizer.tokens_per_micro_batch / tokens))
     layer = int(
         tokens * _kept_by_a_layer(shape, bf16=bf16, lora=lora, attention=attention, length=length, repeated=repeated)
     )

@@ -18,12 +18,20 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rl.errors import UsageError
 from rl.models.agreement import (
+    FINE,
     PLAIN,
     TYPICAL,
     attention_gap,
@@ -31,12 +39,12 @@ from rl.models.agreement import (
     layers_checkpointed,
     packed_gap,
     prefix_gap,
-    tolerance,
+    widened,
 )
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
-from rl.models.packing import Packed, is_packed, pack, sent
+from rl.models.packing import Layout, Packed, is_packed, layout_of, pack, sent
 from rl.models.prefix import said
 from rl.models.start import check_model, parameters_in, refuse_code, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
@@ -114,6 +122,11 @@ class Policy:
     def packed(self) -> bool:
         """Whether learning needs no padding and reads a prompt once; see `rl.models.packing`."""
         return is_packed(self.model)
+
+    @property
+    def layout(self) -> Layout:
+        """What counts as a token of a micro-batch; see `rl.learning.loss.micro_batches`."""
+        return layout_of(self.model, torch.bfloat16 if self.settings.precision == "bf16" else self.model.dtype)
 
     @property
     def logits_at_once(self) -> int:
@@ -375,7 +388,8 @@ def load_policy(
         )
     tokenizer = load_tokenizer(folder)
     model.eval().to(device)  # type: ignore[arg-type]
-    notes += _agree(model, folder, attention, forced=settings.attention != "auto")
+    if instead := _agree(model, folder, attention, forced=settings.attention != "auto"):
+        notes, settings = notes + instead, settings.model_copy(update={"attention": PLAIN})
     notes += _packs(model, folder, settings)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
@@ -404,23 +418,33 @@ def _has_bf16() -> bool:
 def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool) -> tuple[str, ...]:
     """Hold the ways of computing this model to each other; where fused attention fails, "auto" takes the plain kind."""
     notes: tuple[str, ...] = ()
-    gap, allowed = attention_gap(model, attention), tolerance(model)
-    if gap > allowed:
-        said = f"model {str(folder)!r}: attention {attention!r} is off by {gap:.2g} nats a token from {PLAIN!r}"
+    with widened(model):
+        gap = attention_gap(model, attention)
+    missed = f"is off by {gap:.2g} nats a token from {PLAIN!r}" if gap > FINE else ""
+    if attention != PLAIN and is_capped(model.config):
+        missed = "leaves out the model's attn_logit_softcapping"  # which may not show on tokens drawn at random
+    if missed:
+        said = f"model {str(folder)!r}: attention {attention!r} {missed}"
         if forced:
             raise UsageError(f'{said}; set policy.attention = "{PLAIN}"')
         model.set_attn_implementation(PLAIN)
-        notes = (f"{said}, which is used instead",)
+        notes = (f"{said}: {PLAIN!r} is used instead",)
     try:
-        gap, reason = prefix_gap(model), ""
+        with widened(model):
+            gap, reason = prefix_gap(model), ""
     except Exception as error:  # a cache of another kind raises whatever it raises
         gap, reason = float("inf"), f" ({' '.join(str(error).split())[:200]})"
-    if gap > allowed:
+    if gap > FINE:
         raise UsageError(
             f"model {str(folder)!r} cannot be trained: responses share what was read of their prompt, and it keeps "
             f"more than keys and values{reason or f', off by {gap:.2g} nats a token'}"
         )
     return notes
+
+
+def is_capped(about: PreTrainedConfig) -> bool:
+    """Whether a model's attention has a cap on its logits, which only plain products know."""
+    return getattr(about.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tuple[str, ...]:
@@ -432,7 +456,7 @@ def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tupl
         reason = f"it is off by {gap:.2g} nats a token"
     except Exception as error:  # attention that cannot be exchanged raises whatever it raises
         gap, reason = float("inf"), " ".join(str(error).split())[:200]
-    if gap <= (TYPICAL if rough else tolerance(model)):
+    if gap <= (TYPICAL if rough else FINE):
         pack(model)
         return ()
     return (
@@ -481,9 +505,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on a device; None where nobody says."""
+    """Bytes that this process has or can have on a device; None where nobody says."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     try:
         found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -497,7 +521,7 @@ def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:
         raise UsageError(f"policy.gradient_checkpointing: model {str(folder)!r} has no layers that support it")
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()  # for the other kind of checkpoint; the hook would spoil frozen embeddings
-    if (gap := checkpointing_gap(model)) > tolerance(model):
+    if (gap := checkpointing_gap(model)) > FINE:
         raise UsageError(
             f"policy.gradient_checkpointing: the layers of model {str(folder)!r} apply dropout, which differs between "
             f"a computation and its repetition ({gap:.2g} nats a token): set it to 0 in its config.json"

@@ -121,8 +121,19 @@ def shard(opened: Callable[[], Policy], ranks: Ranks) -> Policy:
     return opened() if ranks.size == 1 else shard_over(opened, ranks)
 
 
-def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
-    """The same also with one process."""
+def beside(policy: Policy, opened: Callable[[], Policy]) -> Policy:
+    """A second policy, whole in each process that has a part of the first, and opened by one alone; done together."""
+    if not isinstance(policy, ShardedPolicy):
+        return opened()
+    _, local, weights, device = _opened_by_one(opened, policy.ranks)
+    _fill(local.model, local.model, weights, device)
+    return local
+
+
+def _opened_by_one(
+    opened: Callable[[], Policy], ranks: Ranks
+) -> tuple[Policy, Policy, Mapping[str, Tensor], torch.device]:
+    """Twice the policy without weights; these, which the first process alone has; and the device that they are for."""
     weights: Mapping[str, Tensor] = {}
     about: tuple[Policy, bool, torch.device] | None = None
     if ranks.leading:
@@ -134,6 +145,12 @@ def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
     mould, separable, device = next(each for each in ranks.gather(about) if each is not None)
     local = mould.copied()
     local.__dict__["output_layer"] = OutputLayer(local.model, separable=separable)
+    return mould, local, weights, device
+
+
+def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
+    """The same also with one process."""
+    mould, local, weights, device = _opened_by_one(opened, ranks)
     mesh = init_device_mesh(device.type, (ranks.size,))
     root = Computation(local.model)
     layers = [module for module in local.model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -159,7 +176,7 @@ def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
 
 
 @torch.no_grad()
-def _fill(root: Computation, model: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
+def _fill(root: torch.nn.Module, model: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
     """Give a model without weights those that the first process has, one after the other."""
     buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
     root.to_empty(device=device)
