@@ -190,7 +190,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
         right = [[reward(completion.text) for completion in group.completions] for group in batch.groups]
         return Judgement(correct=np.array(right), parsable=np.array(right), timed_out=0, failed=0)
 
-    def in_turn(*arguments: Any, step: int, **others: Any) -> Any:
+    def in_turn(loop: Any, step: int, stopwatch: Any) -> Any:
         if step == 1:
             turns.say(ready=True)
         else:
@@ -206,7 +206,7 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
                 **{stage: timing[stage] for stage in ("sampling", "learning", "hand_over")},
             )
         turns.wait()
-        collected = draw_groups(*arguments, step=step, **others)
+        collected = draw_groups(loop, step, stopwatch)
         last.update(
             prompts=[list(group.prompt_tokens) for group in collected.drawn.groups], tokens=collected.drawn.tokens
         )

@@ -21,7 +21,7 @@ import typer
 
 from demo.tables import ADVISED, REFERENCE
 
-NAMED = (REFERENCE, "sqrt-r")  # what everybody uses, and the named weighting that trained best from starts as hard
+NAMED = (REFERENCE, "sqrt-r")  # what everybody uses, and a named weighting that trained well from starts as hard
 PILOT_SEED = 1000  # whose prompts and random numbers no run has
 PILOT_STEPS, PILOT_LEAST = (
     4,

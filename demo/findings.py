@@ -97,7 +97,8 @@ The plotted numbers are in [training.csv](training.csv), each run's metrics unde
 
 The advised one is what `weightopt advise` gives for a pilot of one step from the same start model, on prompts that no
 run has; the command is printed above. From a start below 10 % it limits crowding: what a kind of problem presses the
-policy with may hardly grow with its success, so the rare kinds stay. Its certificate is for one prompt and an exact
+policy with may hardly grow with its success. That bounds how fast a more successful kind gets ahead in the model; in
+trained networks kinds were still lost. Its certificate is for one prompt and an exact
 step. A network trained with Adam on many prompts is neither, so a win or a loss here is a measurement, not a test of
 the certificate. All runs share one start model and one learning rate; the intervals are over seeds of the training
 alone, and a first crossing of a noisy curve comes a little early.

@@ -44,7 +44,7 @@ ROOMS = {
     "theory": Room("formulas, catalogue", 1),
     "weightopt": Room("the front door", 2, "__init__"),
     "weightopt.commands": Room("the command line", 1, "__main__ cli commands"),
-    "weightopt.verify": Room("verify, compare, sweep, plot", 1.5, "comparison plot sweep verify"),
+    "weightopt.verify": Room("verify, compare, sweep, plot", 1.5, "comparison palette plot sweep verify"),
     "weightopt.kinds": Room("kinds and methods", 1.5, "convex kinds ode"),
     "weightopt.groups": Room("tables for groups", 1),
     "weightopt.populations": Room("many prompts at once", 2),

@@ -23,7 +23,7 @@ PROMPTS, RESPONSES = 128, 16  # of the pilot
 RESAMPLES = 200
 TOKENS = Lengths("right 200, wrong 2000", (0.5,), (200.0,), (2000.0,))
 COSTS: dict[str, Lengths | None] = {"responses": None, "tokens": TOKENS}
-SHOWN = ("rloo", "grpo", "linear-r", "sqrt-r", "plateau-r")
+SHOWN = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r", "maxrl")
 THRESHOLD = 0.02
 
 
@@ -43,7 +43,7 @@ def data() -> pd.DataFrame:
         counts = Counts(start, seen, np.full(seen.size, RESPONSES), prompts[seen])
         starts = estimate(counts, resamples=RESAMPLES)
         for cost, lengths in COSTS.items():
-            choices = advise(starts, SIZES, lengths=lengths, uniform_groups=True).choices
+            choices = advise(starts, SIZES, lengths=lengths).choices
             least = min(min(choice.answer.time, choice.named.time) for choice in choices)
             for choice in choices:
                 at = (start, cost, choice.group_size)
@@ -122,12 +122,13 @@ def caption(frame: pd.DataFrame) -> str:
     helps = frame[(frame["weighting"] == "saving") & (frame["low"] > 0) & (frame["ratio"] >= THRESHOLD)]
     asked = frame[frame["weighting"] == "saving"]
     return (
-        f"What `weightopt advise --uniform-groups` says of a pilot of {PROMPTS} prompts with {RESPONSES} responses "
+        f"What the model of `weightopt advise` says of a pilot of {PROMPTS} prompts with {RESPONSES} responses "
         f"each, whose counts are those expected of the starts from-scratch, Beta(0.3, 3), and post-sft, Beta(2, 2); "
         f"half of the way to success 1; mean squared advantage 1 in every step. Left: tokens, right answers "
         f"{TOKENS.right[0]:.0f} and wrong ones {TOKENS.wrong[0]:.0f}, relative to the least; the bound holds for "
-        f"tables by prompt and step. Right: what the best table found saves against the best named weighting in groups "
-        f"of the same size, with its 95 % interval over the starts ({RESAMPLES} bootstrap samples of the prompts); "
+        f"tables without advantages in uniform groups, by prompt and step. Right: what the best such table found saves "
+        f"against the best named weighting in groups of the same size, which may have such advantages (Uniform-R has), "
+        f"with its 95 % interval over the starts ({RESAMPLES} bootstrap samples of the prompts); "
         f"grey: within {THRESHOLD:.0%}, below which advice is that no table will help. It helps in {len(helps)} of "
         f"{len(asked)} cases. {'; '.join(parts)}. Independent prompts, equal responses a step for all M."
     )

@@ -49,7 +49,7 @@ def page(sections: Sequence[Section]) -> str:
         parts.append(f"## {section.name}\n")
         if section.picture is not None:
             parts.append(f"![{section.title}]({section.picture})\n")
-        parts.append(f"{_wrapped(f'**{section.title}.** {section.text}')}\n")
+        parts.append(f"{_wrapped(f'**{_sentence(section.title)}** {section.text}')}\n")
         if section.table is not None:
             parts.append(f"{markdown(section.table)}\n")
     return "\n".join(parts)
@@ -61,6 +61,10 @@ def markdown(table: pd.DataFrame) -> str:
     rows = [[str(name), *row] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _sentence(title: str) -> str:
+    return title if title.endswith("?") else f"{title}."
 
 
 def _wrapped(text: str) -> str:

@@ -122,7 +122,8 @@ def draw(frame: pd.DataFrame) -> Figure:
             fontsize=style.SMALL,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )
-    style.panel(right, "share of the worse of two kinds at rest", "m, for weights ρ^-m", "its execution", small=True)
+    what = "execution of the worse / of the better"
+    style.panel(right, "share of the worse of two kinds at rest", "exponent m of weights ρ^-m", what, small=True)
     below.colorbar(shade, ax=right).ax.tick_params(labelsize=style.SMALL)
     handles, labels = panels[0].get_legend_handles_labels()
     above.legend(handles, labels, loc="outside lower center", ncols=len(KINDS), frameon=False, fontsize=8)

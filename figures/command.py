@@ -6,6 +6,7 @@ Only the standard library and typer are imported here, so that the command line 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
@@ -84,11 +85,11 @@ def figures(
             _refuse(f"unknown figure {name!r}; choose one of {', '.join(NAMES)}")
     if captions is not None and names:
         _refuse("--captions writes the page of all figures: leave the names out")
-    _make(output, "--output")
+    _check(output, "--output")
     if captions is not None:
         if captions.is_dir():
             _refuse(f"--captions: {captions} is a folder; give a Markdown file")
-        _make(captions.parent / captions.stem, "--captions")
+        _check(captions.parent / captions.stem, "--captions")
     written: dict[str, list[str]] = {}
     sections = []
     for name in names or NAMES:
@@ -115,6 +116,7 @@ def figures(
         from figures.captions import page
         from weightopt.files import replace_file
 
+        captions.parent.mkdir(parents=True, exist_ok=True)
         replace_file(captions, page(sections).encode())
         if not as_json:
             print(captions)
@@ -146,6 +148,7 @@ def _draw(name: str, runs: Path) -> Drawn:
 def _write(output: Path, name: str, drawn: Drawn) -> list[str]:
     from figures.output import write
 
+    output.mkdir(parents=True, exist_ok=True)
     return [str(path) for path in write(output, name, drawn.figure, drawn.frame)]
 
 
@@ -155,6 +158,7 @@ def _section(name: str, drawn: Drawn, captions: Path) -> Any:
     from weightopt.files import replace_file
 
     folder = captions.parent / captions.stem
+    folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"{name}.png", png(drawn.figure, PAGE_DPI))
     module = drawn.module
     table = module.table(drawn.frame) if hasattr(module, "table") else None
@@ -167,11 +171,15 @@ def _empty_section(name: str, error: MissingError) -> Any:
     return Section(name, error.title, error.on_the_page)
 
 
-def _make(folder: Path, option: str) -> None:
+def _check(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made, before anything is drawn; it is made with its first file."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _refuse(f"{option}: cannot make the folder {folder} ({error.strerror})")
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        why = "" if there.is_dir() and os.access(there, os.W_OK) else f"{there} is no folder that can be written"
+    except (OSError, ValueError) as error:  # a name too long, links in a circle, a null byte
+        why = getattr(error, "strerror", None) or str(error)
+    if why:
+        _refuse(f"{option}: cannot make the folder {folder} ({why})")
 
 
 def _refuse(sentence: str) -> NoReturn:

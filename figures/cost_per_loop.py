@@ -24,14 +24,14 @@ LENGTHS = Lengths(200, 2000)
 POINTS, SIMULATED = 61, 7
 STEPS, PROMPTS, SEED = 100, 64, 0
 LOW, HIGH = 0.01, 0.97
-# Loops by the clock that they pay: label and colour.
-LOOPS: dict[str, tuple[str, str]] = {
-    "regular": ("fixed batch, paid in groups", "#0072B2"),
-    "tokens": ("fixed batch, paid in tokens", "#56B4E9"),
-    "refill": ("refilled, drawing = training", "#009E73"),
-    "updates": ("refilled, updates alone cost", "#E69F00"),
-    "effective": ("until a success, in responses", "#D55E00"),
-    "both": ("until a pair, in responses", "#CC79A7"),
+# Loops by the clock that they pay: label, colour, dashes and marker.
+LOOPS: dict[str, tuple[str, str, Any, str]] = {
+    "regular": ("fixed batch, paid in groups", "#0072B2", "solid", "o"),
+    "tokens": ("fixed batch, paid in tokens", "#56B4E9", (0, (5, 1.5)), "s"),
+    "refill": ("refilled, drawing = training", "#009E73", (0, (3, 1, 1, 1)), "D"),
+    "updates": ("refilled, updates alone cost", "#E69F00", (0, (1, 1.2)), "^"),
+    "effective": ("until a success, in responses", "#D55E00", (0, (6, 1, 1, 1, 1, 1)), "v"),
+    "both": ("until a pair, in responses", "#CC79A7", (0, (8, 2)), "P"),
 }
 REFILLED = ("refill", "updates")
 
@@ -93,12 +93,12 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(frame["weighting"].unique()), sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(panels, groups(frame, "weighting"), strict=True):
         for loop, curve in groups(rows, "loop"):
-            label, colour = LOOPS[str(loop)]
-            axes.plot(curve["rho"], curve["cost"], color=colour, linewidth=1.5, label=label)
+            label, colour, dash, mark = LOOPS[str(loop)]
+            axes.plot(curve["rho"], curve["cost"], color=colour, linestyle=dash, linewidth=1.2)
             at = curve.dropna(subset=["simulated"])
-            axes.errorbar(
-                at["rho"], at["simulated"], 1.96 * at["error"], fmt="o", markersize=3, linewidth=1, color=colour
-            )
+            look = {"markersize": 3.5, "linewidth": 1, "color": colour}
+            axes.errorbar(at["rho"], at["simulated"], 1.96 * at["error"], fmt=mark, **look)
+            axes.plot([], [], mark, linestyle=dash, label=label, **look)
         axes.set_xscale("logit")
         axes.set_xticks([0.01, 0.1, 0.5, 0.9], ["0.01", "0.1", "0.5", "0.9"])
         axes.minorticks_off()

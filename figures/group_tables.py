@@ -20,7 +20,7 @@ SIZES = (4, 8, 16, 64)
 SHAPES: tuple[Shape, ...] = ("free", "convex")
 CURVES = {"regular": "grpo", "effective": "sqrt-r"}  # the optimal curve of a clock
 LABELS = {"convex": "best convex table", "free": "best table of any shape"}
-COLOURS = {"convex": style.COLOURS["optimal"], "free": style.FAINT}
+COLOURS = {"convex": style.COLOURS["optimal"], "free": "#666666"}
 MARKERS = {"plug-in": "s", "convex": "o", "free": "^"}
 SPARSE = 16  # groups up to which the best table of any shape is drawn: that of larger ones is a cloud
 LINEAR = 0.3  # weights from which on the axis is logarithmic; below it is linear, so that it has a 0
@@ -78,7 +78,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     for (i, clock), (j, size) in ((a, b) for a in enumerate(clocks) for b in enumerate(sizes)):
         axes = grid[i, j]
         rows = part(frame, clock=clock, group_size=size)
-        for name in ("free", "plug-in", "convex") if size <= SPARSE else ("plug-in", "convex"):
+        # The triangles of the best table are hollow and lie on top: in small groups it is nearly the convex one.
+        for name in ("plug-in", "convex", "free") if size <= SPARSE else ("plug-in", "convex"):
             table = part(rows, table=name)
             axes.plot(
                 table["share"],
@@ -86,7 +87,8 @@ def draw(frame: pd.DataFrame) -> Figure:
                 MARKERS[name],
                 linestyle="none" if name == "free" else "solid",
                 color=COLOURS.get(name, style.COLOURS[CURVES[clock]]),
-                markersize=2 if size > 16 else 3,
+                markerfacecolor="none" if name == "free" else None,
+                markersize=6 if name == "free" else 2 if size > 16 else 3,
                 linewidth=0.9,
                 label=LABELS.get(name, f"{style.short(CURVES[clock])} at K/M"),
                 clip_on=False,

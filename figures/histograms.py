@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.frames import groups, part
-from figures.runs import load_runs
+from figures.runs import best_first, load_runs
 
 TITLE = "Success histograms through training"
 SLICES = 40  # of a run, over which updates are pooled
@@ -21,6 +21,8 @@ COLUMNS, TITLE_WIDTH = 3, 22
 
 def data(runs: Path) -> pd.DataFrame:
     """Columns table, label, seeds, group_size, first, last (update of a slice), successes, share; pooled over seeds.
+
+    Tables stand in the order of their success at the end, as in the figure of training.
 
     Raises
     ------
@@ -31,14 +33,15 @@ def data(runs: Path) -> pd.DataFrame:
     """
     tables: dict[str, list[np.ndarray]] = {}
     labels: dict[str, str] = {}
-    for run in load_runs(runs):
+    loaded = load_runs(runs)
+    for run in loaded:
         if len(run.histograms):
             tables.setdefault(run.table, []).append(run.histograms)
             labels[run.table] = run.label
     if not tables:
         raise FileNotFoundError(f"no updates in the runs under {runs}")
     frames = []
-    for table, counts in tables.items():
+    for table, counts in ((table, tables[table]) for table in best_first(loaded) if table in tables):
         if len({each.shape[1] for each in counts}) > 1:
             raise ValueError(f"runs of table {table!r} differ in group size")
         updates = min(len(each) for each in counts)  # what all seeds have
@@ -65,7 +68,7 @@ def data(runs: Path) -> pd.DataFrame:
 def draw(frame: pd.DataFrame) -> Figure:
     """One panel per table: dark where many groups are, with a line for their mean."""
     tables = list(dict.fromkeys(frame["table"]))
-    tints = style.colours(tables)
+    tints = style.colours(sorted(tables))
     columns = min(COLUMNS, len(tables))
     rows = -(-len(tables) // columns)
     figure = style.page(max(3.3, style.WIDTH * columns / COLUMNS), 0.5 + 2.1 * rows)
@@ -96,6 +99,8 @@ def draw(frame: pd.DataFrame) -> Figure:
         bar.set_label("share of groups", fontsize=8, color=style.INK)
         bar.ax.tick_params(labelsize=style.SMALL)
         bar.ax.set_yticklabels(["0", "5 %", "20 %", "50 %", "all"])
+    if frame["label"].str.contains("(reconstruction)", regex=False).any():
+        style.foot(figure)
     return figure
 
 
@@ -114,6 +119,7 @@ def caption(frame: pd.DataFrame) -> str:
         )
     return (
         f"Share of the groups of an update with K correct responses, pooled over seeds and over slices of the run "
-        f"(at most {SLICES}); line: the mean of K. The responses of a group at either edge all have one advantage. "
+        f"(at most {SLICES}), best at the end first; line: the mean of K. The responses of a group at either edge all "
+        f"have one advantage. "
         f"From the first to the last slice: {'; '.join(parts)}."
     )

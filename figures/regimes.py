@@ -76,6 +76,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         _forest(below, part(rows, part="ratio"))
     grid[0, 0].set_ylabel("mean success", fontsize=8)
     style.legend_below(figure, grid[0, 0], columns=3)
+    style.foot(figure)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from figures.frames import groups, part
 from rl.records.metrics import METRICS_FILE, read_metrics
 
 EVALUATIONS, STEPS, LABELS = "evaluations.csv.xz", "steps.csv.xz", "labels.json"
+LAST = 3  # evaluations whose mean is "the end" of a run
 COLUMNS = ["step", "responses", "tokens", "success", "low", "high"]
 
 
@@ -55,6 +57,16 @@ def load_runs(runs: Path) -> list[Run]:
     if not paths:
         raise FileNotFoundError(f"no runs (TABLE/SEED/{METRICS_FILE}) under {runs}")
     return [_single(path) for path in paths]
+
+
+def best_first(runs: Sequence[Run]) -> list[str]:
+    """The tables of some runs, by their mean success at the end; those without an evaluation last."""
+    ends: dict[str, list[float]] = {}
+    for run in runs:
+        ends.setdefault(run.table, []).extend(
+            [run.evaluations["success"].iloc[-LAST:].mean()] if len(run.evaluations) else []
+        )
+    return sorted(ends, key=lambda table: -float(np.mean(ends[table])) if ends[table] else np.inf)
 
 
 def _single(path: Path) -> Run:

@@ -1,7 +1,6 @@
-"""The one look of all figures: a colour, a dash pattern and a label per weighting, and the page.
+"""The one look of all figures: the colours and dashes of `weightopt.palette`, a label per weighting, and the page.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers; the dashes tell them apart in grey print. Pages
-are at most 6.5 inches wide, the width of a column of text, so that nothing is printed below 7 points.
+Pages are at most 6.5 inches wide, the width of a column of text, so that nothing is printed below 7 points.
 """
 
 from __future__ import annotations
@@ -15,28 +14,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from theory.catalogue import WEIGHTINGS
+from weightopt.palette import COLOURS, DASHES, FAINT, INK, SPARE
 
-INK, FAINT = "#222222", "#999999"
-COLOURS = {
-    "rloo": "#8A8A8A",
-    "grpo": "#0072B2",
-    "linear-r": "#E69F00",
-    "sqrt-r": "#D55E00",
-    "uniform-r": "#009E73",
-    "plateau-r": "#CC79A7",
-    "optimal": "#000000",
-    "advised": "#000000",
-}
-SPARE = ("#56B4E9", "#7A5195", "#8C6D31", "#B0A000")  # for tables that are not of the house, in order
-DASHES: dict[str, Any] = {
-    "rloo": (0, (1, 1.2)),
-    "grpo": "solid",
-    "linear-r": (0, (5, 1.5)),
-    "sqrt-r": "solid",
-    "uniform-r": (0, (3, 1, 1, 1)),
-    "plateau-r": (0, (6, 1, 1, 1, 1, 1)),
-    "optimal": (0, (1, 2.2)),
-}
+__all__ = ["COLOURS", "DASHES", "FAINT", "INK", "SPARE"]
+
 NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")
 WIDTH = 6.5
 DPI = 200

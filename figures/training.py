@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 from figures import style
 from figures.estimates import crossing, interval
 from figures.frames import part
-from figures.runs import load_runs
+from figures.runs import LAST, load_runs
 
 TITLE = "Training curves of real models"
 LEVELS = (0.3, 0.5, 0.7)
 CROWD = 4  # tables, from which on each has a panel of its own
 REFERENCE = "grpo"
 COLUMNS, TITLE_WIDTH = 3, 26
-LAST = 3  # evaluations whose mean is "the end" of a run
 COSTS = {"responses": (1e3, "responses sampled, thousands"), "tokens": (1e6, "tokens sampled, millions")}
 
 

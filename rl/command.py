@@ -56,7 +56,10 @@ def train(
     table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
     keep: Annotated[
-        int | None, typer.Option("--keep", metavar="N", help="Keep the last N checkpoints; short for --set.")
+        int | None,
+        typer.Option(
+            "--keep", metavar="N", help="Keep the last N checkpoints; short for --set training.keep_checkpoints=N."
+        ),
     ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
@@ -174,6 +177,8 @@ def model(
 def check_run(folder: Path) -> tuple[str, bool]:
     """Whether the folder of a run is as the run has left it: a sentence for ``weightopt check``, and the answer."""
     with _one_sentence(interrupted=lambda: "interrupted"):
+        if not (folder / ABOUT).is_file():  # before torch is imported
+            return f"folder {str(folder)!r} holds no run: it has no {ABOUT}", False
         from rl.run.check import check
 
         try:

@@ -75,35 +75,29 @@ class Config(Section):
         return value
 
     @model_validator(mode="after")
-    def _rule_meets_its_groups(self) -> "Config":
-        if self.rollout.dynamic_sampling and self.weighting.all_wrong in ("hold", "ramp"):
+    def _sections_agree(self) -> "Config":
+        dynamic, engine = self.rollout.dynamic_sampling, self.sampler.backend == "vllm"
+        if dynamic and self.weighting.all_wrong in ("hold", "ramp"):
             raise ValueError(
                 f"weighting.all_wrong = {self.weighting.all_wrong!r} would never act with rollout.dynamic_sampling, "
                 "which drops all-wrong groups"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _mini_batches_are_equal(self) -> "Config":
         if self.rollout.prompts_per_step % self.optimizer.mini_batches:
             raise ValueError(
                 f"optimizer.mini_batches = {self.optimizer.mini_batches} must divide rollout.prompts_per_step = "
                 f"{self.rollout.prompts_per_step}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _penalty_sees_every_group(self) -> "Config":
-        if self.rollout.dynamic_sampling and self.kl.coefficient:
+        if dynamic and self.kl.coefficient:
             raise ValueError(
                 "kl.coefficient above 0 does not go with rollout.dynamic_sampling: the divergence over groups that "
                 "were kept for their successes is not the policy's"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _engine_takes_the_temperature(self) -> "Config":
-        if self.sampler.backend == "vllm" and 0 < self.evaluation.temperature < 0.01:
+        if dynamic and self.sampler.ahead is not None:
+            raise ValueError(
+                "sampler.ahead does not go with rollout.dynamic_sampling: how many prompts a step asks follows from "
+                "the verdicts on those before"
+            )
+        if engine and 0 < self.evaluation.temperature < 0.01:
             raise ValueError("evaluation.temperature must be 0 or at least 0.01 with sampler.backend = 'vllm'")
         return self
 

@@ -34,3 +34,8 @@ class OtherRankError(RuntimeError):
 
 class LostRankError(RuntimeError):
     """Another process of the run is gone and has not said why; a saved checkpoint is intact."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())

@@ -20,7 +20,7 @@ import torch
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.learning.loss import Row, micro_batches, rows_of
+from rl.learning.loss import Row, micro_batches, rows_of, token_log_probs
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
 from rl.models.memory import CARDS, GIB, MemoryPlan, plan_memory, shape_of
@@ -53,9 +53,10 @@ class DryRun:
 
     Attributes
     ----------
-    model, device, precision, parameters, trained
-        What it starts from, where and in which precision it is computed, how many parameters it has, and how many of
-        them are trained.
+    model
+        What it starts from.
+    parameters, trained
+        How many it has, and how many of them are trained.
     memory
         What is planned (`rl.models.memory`): the ``device``; ``phases``, bytes by what takes them in each; ``cards``,
         bytes that each card would have left, by the number of GPUs; and ``cache_tokens``, how many have room in the
@@ -63,7 +64,7 @@ class DryRun:
     seconds
         Of a step by stage.
     evaluation
-        Seconds of an evaluation.
+        Seconds of one.
     probe
         What was measured: ``responses`` to the first prompts, of at most ``new_tokens``; the shares of them that are
         ``correct`` and that ``finished``; ``learnt`` tokens, of those ``in_a_step`` that go forward and back; and the
@@ -109,7 +110,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         if output is not None:
             check_folder(output, config, ready, resume=resume)
         device = choose_device(config.device)
-        memory = on_cards(plan_here(config, start, ready.held_out, device=device, ranks=processes()), device.type)
+        memory = on_cards(plan_here(config, start, ready, device=device, ranks=processes()), device.type)
         policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
         count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)
@@ -244,7 +245,7 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
         if not piece:
             half = max(1, tokens // 2)
             piece = [replace(tried[0], prompt=tried[0].prompt[-half:], response=tried[0].response[:half])]
-        return computed(piece), _timed(lambda: _forward_and_back(policy, piece, rollout.temperature))[1]
+        return computed(piece), _timed(lambda: token_log_probs(policy, piece, rollout.temperature).sum().backward())[1]
 
     back(1)  # the first call of anything is slow
     size, (tokens, seconds) = FIRST_TOKENS, back(FIRST_TOKENS)
@@ -255,12 +256,6 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
     told_before = 1.0 if optimizer.epochs > 1 else 1 - 1 / optimizer.mini_batches
     passes = optimizer.epochs + (told_before + (config.kl.coefficient > 0)) / 3  # a forward pass is a third of both
     return passes * in_a_step * seconds / tokens, {"learnt": tokens, "in_a_step": in_a_step}
-
-
-def _forward_and_back(policy: Policy, rows: Sequence[Row], temperature: float) -> None:
-    prompts = list(dict.fromkeys(row.prompt for row in rows))
-    owner, responses = [prompts.index(row.prompt) for row in rows], [row.response for row in rows]
-    policy.token_log_probs(prompts, owner, responses, temperature=temperature).sum().backward()
 
 
 def probe_updating(policy: Policy, sampler: TorchSampler, config: Config) -> float:
@@ -323,6 +318,8 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
     """The lines to show of a dry run."""
     steps, probe = config.training.steps, found.probe
     evaluations, step = 1 + -(-steps // config.training.evaluate_every), sum(found.seconds.values())
+    if config.sampler.ahead is not None:
+        step = max(step - found.seconds["sampling"], found.seconds["sampling"])
     trained = "all trained" if found.trained == found.parameters else f"{found.trained:,} trained"
     model = f"{found.parameters:,} parameters, {trained} in {found.precision} on {found.device}"
     run = duration(steps * step + evaluations * found.evaluation)
@@ -336,6 +333,11 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
         notes.append(f"Dynamic sampling may draw {config.rollout.over_generation_limit} times as many groups.")
     if config.sampler.backend == "vllm":
         notes.append("The seconds of sampling are those of the torch sampler: vLLM is faster.")
+    if config.sampler.ahead is not None:
+        notes.append(
+            f"From step 2 on responses come from {config.sampler.ahead} with a lag of 1: while a step learns the next "
+            "one is drawn, and the longer of both counts. Sampling was measured as if it were done here."
+        )
     if config.start_model is None:
         notes.append("These are random weights, before the supervised phase: success and lengths will be others.")
     lines = [

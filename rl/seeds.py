@@ -13,8 +13,6 @@ def derive_seed(seed: int, *name: str | int) -> int:
 
     Parameters
     ----------
-    seed
-        Seed of the run.
     *name
         What the draw is for, from general to particular, e.g. ``"prompts", 7``.
 

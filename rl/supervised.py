@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from rl.config import Config
-from rl.errors import DivergenceError, StorageError, UsageError
+from rl.errors import DivergenceError, StorageError, UsageError, one_line
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.records.metrics import EvaluationRecord, Spent
 from rl.records.versions import versions
@@ -120,8 +120,9 @@ def make_start_model(
             (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
             write_checksums(partial)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise StorageError(f"the start model {str(folder)!r} could not be written ({reason}); none was left") from error
+        raise StorageError(
+            f"the start model {str(folder)!r} could not be written ({one_line(error)}); none was left"
+        ) from error
     return record
 
 

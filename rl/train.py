@@ -5,8 +5,8 @@ and wrong responses in the weight table at K, and makes one update. The table is
 baseline and a solved weighting.
 
 Options that change the weighting are off by default, and docs/training.md says what each of them changes: the
-leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables and of the learning rate, a
-table file that is followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
+leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
+followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of this with the same numbers. They share the work
 of sampling, judging and computing gradients, and they share the weights (rl/processes/ranks.py); the first alone writes
@@ -28,10 +28,12 @@ from rl.learning.loss import denominator
 from rl.learning.update import learn
 from rl.run.rollouts import responses
 from rl.run.run import Outcome, open_run
+from rl.samplers.ahead import AheadSampler
 from rl.step.advantage import weigh
 from rl.step.draw_groups import draw_groups
+from rl.step.loop import Loop
 from rl.step.schedule import all_wrong_factor
-from rl.step.step import Loop, Step
+from rl.step.step import Step
 from rl.step.stopwatch import Stopwatch
 
 
@@ -40,17 +42,13 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
 
     Parameters
     ----------
-    config
-        The run.
     output
-        Its folder: new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
+        A folder, new or empty, or with ``resume`` one that a run with the same configuration has left. It gets
         ``run.json``, ``metrics.jsonl``, ``timing.jsonl``, ``checkpoints/``, ``best/`` and at the end ``model/``.
     resume
         Go on after the last checkpoint. The files come out as if the run had never stopped, bit for bit on a CPU
         (but for the seconds in ``timing.jsonl`` and their checksum). With more ``training.steps`` than before a run is
         prolonged, and comes out as if it had been so long from the start.
-    quiet
-        Show nothing.
 
     Raises
     ------
@@ -59,8 +57,9 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         steps before it are saved.
     DivergenceError
         If a loss, a gradient or a weight is not finite; a saved checkpoint is intact.
-    SyncError
-        If the sampler does not compute with the weights that are trained; a saved checkpoint is intact.
+    SyncError, LostRankError
+        If the sampler does not compute with the weights that are trained, or its process has ended; a saved checkpoint
+        is intact.
     StorageError
         If something cannot be written once the run is going; a saved checkpoint is intact.
     """
@@ -88,18 +87,9 @@ def take_step(loop: Loop, number: int) -> Step:
         If a loss, a gradient or a weight is not finite; it holds the batch.
     """
     config, stopwatch = loop.config, Stopwatch()
-    # Sample and judge, with dynamic sampling until the batch is full.
-    collected = draw_groups(
-        loop.sampler,
-        loop.task,
-        loop.verifier,
-        config.rollout,
-        seed=config.seed,
-        step=number,
-        stopwatch=stopwatch,
-        before=loop.before,
-        ranks=loop.ranks,
-    )
+    # Sample and judge, with dynamic sampling until the batch is full. With `sampler.ahead` this batch has been drawn
+    # while the last one was learnt, and the next one begins here, with the weights as they are now.
+    collected = draw_groups(loop, number, stopwatch)
     # Weigh.
     table, factor = loop.tables.at(number), all_wrong_factor(config.weighting, number)
     with stopwatch.stage("verifying"):
@@ -126,7 +116,9 @@ def take_step(loop: Loop, number: int) -> Step:
         except DivergenceError as error:
             error.responses = tuple(responses(collected, advantages, step=number, tokens=True))
             raise
-    # Publish the weights.
+    # Publish the weights, when what draws with the old ones is done.
+    with stopwatch.stage("sampling"):
+        drawn = loop.sampler.drawn() if isinstance(loop.sampler, AheadSampler) else None
     with stopwatch.stage("hand_over"):
         loop.sampler.publish(loop.policy.published_weights())
     return Step(
@@ -138,5 +130,7 @@ def take_step(loop: Loop, number: int) -> Step:
         advantages=advantages,
         responses=denominator(config.rollout),
         update=update,
+        lag=int(loop.drawn is not None),
+        drawn=drawn,
         seconds=stopwatch.seconds,
     )

@@ -12,7 +12,9 @@ than binomial noise.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,12 @@ from scipy.optimize import least_squares, minimize
 from sim.errors import UsageError
 from sim.habits import Habits, lost, mean_field, sample
 from weightopt.files import read_file
-from weightopt.table import WeightTable
+from weightopt.table import SEARCHED, WeightTable
 
 MAX_BYTES = 64 * 2**20
 MOST_KINDS, MOST_SIZE = 64, 1024
 IMAGINARY = 1e-30
-STEP = "step"
+METRICS, STEP = "metrics.jsonl", "step"
 Real = NDArray[np.float64]
 
 # Mean and standard deviation of the normal priors: what the world's prototype used, give or take a factor of four.
@@ -56,11 +58,14 @@ class Pilot:
         Shape (steps, J, M+1). Groups of a kind with K responses right, K = 0..M.
     prompts
         Groups a step, the mean.
+    source
+        What it is called.
     """
 
     kinds: tuple[str, ...]
     groups: Real
     prompts: int
+    source: str = "a pilot"
 
     @property
     def group_size(self) -> int:
@@ -87,18 +92,30 @@ class Pilot:
 def read_pilot(path: Path) -> Pilot:
     """The pilot in the folder of a run, or in its ``metrics.jsonl``.
 
+    A last line without its end is still being written, and is left out.
+
     Raises
     ------
     UsageError
         If there is no such file, or its steps do not report at least two kinds.
     """
-    path = path / "metrics.jsonl" if path.is_dir() else path
+    name = Path(os.path.abspath(path)).name  # of "." too
+    if path.is_dir():
+        path = path / METRICS
+        if not path.exists():
+            raise UsageError(f"{str(path.parent)!r} holds no {METRICS}; give the folder of a run")
     try:
-        lines = read_file(path, MAX_BYTES).decode("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} cannot be read as a run's metrics: {error}") from None
+        data = read_file(path, MAX_BYTES)
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{str(path)!r} is not UTF-8 text; give the {METRICS} of a run") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{str(path)!r} cannot be read ({reason}); give the {METRICS} of a run") from None
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{str(path)!r} is larger than {MAX_BYTES >> 20} MiB; give the {METRICS} of a run")
     steps: list[Mapping[str, Sequence[int]]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             document = json.loads(line)
             if document["kind"] == STEP:
@@ -118,7 +135,8 @@ def read_pilot(path: Path) -> Pilot:
     groups = np.array([[step.get(kind, [0] * width) for kind in kinds] for step in steps], dtype=np.float64)
     if not groups.sum(axis=(0, 2)).all():
         raise UsageError(f"{str(path)!r}: every kind must have been drawn")
-    return Pilot(kinds, groups, round(float(groups.sum() / len(steps))))
+    source = "".join(c for c in name if c.isprintable())[:80]
+    return Pilot(kinds, groups, round(float(groups.sum() / len(steps))), source)
 
 
 def _counts(row: Any) -> list[int]:
@@ -336,5 +354,13 @@ def best_table(
         all_right_advantage=0.0,
         advantage_correct=tuple(correct.tolist()),
         advantage_wrong=tuple(wrong.tolist()),
+        provenance={
+            "method": SEARCHED,
+            "end_rules": ["solved", "solved"],
+            "loops": ["fixed-batch"],
+            "made_for": f"a fixed batch, in steps; {steps} of them in the world fitted to {len(fitted.pilot.groups)} "
+            f"steps of {fitted.pilot.source}",
+            "versions": {package: importlib.metadata.version(package) for package in ("weightopt", "numpy", "scipy")},
+        },
     )
     return table, -float(best.fun)

@@ -59,12 +59,13 @@ def of_rl():
 
     from rl.learning.loss import accumulate_gradient, rows_of
     from rl.samplers.rollout import Batch, Completion, Group
-    from rl.step.advantage import look_up_advantages
+    from rl.step.advantage import weigh
+    from rl.step.config import WeightingConfig
     from rl.tasks.protocol import Prompt
 
     given = batch()
     correct = np.array(given["scores"], dtype=bool).reshape(-1, SIZE)
-    advantages = look_up_advantages(table().for_group(SIZE), correct.sum(axis=1), correct)
+    advantages = weigh(WeightingConfig(), table().for_group(SIZE), None, correct, all_wrong_factor=1.0)
     weights = torch.tensor(logits(), requires_grad=True)
 
     class Policy:

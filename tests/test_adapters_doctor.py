@@ -1,5 +1,6 @@
 """What `weightopt doctor` finds in an environment and in configurations, without importing a host."""
 
+import dataclasses
 import importlib.metadata
 import json
 import sys
@@ -11,7 +12,10 @@ from typer.testing import CliRunner
 
 from weightopt.adapters import doctor
 from weightopt.adapters.rules import UNREADABLE, Finding, Host, Plugin, Rule, Settings, sentences
+from weightopt.adapters.skyrl_rules import SKYRL
+from weightopt.adapters.slime_rules import SLIME
 from weightopt.adapters.trl_rules import GRPO, RLOO
+from weightopt.adapters.verl_rules import VERL
 from weightopt.adapters.weigher import AdapterError
 from weightopt.cli import app
 from weightopt.table import WeightTable, group_table
@@ -71,6 +75,32 @@ def test_each_setting_that_changes_what_a_table_means(changed, severity):
         assert each.sentence.startswith(f"TRL: {each.setting}=")
         assert each.sentence.endswith(".")
         assert each.instead.split("=")[0] in (*changed, "entropy_coef", "correctness")
+
+
+@pytest.mark.parametrize(
+    ("host", "refilling"),
+    [
+        (GRPO, None),
+        (SLIME, {"dynamic_sampling_filter_path": "keep"}),
+        (VERL, {"algorithm": {"filter_groups": {"enable": True}}}),
+        (SKYRL, {"trainer": {"algorithm": {"dynamic_sampling": {"type": "filter"}}}}),
+    ],
+    ids=lambda value: getattr(value, "key", ""),
+)
+def test_a_table_that_was_solved_for_another_loop_is_named(host, refilling):
+    def loops(given, *names):
+        made = dataclasses.replace(table(8), provenance={"loops": names, "made_for": "a loop of its own"})
+        return [each for each in host.findings(given, made) if each.setting == "table"]
+
+    (finding,) = loops({}, "until-success")
+    assert finding.severity == "warn"
+    assert "is not made for this run, which draws a fixed batch" in finding.sentence
+    assert "it is made for: a loop of its own" in finding.sentence
+    assert loops({}, "fixed-batch") == loops({}) == []
+    if refilling is not None:
+        assert loops(refilling, "refill") == []
+        (finding,) = loops(refilling, "fixed-batch")
+        assert "which refills with dynamic sampling" in finding.sentence
 
 
 def test_the_line_to_write_instead_is_sound():

@@ -326,6 +326,10 @@ def test_every_figure_is_drawn(opened):
         assert all(title)
     assert opened.run("document.querySelectorAll('#success-plot .scatterlayer .trace').length") == 6
     assert opened.run("document.querySelectorAll('.empty').length") == 0
+    # The axis is logarithmic and says whole numbers, a power of ten among them, and not the digit of each tick alone.
+    ticks = opened.run("[...document.querySelectorAll('#weights-plot .ytick text')].map(e => e.textContent)")
+    assert len(ticks) >= 2
+    assert [float(tick) for tick in ticks] == sorted({float(tick) for tick in ticks})
 
 
 @pytest.mark.slow

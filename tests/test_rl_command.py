@@ -135,7 +135,7 @@ def test_misuse_is_status_2_and_one_sentence(
     ("name", "arguments", "sentence"),
     [
         ("train", (), "weightopt: missing option '--config'."),
-        ("train", ("--config", "c", "--keep", "x"), "weightopt: invalid value for '--keep': "),
+        ("train", ("--config", "c", "--keep", "x"), "weightopt: --keep must be a whole number, got 'x'."),
         ("train", ("--config", "c", "--steps", "3"), "weightopt: no such option: --steps"),
         ("start-model", ("--config", "c"), "weightopt: missing option '--output'."),
     ],

@@ -20,7 +20,7 @@ import rl.train
 from rl.config import Config, parse_config
 from rl.errors import DivergenceError, UsageError
 from rl.learning.config import KlConfig
-from rl.learning.kl import Divergence, Estimator, Penalty, baselines, to_come
+from rl.learning.kl import Divergence, Penalty, baselines, to_come
 from rl.learning.loss import Accumulated, accumulate_gradient, log_probs_of, penalties_of, rows_of
 from rl.learning.reference import open_reference
 from rl.models.config import LoraConfig
@@ -58,7 +58,6 @@ def gradient(
     batch: Batch,
     advantages: np.ndarray | None = None,
     *,
-    estimator: Estimator = "score",
     tokens: int = 99,
     baseline: bool = True,
     before: Chain | None = None,
@@ -69,12 +68,11 @@ def gradient(
         advantages = np.zeros((len(batch.groups), len(batch.groups[0].completions)))
     rows = rows_of(batch, advantages, every=True)
     told = log_probs_of(reference, rows, temperature=1.0, tokens_per_micro_batch=tokens)
-    penalties = penalties_of(rows, told, KlConfig(coefficient=COEFFICIENT, estimator=estimator), tokens)
+    penalties = penalties_of(rows, told, KlConfig(coefficient=COEFFICIENT), tokens)
     if not baseline:
         penalties = [
             Penalty(
                 coefficient=each.coefficient,
-                estimator=each.estimator,
                 reference=each.reference,
                 baseline=torch.zeros_like(each.baseline),
             )
@@ -163,23 +161,6 @@ def test_a_sampler_that_tells_wrong_numbers_makes_a_worse_baseline_and_no_other_
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.slow
-def test_the_gradient_of_k3_is_that_of_the_other_divergence_of_each_next_token() -> None:
-    """∇ Σ_t E_prefix[KL(π_ref ‖ π) of the token after it], the distribution of prefixes held: not the one above."""
-    policy, reference = Chain(0), Chain(1)
-    pi, ref = (torch.log_softmax(each.logits, dim=1) for each in (policy, reference))
-    each_state = (ref.exp() * (ref - pi)).sum(dim=1)  # after the beginning, after 1, after 2
-    visits = pi[0].exp().detach()
-    objective = each_state[0] + visits[1] * each_state[1] + visits[2] * each_state[2]
-    (expected,) = torch.autograd.grad(COEFFICIENT * objective, policy.logits)
-    actual, _ = moments(
-        policy, lambda outcome: gradient(policy, reference, batch_of(outcome, policy.told), estimator="k3")[0]
-    )
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
-    (whole,) = torch.autograd.grad(COEFFICIENT * divergence(policy, reference), policy.logits)
-    assert float((expected - whole).abs().max()) > 0.1
-
-
 def test_the_value_that_is_logged_has_the_divergence_for_its_mean() -> None:
     policy, reference = Chain(0), Chain(1)
     mean = length = 0.0
@@ -199,26 +180,22 @@ def test_the_value_that_is_logged_has_the_divergence_for_its_mean() -> None:
     assert (Divergence().per_token, Divergence().per_response) == (None, None)
 
 
-@pytest.mark.parametrize("estimator", ["score", "k3"])
-def test_a_later_update_and_another_sampler_are_accounted_for_token_by_token(estimator: Estimator) -> None:
+def test_a_later_update_and_another_sampler_are_accounted_for_token_by_token() -> None:
     """Responses of one token, for which a token's ratio is all: the gradient is that of now, whoever has drawn them."""
     policy, reference, old, actor = (Chain(seed, longest=1) for seed in (2, 3, 4, 5))
-    own, other = (each.response_log_probs() for each in (policy, reference))
-    objective = divergence(policy, reference) if estimator == "score" else (other.exp() * (other - own)).sum()
-    (expected,) = torch.autograd.grad(COEFFICIENT * objective, policy.logits)
+    (expected,) = torch.autograd.grad(COEFFICIENT * divergence(policy, reference), policy.logits)
     for drawing, before, cap in ((old, old, None), (actor, None, 1e9), (actor, old, 1e9)):
         actual, _ = moments(
             drawing,
             lambda outcome, drawing=drawing, before=before, cap=cap: gradient(
-                policy, reference, batch_of(outcome, drawing.told), estimator=estimator, before=before, cap=cap
+                policy, reference, batch_of(outcome, drawing.told), before=before, cap=cap
             )[0],
         )
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["score", "k3"])
 @pytest.mark.parametrize("tokens", [99, 6, 1])
-def test_the_penalty_is_added_to_the_gradient_of_the_advantages(estimator: Estimator, tokens: int) -> None:
+def test_the_penalty_is_added_to_the_gradient_of_the_advantages(tokens: int) -> None:
     """Several groups, equal responses among them: against the sum over all responses, none of them merged."""
     policy, reference = Chain(6), Chain(7)
     rng = np.random.default_rng(0)
@@ -236,13 +213,10 @@ def test_the_penalty_is_added_to_the_gradient_of_the_advantages(estimator: Estim
         for i, (response, advantage) in enumerate(zip(tokens_of, row, strict=True)):
             log_probs = policy.token_log_probs([(0,)], [0], [response], temperature=1.0)[0]
             for t in range(len(response)):
-                if estimator == "score":
-                    weight = d[i][t:].sum() - np.mean([d[j][t:].sum() for j in range(GROUP_SIZE) if j != i])
-                else:
-                    weight = 1 - math.exp(-d[i][t])
+                weight = d[i][t:].sum() - np.mean([d[j][t:].sum() for j in range(GROUP_SIZE) if j != i])
                 plain = plain - (advantage - COEFFICIENT * weight) * log_probs[t] / batch.responses
     (expected,) = torch.autograd.grad(plain, policy.logits)
-    actual, accumulated = gradient(policy, reference, batch, advantages, estimator=estimator, tokens=tokens)
+    actual, accumulated = gradient(policy, reference, batch, advantages, tokens=tokens)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     assert accumulated.divergence.responses == batch.responses
 
@@ -348,7 +322,7 @@ def test_a_reference_that_does_not_fit_is_refused(table: Path, start: Path, tmp_
     ("changes", "message"),
     [
         ({"kl": {"coefficient": -0.1}}, r"config key 'kl\.coefficient' is -0\.1: it must be at least 0 and at"),
-        ({"kl": {"estimator": "k3"}}, "reference and estimator go with a coefficient above 0"),
+        ({"kl": {"reference": "start"}}, "reference goes with a coefficient above 0"),
         (
             {"rollout": {"dynamic_sampling": True}},
             r"kl\.coefficient above 0 does not go with rollout\.dynamic_sampling",

@@ -23,9 +23,9 @@ from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, 
 from rl.models.packing import Layout
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Completion, Group
-from rl.step.advantage import look_up_advantages, weigh, weight_function
+from rl.step.advantage import weigh, weight_function
 from rl.step.config import WeightingConfig
-from rl.step.success import count_successes, judge
+from rl.step.success import judge
 from rl.tasks.protocol import Prompt
 from tests.amounts import some_of
 from theory.catalogue import WEIGHTINGS
@@ -243,7 +243,7 @@ def test_the_gradient_is_the_plain_sum_over_all_responses() -> None:
     batch = random_batch(1)
     weights = TABLES["linear-r"]
     correct = judge(batch, TinyTask()).correct
-    advantages = look_up_advantages(weights, count_successes(correct), correct)
+    advantages = weights.advantages(correct.sum(axis=1, keepdims=True), correct)
     plain = torch.zeros((), dtype=torch.float64)
     for group, row in zip(batch.groups, advantages, strict=True):
         for response, advantage in zip(group.completions, row, strict=True):
@@ -269,8 +269,8 @@ def test_a_step_without_signal_has_no_rows() -> None:
     )
     batch = Batch(groups=(group,))
     correct = judge(batch, TinyTask()).correct
-    assert rows_of(batch, look_up_advantages(TABLES["grpo"], count_successes(correct), correct)) == []
-    (row,) = rows_of(batch, look_up_advantages(TABLES["linear-r"], count_successes(correct), correct))
+    assert rows_of(batch, TABLES["grpo"].advantages(correct.sum(axis=1, keepdims=True), correct)) == []
+    (row,) = rows_of(batch, TABLES["linear-r"].advantages(correct.sum(axis=1, keepdims=True), correct))
     occurrence = Occurrence(advantage=-1.0, log_probs=(0.0,))
     assert row == Row(prompt=(0,), response=(END,), coefficient=-3.0, occurrences=(occurrence,) * 3)
 

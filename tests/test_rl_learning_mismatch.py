@@ -17,7 +17,6 @@ from rl.learning.loss import Accumulated, accumulate_gradient, rows_of
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
-from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
 from tests.worlds import tiny_policy
 from weightopt.table import group_table
@@ -94,7 +93,7 @@ def test_the_expected_gradient_is_that_of_the_policy_though_another_one_sampled(
             completions = tuple(drawn([token], [math.log(mu[token])]) for token in outcome)
             batch = Batch(groups=(Group(prompt=PROMPT, prompt_tokens=(0,), completions=completions),))
             correct = right[np.array([outcome])]
-            advantages = look_up_advantages(RLOO, correct.sum(axis=1), correct)
+            advantages = RLOO.advantages(correct.sum(axis=1, keepdims=True), correct)
             total += math.prod(mu[token].item() for token in outcome) * gradient(policy, batch, advantages, cap=cap)[0]
         return total
 

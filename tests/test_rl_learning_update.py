@@ -26,7 +26,6 @@ from rl.models.policy import Policy, new_policy
 from rl.records.metrics import read_metrics
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
-from rl.step.advantage import look_up_advantages
 from rl.tasks.protocol import Prompt
 from rl.train import train
 from tests import worlds
@@ -84,7 +83,7 @@ def expected_gradient(policy: Chain, old: Chain) -> Tensor:
     for outcome in product(range(len(chances)), repeat=GROUP_SIZE):
         responses = [old.responses[index] for index in outcome]
         correct = np.array([[is_right(response) for response in responses]])
-        advantages = look_up_advantages(TABLE, correct.sum(axis=1), correct)
+        advantages = TABLE.advantages(correct.sum(axis=1, keepdims=True), correct)
         batch = Batch(groups=(group(*map(drawn, responses)),))
         total += math.prod(chances[index] for index in outcome) * gradient(policy, old, batch, advantages)[0]
     return total

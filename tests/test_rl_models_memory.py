@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ from rl.models.policy import Policy, new_policy, save_policy
 from rl.run import prepare
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
+from rl.step.schedule import TableSchedule
+from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
 from tests.amounts import some_of
@@ -242,6 +243,21 @@ def test_what_is_trained_is_shared_out_and_what_is_whole_is_not() -> None:
     assert sum(more.values()) - sum(one.phases["learning"].values()) == 4 * GIB + 2 * shape.parameters
 
 
+@pytest.mark.parametrize("sampler", [{}, {"backend": "vllm"}], ids=["torch", "vllm"])
+def test_a_sampler_that_draws_ahead_takes_nothing_of_the_gpu_that_trains(sampler: dict[str, Any]) -> None:
+    config = settings(sampler=sampler)
+    elsewhere = settings(sampler={**sampler, "ahead": "cuda:1"})
+    shape = shape_of(config)
+    here, apart = (plan_memory(each, shape) for each in (config, elsewhere))
+    held = {"weights", "gradients", "AdamW", "CUDA"}
+    assert [apart.phases[phase].keys() for phase in ("sampling", "hand-over")] == [held, held]
+    assert apart.phases["learning"].keys() == held | {"activations", "logits"}
+    for phase, parts in apart.phases.items():
+        assert all(here.phases[phase][part] >= size for part, size in parts.items())
+    assert apart.engine == here.engine
+    assert plan_memory(elsewhere, shape, device="cpu") == plan_memory(config, shape, device="cpu")
+
+
 def test_an_adapter_has_no_reference_and_a_penalty_has_one() -> None:
     shape = shape_of(settings())
     penalised: dict[str, Any] = {"kl": {"coefficient": 0.1}}
@@ -347,29 +363,36 @@ def test_a_device_that_is_too_small_is_refused_with_numbers() -> None:
         plan.check(int(CARDS[24] * GIB), what="cuda:0 has {} free")
     share = plan.utilization(total)
     assert plan.engine <= share * total < plan.engine + total / 5000
-    plan.check(total, what="it has {}", utilization=share)
-    for utilization in (0.92, share - 0.001):
-        with pytest.raises(
-            UsageError, match=r"^sampler.gpu_memory_utilization must be between 0\.\d{3} and 0\.\d{3}: "
-        ):
-            plan.check(total, what="it has {}", utilization=utilization)
+    alone = plan_memory(settings(), shape_of(settings()), device="cpu")
+    with pytest.raises(UsageError, match=r"; train with \[lora\], or lower optimizer\.tokens_per_micro_batch$"):
+        alone.check(GIB, what="cpu has {} free")
 
 
 def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_policy(new_policy(ModelConfig(), "0123456789+=", seed=0), tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     config = settings(str(tmp_path / "model"))
-    check = partial(
-        prepare.check_memory, config, tmp_path / "model", [Prompt(id="", text="1", difficulty="", problem=0)]
+    short, long = (Prompt(id=text, text=text, difficulty="", problem=0) for text in ("1", "1" * 40))
+    listed = prepare.Prepared(
+        task=ProblemList(training=(short, long), held_out=(short,)), held_out=(short,), tables=TableSchedule(tables=())
     )
+    lengths: list[int] = []
+    planned = prepare.plan_memory
+
+    def plan(*arguments: Any, prompt_tokens: int, **options: Any) -> MemoryPlan:
+        lengths.append(prompt_tokens)
+        return planned(*arguments, prompt_tokens=prompt_tokens, **options)
+
+    monkeypatch.setattr(prepare, "plan_memory", plan)
+    check = partial(prepare.check_memory, config, tmp_path / "model", listed)
     monkeypatch.setattr(prepare, "free_memory", lambda _: GIB)
     check()  # on a CPU it is left to --dry-run
     monkeypatch.setattr(prepare, "choose_device", lambda _: torch.device("cuda:3"))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=GIB))
     with pytest.raises(
         UsageError, match=r"^the run does not fit: \w+ takes 1\.\d GiB .*, and cuda:3 has 1\.0 GiB free; "
     ):
         check()
+    assert lengths == [40]  # the longest is a training problem
 
 
 # What the configurations say of the machine that they are for.
@@ -392,8 +415,11 @@ def test_a_config_fits_the_machine_that_it_names_and_so_does_its_resume(path: Pa
     for machine in machines:
         config = load_config(path, [machine["change"]] if machine["change"] else [])
         if machine["cpu"]:
-            # Beside its tensors a process takes a gigabyte for the libraries.
-            assert plan_of(config, ranks=1, device="cpu").peak <= (int(machine["cpu"]) - 1) * 1e9
+            for precision in ("fp32", "bf16") if config.policy.precision == "auto" else (config.policy.precision,):
+                policy = config.policy.model_copy(update={"precision": precision})
+                plan = plan_of(config.model_copy(update={"policy": policy}), ranks=1, device="cpu")
+                # Beside its tensors a process takes a gigabyte for the libraries.
+                assert plan.peak <= (int(machine["cpu"]) - 1) * 1e9
             continue
         ranks, total = int(machine["gpus"]), int(CARDS[int(machine["card"])] * GIB)
         plan = plan_of(config, ranks=ranks, device="cuda")

@@ -1,5 +1,6 @@
 """A dry run: it refuses what a run refuses, counts bytes that are right, is bounded, and leaves nothing behind."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -247,9 +248,36 @@ def test_free_memory_is_some_of_what_the_machine_has() -> None:
     assert free is None or 2**20 < free < 2**50
 
 
+@pytest.mark.parametrize(("limit", "left"), [(str(2**20), 2**20 - 2**18 + 2**16), ("max", None)])
+def test_a_container_may_leave_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, left: int | None
+) -> None:
+    from rl.models import policy
+
+    told = {"limit": limit, "used": str(2**18), "memory.stat": f"anon 7\ninactive_file {2**16}"}
+    for name, line in told.items():
+        (tmp_path / name).write_text(line + "\n")
+    monkeypatch.setattr(policy, "CONTROL_GROUPS", [(tmp_path / "none", "a", "b"), (tmp_path, "limit", "used")])
+    found = free_memory(policy.choose_device("cpu"))
+    if found is not None:  # else this system says nothing at all
+        assert found == left if left else found > 2**20
+
+
 def test_long_runs_are_told_in_hours(started: dict[str, Any]) -> None:
     config = parse_config({**started, "training": {"steps": 10**9}})
     assert any(" h: 1,000,000,000 steps of training" in line for line in report(dry_run(config), config))
+
+
+def test_a_sampler_that_draws_ahead_is_told_with_its_lag(started: dict[str, Any]) -> None:
+    config = parse_config({**started, "sampler": {"ahead": "cpu"}, "training": {"steps": 1000, "evaluate_every": 1000}})
+    found = dry_run(config)
+    long = dataclasses.replace(found, seconds={"sampling": 30.0, "verifying": 10.0, "learning": 15.0}, evaluation=0.0)
+    lines = report(long, config)
+    assert "From step 2 on responses come from cpu with a lag of 1" in " ".join(" ".join(lines).split())
+    assert any("8.3 h: 1,000 steps" in line for line in lines)
+    assert any(
+        "15.3 h: 1,000 steps" in line for line in report(long, parse_config({**config.to_json(), "sampler": {}}))
+    )
 
 
 # The probe, against clocks that are made to run.

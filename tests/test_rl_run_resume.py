@@ -480,7 +480,7 @@ def test_weightopt_check_takes_the_folder_of_a_run(
     assert (status, json.loads(out)["ok"], err) == (1, False, "")
     status, out, err = said(run / "best")
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "holds no run" in err
+    assert err == f"weightopt: folder '{run / 'best'}' holds no run: it has no run.json.\n"
 
 
 @pytest.mark.parametrize("installed", [[], [EntryPoint("folder", "rl.command:gone", "weightopt.checks")]], ids=len)

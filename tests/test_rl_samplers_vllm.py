@@ -410,6 +410,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(config: Path, run:
         rl.train.train(load_config(config), output, resume=True, quiet=True)
 
 
+def test_an_engine_in_a_process_of_its_own_draws_the_same(config: Path) -> None:
+    still = "optimizer.learning_rate=1e-60"
+    rl.train.train(load_config(config, [still]), config.with_name("still"), quiet=True)
+    rl.train.train(load_config(config, [still, 'sampler.ahead="cpu"']), config.with_name("ahead"), quiet=True)
+    one, other = ((config.with_name(name) / "metrics.jsonl").read_bytes() for name in ("still", "ahead"))
+    assert other.replace(b'"lag": 1', b'"lag": 0') == one
+    assert other.count(b'"lag": 1') == 3
+    about = [json.loads((config.with_name(name) / "run.json").read_text("utf-8")) for name in ("still", "ahead")]
+    assert about[0]["engine"] == about[1]["engine"]
+
+
 def test_a_run_that_loses_its_engine_stops(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

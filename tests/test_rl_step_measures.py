@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.errors import UsageError
 from rl.records.metrics import (
     EvaluationRecord,
     Spent,
@@ -23,8 +22,8 @@ from rl.records.metrics import (
 from rl.run.records import Records
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.step.advantage import look_up_advantages
-from rl.step.config import EvaluationConfig
+from rl.step.advantage import weigh
+from rl.step.config import EvaluationConfig, WeightingConfig
 from rl.step.evaluate import bootstrap_interval, evaluate
 from rl.step.success import count_successes, judge, success_histogram
 from rl.tasks.addition import Addition
@@ -105,16 +104,10 @@ def table() -> WeightTable:
 
 def test_advantages_are_what_the_table_says() -> None:
     correct = np.array([[False] * 4, [True, False, False, False], [True, True, False, True], [True] * 4])
-    advantages = look_up_advantages(table(), count_successes(correct), correct)
+    advantages = weigh(WeightingConfig(), table(), None, correct, all_wrong_factor=1.0)
     # Linear-R: -1 for a wrong response, (1-ρ)/ρ for a right one, and the two rules at the ends.
     expected = [[-1, -1, -1, -1], [3, -1, -1, -1], [1 / 3, 1 / 3, -1, 1 / 3], [0.25] * 4]
     np.testing.assert_allclose(advantages, expected, rtol=1e-15)
-
-
-def test_a_table_of_another_size_is_refused_at_the_door() -> None:
-    correct = np.zeros((2, 8), dtype=bool)
-    with pytest.raises(UsageError, match="not for groups of 8"):
-        look_up_advantages(table(), count_successes(correct), correct)
 
 
 def test_an_evaluation() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,19 @@ import pytest
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.learning.config import OptimizerConfig
-from rl.learning.learning_rate import learning_rate
+from rl.processes.ranks import ALONE
 from rl.records.metrics import Spent
 from rl.run.checkpoint import kept_steps
 from rl.run.rollouts import responses, rollouts, written
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.step.advantage import centred_advantages, look_up_advantages, weigh, weight_function
+from rl.step.advantage import centred_advantages, weigh, weight_function
 from rl.step.config import EvaluationConfig, WeightingConfig
 from rl.step.draw_groups import Collected, draw_groups
 from rl.step.evaluate import evaluate, pass_at
 from rl.step.schedule import TableSchedule, all_wrong_factor
 from rl.step.stopwatch import Stopwatch
-from rl.step.success import count_successes, histogram_by_difficulty, leave_one_out
+from rl.step.success import histogram_by_difficulty, leave_one_out
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
@@ -133,7 +134,7 @@ def test_a_push_on_all_wrong_groups_that_was_solved_for_reaches_the_responses(tm
     solved.save(tmp_path / "table.json")
     correct = np.array([[False] * 4, [True, False, False, False], [True] * 4])
     tables = schedule(table=str(tmp_path / "table.json"), rollout={"group_size": 4})
-    advantages = look_up_advantages(tables.at(1).group, count_successes(correct), correct)
+    advantages = tables.at(1).group.advantages(correct.sum(axis=1, keepdims=True), correct)
     np.testing.assert_array_equal(advantages[0], [solved.all_wrong_advantage] * 4)
     np.testing.assert_array_equal(advantages[2], [0.0] * 4)
     weighed, _ = GroupWeigher(tmp_path / "table.json")([0] * 4 + [1] * 4 + [2] * 4, correct.ravel().astype(float))
@@ -157,14 +158,10 @@ def test_the_all_wrong_rule_over_steps() -> None:
 
 def test_the_learning_rate_over_steps() -> None:
     def rates(**options: Any) -> list[float]:
-        return [learning_rate(OptimizerConfig(learning_rate=0.8, **options), step) for step in range(1, 9)]
+        return [OptimizerConfig(learning_rate=0.8, **options).rate_at(step) for step in range(1, 9)]
 
     assert rates() == [0.8] * 8
     assert rates(warmup_steps=4) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8], rel=1e-15)
-    cosine = [0.1 + 0.35 * (1 + math.cos(math.pi * i / 4)) for i in range(5)]
-    expected = [0.4, *cosine, 0.1, 0.1]
-    assert rates(warmup_steps=2, cosine_until=6, final_share=0.125) == pytest.approx(expected, rel=1e-14)
-    assert rates(cosine_until=4, final_share=0.0)[3:] == pytest.approx([0.0] * 5, abs=1e-16)
 
 
 def test_tables_take_turns(tmp_path: Path) -> None:
@@ -228,7 +225,7 @@ def test_groups_of_one_kind_keep_the_rules_of_the_table(estimate: Any) -> None:
     advantages = weigh(settings, table, weight_function(table), correct, all_wrong_factor=0.5)
     np.testing.assert_allclose(advantages[:2], [[-0.35] * SIZE, [0.3] * SIZE])
     if estimate == "group":
-        np.testing.assert_array_equal(advantages[2], look_up_advantages(table, count_successes(correct), correct)[2])
+        np.testing.assert_array_equal(advantages[2], table.advantages(correct.sum(axis=1, keepdims=True), correct)[2])
     else:  # the others of a right response are right 1 time in 3, those of a wrong one 2 times
         weights = weight_function(table)(np.array([1 / 3, 2 / 3, 2 / 3, 1 / 3]))
         np.testing.assert_allclose(advantages[2], weights * np.array([2 / 3, -2 / 3, -2 / 3, 2 / 3]))
@@ -270,9 +267,16 @@ def collected(
     rho: float, *, step: int = 1, before: tuple[int, int] = (0, 0), **rollout: Any
 ) -> tuple[Collected, Chance]:
     sampler = Chance(rho)
-    settings = config(rollout=rollout).rollout
-    drawn = draw_groups(sampler, TASK, TASK, settings, seed=0, step=step, stopwatch=Stopwatch(), before=before)
-    return drawn, sampler
+    loop: Any = SimpleNamespace(
+        config=config(rollout=rollout),
+        task=TASK,
+        verifier=TASK,
+        sampler=sampler,
+        before=before,
+        drawn=None,
+        ranks=ALONE,
+    )
+    return draw_groups(loop, step, Stopwatch()), sampler
 
 
 def test_without_dynamic_sampling_one_draw_is_the_step() -> None:

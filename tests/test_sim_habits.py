@@ -1,7 +1,9 @@
 """The world of kinds: its expected step by enumeration, its replicas against the mean field, the fit of a pilot."""
 
+import dataclasses
 import itertools
 import json
+import sys
 from random import Random
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 
 from rl.tasks.countdown import Countdown
 from sim import forecast as forecasts
-from sim import report_forecast
 from sim.errors import UsageError
 from sim.habits import Habits, State, lost, mean_field, sample, start
 from sim.weighting import read
+from weightopt import cli
+from weightopt.table import TableError, WeightTable
+from weightopt.verify import verify
 
 TWO = Habits(
     shares=np.array([0.6, 0.4]),
@@ -152,12 +156,12 @@ def _step(groups, step=1):
     [
         ("", "reports 0 kinds"),
         ("nonsense\n", "line 1 is no record"),
-        ("[" * 10**5, "line 1 is no record"),
-        (_step({"a": [1, 0, 2]}), "reports 1 kinds"),
-        (_step({"a": [1, 0, 2], "b": [1, 0]}), "line 1 is no record"),
-        (_step({"a": [1, 0, 2], "b": [1, 0, 1, 0]}), "one size"),
-        (_step({"a": [1, 0, 2], "b": [1, -1, 1]}), "line 1 is no record"),
-        (_step({"a": [1, 0, 2], "b": [0, 0, 0]}), "must have been drawn"),
+        ("[" * 10**5 + "\n", "line 1 is no record"),
+        (_step({"a": [1, 0, 2]}) + "\n", "reports 1 kinds"),
+        (_step({"a": [1, 0, 2], "b": [1, 0]}) + "\n", "line 1 is no record"),
+        (_step({"a": [1, 0, 2], "b": [1, 0, 1, 0]}) + "\n", "one size"),
+        (_step({"a": [1, 0, 2], "b": [1, -1, 1]}) + "\n", "line 1 is no record"),
+        (_step({"a": [1, 0, 2], "b": [0, 0, 0]}) + "\n", "must have been drawn"),
     ],
 )
 def test_a_pilot_that_cannot_be_one_is_refused(tmp_path, text, words):
@@ -165,45 +169,83 @@ def test_a_pilot_that_cannot_be_one_is_refused(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(UsageError, match=words):
         forecasts.read_pilot(path)
+    with pytest.raises(UsageError, match=r"^--pilot '.*nosuch' cannot be read: No such file or directory$"):
+        forecasts.read_pilot(tmp_path / "nosuch")
+
+
+def test_a_pilot_that_cannot_be_read_is_refused_in_words(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no metrics\.jsonl"):
+        forecasts.read_pilot(tmp_path)
+    with pytest.raises(UsageError, match=r"none' cannot be read \(No such file"):
+        forecasts.read_pilot(tmp_path / "none")
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        forecasts.read_pilot(tmp_path)
 
 
 def test_a_pilot_is_read(tmp_path):
     lines = [_step({"+": [2, 0, 1], "-": [1, 1, 0]}, 1), json.dumps({"kind": "evaluation", "step": 1})]
-    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, _step({"+": [0, 0, 3]}, 2)]))
+    half_written = _step({"+": [0, 0, 3]}, 3)[:-9]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, _step({"+": [0, 0, 3]}, 2), half_written]))
     pilot = forecasts.read_pilot(tmp_path)
     assert (pilot.kinds, pilot.group_size, pilot.prompts) == (("+", "-"), 2, 4)
     np.testing.assert_allclose(pilot.shares, [0.75, 0.25])
     np.testing.assert_allclose(pilot.success(), [[1 / 3, 0.25], [1, np.nan]])
 
 
-@pytest.mark.slow
-def test_forecast_command_tells_fit_and_gains(tmp_path, capsys):
-    table = _table("grpo", 16)
-    pilot = _pilot(THREE, table, 20, 7)
+@pytest.fixture
+def recorded(tmp_path):
+    """The folder of a run of 20 steps in a world of kinds."""
+    pilot = _pilot(THREE, _table("grpo", 16), 20, 7)
     lines = [
-        _step({kind: row.astype(int).tolist() for kind, row in zip(pilot.kinds, step, strict=True)}, number)
+        _step({kind: row.astype(int).tolist() for kind, row in zip(pilot.kinds, step, strict=True)}, number) + "\n"
         for number, step in enumerate(pilot.groups, 1)
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    report_forecast.run(
-        tmp_path,
-        "grpo",
-        ["grpo", "linear-r"],
-        steps=30,
-        pilot_steps=20,
-        levels=[0.1],
-        replicas=8,
-        seed=0,
-        best=None,
-        as_json=True,
-    )
-    document = json.loads(capsys.readouterr().out)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line: exit status, standard output."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["weightopt", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, capsys.readouterr().out
+
+    return call
+
+
+@pytest.mark.slow
+def test_forecast_command_tells_fit_and_gains(recorded, run):
+    names = ["--weighting", "grpo", "--weighting", "linear-r", "--replicas", 8, "--level", 0.1, "--steps", 30]
+    status, out = run("forecast", "--pilot", recorded, "--trained-with", "grpo", *names, "--json")
+    assert not status
+    document = json.loads(out)
     assert document["fit"]["kinds"] == ["*", "+", "-"]
     first, second = document["forecasts"]
     assert (first["weighting"], second["weighting"]) == ("grpo", "linear-r")
     assert first["gain_at_the_end"] == [0, 0, 0]
     difference = second["success_at_the_end"][0] - first["success_at_the_end"][0]
     assert second["gain_at_the_end"][0] == pytest.approx(difference, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_the_best_table_of_a_forecast_is_checked_for_its_form_and_says_its_loop(recorded, run):
+    best = recorded / "best.json"
+    options = ["--trained-with", "grpo", "--weighting", "grpo", "--steps", 20, "--replicas", 8, "--best", best]
+    assert not run("forecast", "--pilot", recorded, *options)[0]
+    status, said = run("check", best)
+    assert not status
+    assert "nothing about them is certified" in said
+    table = WeightTable.load(best)
+    assert table.loops == ("fixed-batch",)
+    assert f"20 of them in the world fitted to 20 steps of {recorded.name}" in run("show", best)[1]
+    correct = (*table.advantage_correct[:3], 1.01 * table.advantage_correct[3], *table.advantage_correct[4:])
+    with pytest.raises(TableError, match="advantage_correct"):
+        verify(dataclasses.replace(table, advantage_correct=correct))
 
 
 @pytest.mark.parametrize("operators", ["+-*/", "+"])

@@ -26,6 +26,7 @@ from weightopt.table import WeightTable
 
 PLAN = load_plan()
 LADDER = load_plan(HERE.parent / "ladder" / "rung4.toml")
+ASKED = load_plan(HERE.parent / "ladder" / "rung4-push.toml")
 TINY = """
 [task]
 name = "countdown"
@@ -210,7 +211,7 @@ def test_the_study_in_small_is_resumed_collected_and_reported(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [PLAN, LADDER], ids=["study", "ladder"])
+@pytest.mark.parametrize("plan", [PLAN, LADDER, ASKED], ids=["study", "ladder", "asked afterwards"])
 def test_the_page_of_results_is_what_the_kept_results_give(plan: Plan) -> None:
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.rewrite(plan, page, only=("speed", "level", "kinds", "tuned")) == page

@@ -3,16 +3,16 @@
 import json
 import re
 import sys
-import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from weightopt import cli
-from weightopt.populations.advice import LIMIT, advise, default_limit, default_target
+from weightopt.commands import advise as command
+from weightopt.populations.advice import EVIDENCE, LIMIT, advise, default_limit, default_target
 from weightopt.populations.lengths import Lengths
 from weightopt.populations.starts import Counts, estimate
 from weightopt.table import WeightTable
@@ -49,22 +49,37 @@ def test_it_says_that_no_table_will_help_and_hands_out_the_named_one():
     assert advice.verdict.startswith("No table will help here")
     assert advice.choice.table().problem is None
     assert advice.choice.table().name == advice.choice.named.weighting
-    assert not any("has been wrong" in caution for caution in advice.cautions)
-    hard = advise(starts_of(0.3, 6.0, 60), [16])
-    assert "has been wrong" in hard.cautions[0]
+    assert not any("does not hold" in caution for caution in advice.cautions)
+
+
+def test_from_hard_starts_it_promises_nothing_and_keeps_the_group_size_of_the_pilot():
+    starts = starts_of(0.3, 6.0, 60)
+    for crowding in (None, LIMIT):
+        kept = advise(starts, [8, 16], used=8, crowding=crowding)
+        assert kept.choices[0].cost > 1.02 * kept.choices[1].cost  # elsewhere the run would change to 16
+        assert kept.choice.group_size == kept.table().group_size == 8
+        assert kept.verdict.startswith(
+            "No table is shown to help over the best named weighting from starts as hard as these."
+        )
+        assert EVIDENCE in kept.verdict
+        assert "Use Sqrt-R or MaxRL" in kept.verdict
+        assert "does not hold from such starts: keep the pilot's 8" in kept.cautions[0]
+        assert kept.to_dict()["helps"] is False
+    free = advise(starts, [8, 16])
+    assert free.choice.group_size == 16
+    assert "does not hold from such starts: 16 is what it would take" in free.cautions[0]
 
 
 def test_from_hard_starts_the_table_has_a_crowding_limit_and_its_price_is_the_models():
     starts = starts_of(0.3, 6.0, 60)
-    assert default_limit(starts) == LIMIT
-    assert default_limit(starts_of(2.0, 2.0, 60)) is None
+    assert default_limit(starts.mean()[0]) == LIMIT
+    assert default_limit(0.1) is None
     advice = advise(starts, [8], crowding=LIMIT)
     table, problem = advice.table(), advice.choice.answer.problem
     assert table.certificate is not None
     assert table.advantage_wrong is not None
     assert advice.limited is not None
-    assert f"κ = {LIMIT:g}" in advice.verdict
-    assert not any("has been wrong" in caution for caution in advice.cautions)
+    assert f"κ = {LIMIT:g} would cost" in advice.cautions[1]
     # The elasticity of the push, from its definition: E[-A⁻_K] over the other responses of a group.
     wrong = -np.array(table.advantage_wrong[:-1])
 
@@ -79,6 +94,9 @@ def test_from_hard_starts_the_table_has_a_crowding_limit_and_its_price_is_the_mo
     vector = np.array([-table.all_wrong_advantage, *table.weight, 0.0])
     assert advice.limited.cost == pytest.approx(problem.flow().time(vector, alone, problem.target), rel=1e-6)
     assert advise(starts_of(9.0, 2.0, 60), [8], crowding=LIMIT).limited is None
+    asked_for = advise(starts_of(1.0, 2.0, 60), [8], crowding=LIMIT)
+    assert f"κ = {LIMIT:g} would cost" in asked_for.verdict
+    assert "has not been trained" in asked_for.verdict
 
 
 @pytest.mark.slow
@@ -180,32 +198,60 @@ def test_the_worked_example_prints_what_its_page_shows(run, monkeypatch):
     assert [line.rstrip() for line in out.splitlines()] == [line.rstrip() for line in shown.splitlines()]
 
 
-@pytest.mark.slow
-def test_it_follows_a_run_until_the_run_ends(run, tmp_path):
+@pytest.fixture
+def follow(run, monkeypatch, tmp_path):
+    """Follow a run that makes a stage between two looks, each of them a text to add to its metrics, and then ends."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "metrics.jsonl").write_text('{"kind": "evaluation", "step": 0}\n')
-    first = line_of(1, [20, 8, 4, 2, 1, 1, 2, 1, 1])
 
-    def go_on():
-        time.sleep(0.3)  # a run that has just begun
-        (folder / "metrics.jsonl").write_text('{"kind": "evaluation", "step": 0}\n' + first)
-        deadline = time.monotonic() + 120  # only a test that has failed already waits so long
-        while not (tmp_path / "t.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        with (folder / "metrics.jsonl").open("a") as file:
-            file.write(line_of(2, [9] + [0] * 8))  # which says nothing
-        (folder / "model").mkdir()
+    def call(*stages):
+        stages, now = list(stages), [0.0]
 
-    other = threading.Thread(target=go_on)
-    other.start()
-    status, out, _ = run("advise", "--follow", "run", "--output", "t.json", "--every", "0.1", "--pool", 1)
-    other.join()
+        def go_on(seconds):
+            now[0] += seconds
+            if not stages:
+                (folder / "model").mkdir()
+            elif text := stages.pop(0):
+                with (folder / "metrics.jsonl").open("a") as file:
+                    file.write(text)
+
+        monkeypatch.setattr(command, "time", SimpleNamespace(sleep=go_on, monotonic=lambda: now[0]))
+        return run("advise", "--follow", "run", "--output", "t.json", "--every", 25, "--pool", 1)
+
+    return call
+
+
+EASY, HARD = [20, 8, 4, 2, 1, 1, 2, 1, 1], [60, 6, 3, 1, 0, 0, 0, 0, 0]
+NOTHING = [9] + [0] * 8
+
+
+@pytest.mark.slow
+def test_it_follows_a_run_until_the_run_ends(follow, tmp_path):
+    begins = '{"kind": "evaluation", "step": 0}\n'
+    status, out, err = follow(begins, line_of(1, EASY), line_of(2, NOTHING), line_of(3, EASY)[:-30])
     assert status == 0
     one, two = out.splitlines()
     assert one.startswith(("step 1: No table", "step 1: Use groups of 8"))
     assert two.startswith("step 2: no advice, the counts must not be all wrong")
+    assert "no metrics" not in err
     assert WeightTable.load(tmp_path / "t.json").group_size == 8
+
+
+@pytest.mark.slow
+def test_the_limit_is_decided_at_the_first_look_and_kept(follow, tmp_path):
+    status, out, _ = follow(line_of(1, HARD), line_of(2, EASY))
+    assert status == 0
+    one, two = out.splitlines()
+    assert one.startswith("step 1: No table is shown to help over the best")
+    assert two.startswith(f"step 2: In groups of 8 the table with the crowding limit κ = {LIMIT:g}")
+    assert WeightTable.load(tmp_path / "t.json").problem["crowding"] == LIMIT
+
+
+@pytest.mark.slow
+def test_a_folder_without_metrics_is_worth_a_word_after_a_minute(follow):
+    status, _, err = follow("", "", "", "", line_of(1, EASY))
+    assert status == 0
+    assert err.count("no metrics.jsonl yet in run") == 1
 
 
 @pytest.mark.slow
@@ -229,6 +275,8 @@ def test_it_follows_a_run_until_the_run_ends(run, tmp_path):
         (["--pass-rates", "c.csv", "--tokens", "none.csv"], ["--tokens", "none.csv"]),
         (["--pass-rates", "c.csv", "--output", "absent/t.json"], ["--output"]),
         (["--metrics", "none"], ["--metrics", "none"]),
+        (["--metrics", "."], ["--metrics . holds no metrics.jsonl"]),
+        (["--pass-rates", "c.csv", "--tokens", "."], ["--tokens . holds no metrics.jsonl"]),
         (["--follow", "none"], ["--follow", "--output"]),
         (["--follow", "none", "--output", "t.json", "--every", "0"], ["--every"]),
         (["--follow", "none", "--output", "t.json", "--group-sizes", "4"], ["--group-sizes"]),

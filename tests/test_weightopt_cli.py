@@ -127,6 +127,7 @@ def test_compare_prints_the_reference_numbers(run):
     _, out, _ = run(*COMPARE)
     for number in ("3.309", "1.555", "1.075", "1.000"):
         assert number in out
+    assert "made for: drawing for a prompt until one response is right" in out
 
 
 @pytest.mark.slow
@@ -213,6 +214,7 @@ REFUSED = {
     "output in no folder": ([*SOLVE, "--output", "absent/t.json"], ["--output", "absent/t.json"]),
     "csv in no folder": ([*SOLVE, "--csv", "absent/t.csv"], ["--csv"]),
     "plot in no folder": ([*SOLVE, "--plot", "absent/t.png"], ["--plot"]),
+    "plot of no known kind": ([*SOLVE, "--plot", "t.txt"], ["--plot", ".png", ".svg"]),
     "output is a folder": ([*SOLVE, "--output", "."], ["--output"]),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from theory import crowding
 from weightopt import GroupProblem, Problem, RangeProblem, cli, solve
 from weightopt.answer import Status
+from weightopt.commands.output import describe
 from weightopt.convex import best_group
 from weightopt.curves.certificate import certify as certify_curve
-from weightopt.errors import ProblemError
+from weightopt.errors import ProblemError, SolverError
 from weightopt.groups.group import certify_group
 from weightopt.table import TableError, WeightTable
 from weightopt.verify import verify
@@ -140,14 +142,26 @@ def test_prices_from_a_file_prove_or_are_refused():
         ({"crowding": 0.5, "crowding_range": (0.5, 0.4)}, "two success probabilities"),
         ({"crowding": 0.5, "crowding_range": (0.4,)}, "two success probabilities"),
         ({"crowding": 0.5, "crowding_measure": "x"}, "gradient, push"),
-        ({"crowding_range": (0.1, 0.4)}, "needs crowding"),
-        ({"crowding_measure": "push"}, "needs crowding"),
+        ({"crowding_range": (0.1, 0.4)}, "needs --crowding"),
+        ({"crowding_measure": "push"}, "needs --crowding"),
         ({"crowding": 0.5, "step_model": "outcome"}, "ratio step"),
     ],
 )
 def test_limits_that_cannot_be_are_refused_in_one_sentence(change, words):
     with pytest.raises(ProblemError, match=words):
         GroupProblem(REGULAR, 16, **change)
+
+
+def test_a_limit_that_cannot_be_held_names_ends_that_can_and_a_tight_one_what_is_to_blame():
+    impossible = {"crowding": 0.3, "crowding_range": (0.02, 0.5)}
+    with pytest.raises(ProblemError, match="raise it to") as caught:
+        GroupProblem(REGULAR, 8, **impossible)
+    limit, low = map(float, re.findall(r"to (0\.\d+)", caught.value.sentence))
+    for change in ({"crowding": limit}, {"crowding_range": (low, 0.5)}):
+        assert solve(GroupProblem(REGULAR, 8, **impossible | change)).status is Status.OPTIMAL
+    tight = GroupProblem(REGULAR, 16, crowding=0.3, crowding_range=(0.0447, 0.7))
+    with pytest.raises(SolverError, match=r"within 0\.0019 of the least that these groups can hold"):
+        solve(tight)
 
 
 def test_a_limit_is_for_one_start():
@@ -230,7 +244,7 @@ def test_a_limit_that_asks_nothing_changes_nothing():
         ({"crowding": 0.5, "max_weight": 3.0}, "only constraint"),
         ({"crowding": 0.5, "monotone": "decreasing"}, "only constraint"),
         ({"crowding": 0.5, "crowding_range": (0.01, 0.5)}, "from 0.02 to 0.9"),
-        ({"crowding_range": (0.1, 0.5)}, "needs crowding"),
+        ({"crowding_range": (0.1, 0.5)}, "needs --crowding"),
     ],
 )
 def test_curve_limits_that_cannot_be_are_refused(values, words):
@@ -257,7 +271,7 @@ def run(monkeypatch, capsys):
     return call
 
 
-def test_the_command_prints_the_price_and_check_certifies_the_file(run, tmp_path):
+def test_the_command_prints_the_price_and_check_certifies_the_file(run, tmp_path, capsys):
     file = tmp_path / "table.json"
     words = ["--group-size", "8", "--crowding", "0.4", "--crowding-range", "0.1", "0.5", "--output", str(file)]
     status, out, _ = run(*words)
@@ -267,11 +281,15 @@ def test_the_command_prints_the_price_and_check_certifies_the_file(run, tmp_path
     problem = GroupProblem(REGULAR, 8, crowding=0.4, crowding_range=(0.1, 0.5))
     free = dataclasses.replace(problem, crowding=8.0)
     assert ratio == pytest.approx(solve(problem).time / solve(free).time, abs=5e-5)
+    plain = solve(GroupProblem(REGULAR, 8)).time
+    assert f"{solve(free).time:.6g} with the all-wrong push free ({plain:.6g} without a push)" in price
     assert "made for     a fixed batch" in out
     table = WeightTable.load(file)
     assert verify(table)
     assert table.all_wrong_advantage < 0
     assert table.loops == ("fixed-batch", "refill")
+    describe(table)
+    assert "elasticity of φ = ρu at most 0.4 from 0.1 to 0.5" in capsys.readouterr().out
 
 
 def test_the_command_says_where_a_limit_is_idle(run):

@@ -99,6 +99,32 @@ def test_what_was_mistyped_gets_a_suggestion(arguments, meant, monkeypatch, caps
     assert re.fullmatch(rf"weightopt: no such .*Did you mean {meant}.*\?\n", err)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("solve", "--start", "abc", "--target", "0.9"), "--start must be a number, got 'abc'"),
+        (("solve", "--start-range", "0.1", "b"), "--start-range must be numbers, got 'b'"),
+        (("solve", "--group-size", "8.5"), "--group-size must be a whole number, got '8.5'"),
+        (("explore", "--port", "99999"), "--port must be from 0 to 65535, got '99999'"),
+        (("forecast", "--seed", "-1"), "--seed must be at least 0, got '-1'"),
+        (
+            ("--show-completion", "tcsh"),
+            "--show-completion is for the shell that it is called from and takes no value, got 'tcsh'",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_what_it_must_be(arguments, sentence, monkeypatch, capsys):
+    assert printed(monkeypatch, capsys, *arguments) == (2, "", f"weightopt: {sentence}.\n")
+
+
+def test_types_and_defaults_read_as_what_one_types(monkeypatch, capsys):
+    _, out, _ = printed(monkeypatch, capsys, "forecast", "--help")
+    assert re.search(r"--level +<float> +Mean success to be reached; repeatable\. +\[default: 0\.5\]", out)
+    assert re.search(r"--steps +<int> \[1<=x<=100000\] ", out)
+    _, out, _ = printed(monkeypatch, capsys, "simulate", "--help")
+    assert "list[" not in out
+
+
 def test_the_version_is_that_of_the_project(monkeypatch, capsys):
     stated = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     assert stated is not None

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from theory.dynamics import update_budget
+from weightopt import GroupProblem, palette
+from weightopt.commands.solve import PICTURES
 from weightopt.comparison import NAMES
 from weightopt.curves.measured_files import read_clock
 from weightopt.curves.problem import Problem
 from weightopt.kinds import solve
-from weightopt.plot import weights_figure
+from weightopt.plot import ENDINGS, draw_weights, weights_figure
 
 ROWS = [(0.005, 300.0), (0.05, 60.0), (0.2, 20.0), (0.5, 9.0), (0.95, 6.0)]
 
@@ -50,14 +53,40 @@ def test_every_named_weighting_is_there_at_the_same_budget(panels):
     from theory.catalogue import WEIGHTINGS
 
     lines = {line.get_label(): line.get_data() for line in panels[1].get_lines()}
-    assert set(lines) == {*(WEIGHTINGS[name].label for name in NAMES), "solved", "table, K/8"}
+    assert set(lines) == {*(WEIGHTINGS[name].label for name in NAMES), "best curve", "curve at K/8"}
     for name in NAMES:
         weighting = WEIGHTINGS[name]
         rho, values = lines[weighting.label]
         scale = 2.5 / update_budget(weighting, 0.01, 0.9)
         # Trapezoids on 1025 points, even in log-odds, make an error of about 5e-5 for these curves.
         assert values == pytest.approx(scale * weighting(rho), rel=2e-4)
-    rho, _ = lines["table, K/8"]
+    rho, _ = lines["curve at K/8"]
     assert rho == pytest.approx(np.arange(1, 8) / 8)
     for axes in panels[1:]:
         assert len(axes.get_lines()) == len(NAMES) + 2
+
+
+def test_the_picture_of_a_table_states_its_gap_and_tells_the_table_from_the_curve():
+    problem = Problem(0.01, 0.9, "regular")
+    curve, best = solve(problem), solve(GroupProblem(problem, 8))
+    figure = weights_figure(curve, best.table(), best)
+    assert f"{best.gap:.1e}" != f"{curve.gap:.1e}"
+    assert figure.get_suptitle().endswith(f"certified gap of the table {best.gap:.1e}")
+    lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
+    assert lines["solved table at K/8"].get_ydata() == pytest.approx(best.table().weight)
+    # GRPO is the best curve here: it is drawn later and thinner, so that both are seen, in the colours of the figures.
+    order, solved, grpo = list(lines), lines["best curve"], lines["GRPO"]
+    assert grpo.get_ydata() == pytest.approx(solved.get_ydata(), rel=2e-4)
+    assert order.index("GRPO") > order.index("best curve")
+    assert grpo.get_linewidth() < solved.get_linewidth() / 2
+    assert to_hex(grpo.get_color()) == palette.COLOURS["grpo"].lower()
+    assert to_hex(solved.get_color()) == palette.COLOURS["optimal"].lower()
+
+
+@pytest.mark.parametrize(("ending", "begins"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_the_file_is_what_its_ending_says_and_the_same_each_time(ending, begins):
+    assert tuple(ENDINGS) == PICTURES
+    answer = solve(Problem(0.1, 0.9, "regular"))
+    first, second = (draw_weights(answer, answer.table(8), ending=ending) for _ in range(2))
+    assert first.startswith(begins)
+    assert first == second

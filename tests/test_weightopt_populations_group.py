@@ -232,6 +232,10 @@ def test_one_prompt_and_many_responses_leave_nothing_to_gain():
     assert answer.gap <= 2e-3
     rloo = next(row for row in answer.rows if row.weighting == "rloo")
     assert rloo.time == pytest.approx(answer.lower_bound, rel=1e-8)
+    for target in (0.5, 0.9):
+        alone = solve(GroupPopulationProblem("one", (0.3,), (1,), target, group_size=8))
+        assert alone.lower_bound <= alone.time
+        assert alone.gap <= 1e-7
 
 
 @pytest.mark.slow

@@ -67,6 +67,26 @@ def test_more_prompts_narrow_the_interval():
     assert widths[0] / widths[1] == pytest.approx(10, rel=0.3)
 
 
+@pytest.mark.parametrize(("correct", "responses", "prompts"), [(9, 1000, 300), (20, 64, 500), (3, 4, 20)])
+def test_prompts_with_equal_counts_keep_their_mean_and_their_binomial_noise(correct, responses, prompts):
+    starts = estimate(Counts("alike", np.array([correct]), np.array([responses]), np.array([prompts])))
+    mean, low, high = starts.mean()
+    counted = correct / responses
+    noise = np.sqrt(counted * (1 - counted) / (responses * prompts))
+    # EM ends a little before everybody is at one point; a quantile of 200 samples is off by a fifth of the noise.
+    assert mean == pytest.approx(counted, abs=0.1 * noise)
+    assert low == pytest.approx(counted - 1.96 * noise, abs=0.7 * noise)
+    assert high == pytest.approx(counted + 1.96 * noise, abs=0.7 * noise)
+
+
+def test_one_success_probability_is_found_between_any_two_points_of_the_grid():
+    starts = estimate(counts_of(np.full(400, 0.52), np.full(400, 1000)))
+    mean, low, high = starts.mean()
+    noise = np.sqrt(0.52 * 0.48 / 400_000)
+    assert mean == pytest.approx(starts.counts.mean, abs=noise)
+    assert high - low > 2 * 1.96 * noise / 2
+
+
 def test_the_same_seed_gives_the_same_estimate():
     counts = counts_of(np.random.default_rng(6).beta(1.0, 2.0, 40), np.full(40, 8))
     one, two = estimate(counts, seed=3), estimate(counts, seed=3)

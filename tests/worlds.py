@@ -77,8 +77,6 @@ def everything(table: Path, start: Path | None) -> dict[str, Any]:
         "weighting": {"estimate": "leave-one-out"},
         "optimizer": {
             "warmup_steps": 2,
-            "cosine_until": 6,
-            "final_share": 0.2,
             "mini_batches": 2,
             "epochs": 2,
             "clip_low": 0.2,

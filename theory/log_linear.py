@@ -16,7 +16,7 @@ from theory.quadrature import log_odds
 from theory.special import exprel
 
 Array = NDArray[np.float64]
-TINY = 1e-9  # ln(1+z)/z is 1 to rounding below this
+NIL = 1e-300  # in place of 0, where ln(1+z)/z is 0/0
 NEAR = 1e-2  # below it exprel' is summed as a series, whose next term is 1e-13
 
 
@@ -104,16 +104,16 @@ class LogLinearFlow:
         self.width = np.diff(theta)
         self.slope = np.diff(log_weight) / self.width
         pieces = np.exp(-log_weight[:-1]) * self.width * exprel(-self.slope * self.width)
+        self._weight = np.exp(log_weight)
         self._first, ahead = self._piece(start)
-        self._start_log_weight = log_weight[self._first] + self.slope[self._first] * ahead
+        self._start_weight = np.exp(log_weight[self._first] + self.slope[self._first] * ahead)
         left = self.width[self._first] - ahead
-        rest = np.exp(-self._start_log_weight) * left * exprel(-self.slope[self._first] * left)
-        at = np.arange(pieces.size)
-        first = self._first[:, None]
-        times = np.where(at > first, pieces, np.where(at == first, rest[:, None], 0.0))
+        rest = left * exprel(-self.slope[self._first] * left) / self._start_weight
         # When each prompt is at each knot, 0 at those that it has behind it; shape (n, k), in one row.
         begun = np.zeros((start.size, theta.size))
-        np.cumsum(times, axis=1, out=begun[:, 1:])
+        np.multiply(pieces, np.arange(pieces.size) > self._first[:, None], out=begun[:, 1:])
+        begun[np.arange(start.size), self._first + 1] = rest
+        np.cumsum(begun, axis=1, out=begun)
         self._begun, self._row = begun.ravel(), np.arange(start.size) * theta.size
         self.stop = begun[:, -1].copy()
         self._clock = np.cumsum(pieces)  # the common H at the ends of the pieces
@@ -137,15 +137,17 @@ class LogLinearFlow:
             piece = piece + behind - before
         begun = piece == self._first
         slope = self.slope.take(piece)
-        origin = np.where(begun, self.start, self.theta.take(piece))
-        log_weight = np.where(begun, self._start_log_weight, self.log_weight.take(piece))
+        weight = np.where(begun, self._start_weight, self._weight.take(piece))
+        ahead = weight * (np.minimum(tau, self.stop) - since)
+        # ln(1+z)/z is exact but at 0; rounding must not step over the pole behind the last knot.
+        z = np.maximum(-slope * ahead, -1 + 1e-15)
+        z[z == 0] = NIL
+        ahead *= np.log1p(z) / z
+        theta = np.minimum(np.where(begun, self.start, self.theta.take(piece)) + ahead, self.theta.take(piece + 1))
+        weight = weight * np.exp(slope * ahead)
         stopped = tau >= self.stop
-        ahead = np.where(stopped, 0.0, tau - since) * np.exp(log_weight)
-        z = np.maximum(-slope * ahead, -1 + 1e-15)  # rounding must not step over the pole behind the last knot
-        small = np.abs(z) < TINY
-        ahead = ahead * np.where(small, 1.0, np.log1p(z) / np.where(small, 1.0, z))
-        theta = np.where(stopped, self.theta[-1], np.minimum(origin + ahead, self.theta.take(piece + 1)))
-        return theta, np.where(stopped, 0.0, np.exp(log_weight + slope * ahead))
+        theta[stopped], weight[stopped] = self.theta[-1], 0.0
+        return theta, weight
 
     def pull_back(self, theta: Array, value: Array) -> Array:
         """Σ value ∂H(θ)/∂l over all entries, H(θ) = ∫ dθ/ω from the first knot, l the knots' log-weights; shape (k,).

@@ -82,6 +82,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name, or a terminal, need not know every character
             stream.reconfigure(errors="backslashreplace")
+    _refuse_shell(sys.argv[1:])
     _add_commands(sys.argv[1:])
     try:
         status = app(args=_with_address(sys.argv[1:]), standalone_mode=False)
@@ -161,9 +162,34 @@ def _unavailable(name: str, error: Exception) -> Any:
     return command
 
 
+def _refuse_shell(words: list[str]) -> None:
+    """Refuse the name of a shell, which the options for completion do not read: they ask which shell this is."""
+    if len(words) > 1 and words[0] in ("--show-completion", "--install-completion"):
+        refuse(f"{words[0]} is for the shell that it is called from and takes no value, got {words[1]!r}")
+
+
 def _sentence(error: typer.TyperException) -> str:
     """What the option parser has to say, on one line; the option that may have been meant for one there is not."""
+    if isinstance(error, typer.BadParameter) and (said := _of_a_number(error)):
+        return said
     text = " ".join((error.format_message() if isinstance(error, typer.BadParameter) else str(error)).split())
     if meant := getattr(error, "possibilities", None):
         text += f". Did you mean {' or '.join(map(repr, meant))}?"
     return text[:1].lower() + text[1:]
+
+
+def _of_a_number(error: typer.BadParameter) -> str | None:
+    """What a number must be, if that is what the parser has refused."""
+    found = next(iter(getattr(error.__cause__, "errors", list)()), None)
+    if found is None or error.param is None:
+        return None
+    low, high = getattr(error.param, "min", None), getattr(error.param, "max", None)
+    kind, one = found["type"], error.param.nargs == 1
+    if kind.startswith(("int_", "float_")):
+        number = "whole number" if kind.startswith("int_") else "number"
+        must = f"a {number}" if one else f"{number}s"
+    elif kind.startswith(("less_than", "greater_than")) and (low, high) != (None, None):
+        must = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+    else:
+        return None
+    return f"{max(error.param.opts, key=len)} must be {must}, got {found['input']!r}"

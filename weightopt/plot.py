@@ -10,71 +10,85 @@ from numpy.typing import NDArray
 
 from theory import catalogue
 from theory.clocks import Tabulated
+from weightopt.answer import Answer
 from weightopt.comparison import NAMES
 from weightopt.curves.curve import CurveAnswer
+from weightopt.palette import COLOURS, DASHES, INK
 from weightopt.table import WeightTable
 
-INK, ACCENT, DOT = "#222222", "#0072B2", "#D55E00"  # Okabe-Ito: readable in print and by the colour-blind
-# The named weightings behind it, told apart by dashes too; those of `weightopt compare`.
-BEHIND = ("#999999", "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#8C6D31")
-DASHES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+# What a picture may be called, and what matplotlib would write into it: its version and the date.
+ENDINGS: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": None, "Date": None},
+}
 TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
-def draw_weights(answer: CurveAnswer, table: WeightTable) -> bytes:
-    """The picture of `weights_figure` as PNG bytes."""
+def draw_weights(curve: CurveAnswer, table: WeightTable, solved: Answer | None = None, ending: str = ".png") -> bytes:
+    """The picture of `weights_figure` as the bytes of a file with one of `ENDINGS`."""
+    from matplotlib import rc_context
+
     buffer = io.BytesIO()
-    weights_figure(answer, table).savefig(buffer, format="png", metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "weightopt"}):  # names in the file, else drawn at random
+        weights_figure(curve, table, solved).savefig(buffer, format=ending[1:], metadata=ENDINGS[ending])
     return buffer.getvalue()
 
 
-def weights_figure(answer: CurveAnswer, table: WeightTable) -> Any:
+def weights_figure(curve: CurveAnswer, table: WeightTable, solved: Answer | None = None) -> Any:
     """Clock, weight and effective weight over success probability, the axis even in log-odds; a matplotlib figure.
 
-    The named weightings stand behind the solved one, each scaled to the same budget. Dots show where a group of M looks
-    the table up, or the rows of a measured clock.
+    The named weightings lie over the best curve, so that one that equals it is seen, each scaled to the same budget.
+    Dots show where a group of M looks the table up, or the rows of a measured clock.
+
+    Parameters
+    ----------
+    curve
+        The best curve.
+    table
+        Its table, or the one that was solved for groups.
+    solved
+        The answer that the table is from, where it is not the curve; the picture states its certified gap.
     """
     from matplotlib.figure import Figure
 
-    problem = answer.problem
+    problem = curve.problem
     figure = Figure(figsize=(9.0, 3.4), dpi=200, layout="constrained")
     panels = figure.subplots(1, 3)
-    rho = answer.grid()
-    _clock(panels[0], answer, rho)
-    weight = answer.weighting(rho)
-    named = [(catalogue.WEIGHTINGS[name], _scaled(answer, catalogue.WEIGHTINGS[name], rho)) for name in NAMES]
+    rho = curve.grid()
+    _clock(panels[0], curve, rho)
+    weight = curve.weighting(rho)
+    named = {name: _scaled(curve, catalogue.WEIGHTINGS[name], rho) for name in NAMES}
     group = np.array(table.rho) if table.group_size is not None else np.array([])
     at_group = np.array(table.weight) if table.group_size is not None else group
     inside = (group >= problem.start) & (group <= problem.target)
-    for ax, power, title in ((panels[1], 0, "prompt weight ω"), (panels[2], 1, "effective weight ρ(1-ρ) ω")):
+    dots = f"{'curve' if solved is None else 'solved table'} at K/{table.group_size}"
+    for ax, power, title, label in (
+        (panels[1], 0, "prompt weight", "ω"),
+        (panels[2], 1, "effective weight", "ρ(1-ρ) ω"),
+    ):
         factor = (rho * (1 - rho)) ** power
-        for (weighting, values), colour, dash in zip(named, BEHIND, DASHES, strict=True):
-            ax.plot(rho, factor * values, color=colour, linestyle=dash, linewidth=1, label=weighting.label)
-        ax.plot(rho, factor * weight, color=ACCENT, linewidth=2.2, label="solved")
+        ax.plot(rho, factor * weight, color=COLOURS["optimal"], linewidth=3.6, label="best curve")
+        for name, values in named.items():
+            look = {"color": COLOURS[name], "linestyle": DASHES[name], "label": catalogue.WEIGHTINGS[name].label}
+            ax.plot(rho, factor * values, linewidth=1.2, **look)
         if inside.any():
             at = (group * (1 - group)) ** power * at_group
-            ax.plot(
-                group[inside],
-                at[inside],
-                "o",
-                color=DOT,
-                markersize=3.5,
-                label=f"table, K/{table.group_size}",
-                zorder=5,
-            )
+            look = {"color": INK, "markerfacecolor": "white", "markersize": 4.5}
+            ax.plot(group[inside], at[inside], "o", label=dots, zorder=5, **look)
         ax.set_title(title, loc="left", fontsize=10, color=INK)
+        ax.set_ylabel(label, fontsize=9, color=INK)
         ax.set_yscale("log" if power == 0 and weight.min() > 0 else "linear")
         if power:
             ax.set_ylim(bottom=0)
     for ax in panels:
         _log_odds(ax, problem.start, problem.target)
-    panels[1].set_ylabel("ω", fontsize=9, color=INK)
-    panels[2].set_ylabel("ρ(1-ρ) ω", fontsize=9, color=INK)
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    certified, of = (curve, "curve") if solved is None else (solved, "table")
     figure.suptitle(
-        f"{problem.clock.name} clock, {problem.start:g} → {problem.target:g}, all at budget {problem.budget:g}, "
-        f"certified gap {answer.gap:.1e}",
+        f"{problem.clock.name} clock, {problem.start:g} → {problem.target:g}, curves at budget {problem.budget:g}; "
+        f"certified gap of the {of} {certified.gap:.1e}",
         fontsize=9,
         color=INK,
     )
@@ -85,13 +99,13 @@ def _clock(ax: Any, answer: CurveAnswer, rho: NDArray[np.float64]) -> None:
     """What a unit of update time costs; of a measured clock its rows, and what is taken to be between them."""
     clock = answer.problem.clock
     ax.plot(rho, clock(rho), color=INK, linewidth=1.6)
-    title = "clock c(ρ)"
+    title = "clock"
     if isinstance(clock, Tabulated):
         at = np.array([each for each in clock.measured.rho if rho[0] <= each <= rho[-1]])
         ax.plot(at, clock(at), "o", color=INK, markersize=3.5)
-        title = "clock c(ρ), as read"
+        title = "clock, as read"
     ax.set_title(title, loc="left", fontsize=10, color=INK)
-    ax.set_ylabel("cost of a unit of update time", fontsize=9, color=INK)
+    ax.set_ylabel("c(ρ), cost of a unit of update time", fontsize=9, color=INK)
     values = clock(rho)
     ax.set_yscale("log" if values.max() > 5 * values.min() else "linear")
     if ax.get_yscale() == "linear":

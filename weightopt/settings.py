@@ -1,7 +1,7 @@
 """One reader of configurations: TOML written by hand, and ``--set`` after it, read into frozen records.
 
-A key that is not known is an error that names the nearest key there is; a value out of range names both ends of the
-range; the first mistake is one sentence. pydantic has its host here and in the sections that stand beside their users.
+A key that is not known is an error that names a near one; a value out of range names both ends of the range; the first
+mistake is one sentence. pydantic has its host here and in the sections that stand beside their users.
 """
 
 from __future__ import annotations
@@ -274,9 +274,9 @@ def _explain(
         if last in refused:
             return f"config key {key!r} is refused: {refused[last]}"
         known = list(_annotation(model, sections, document)[0].model_fields)
-        near = get_close_matches(last, known, n=1, cutoff=0.0)
-        hint = ".".join([*sections, *near])
-        return f"config key {key!r} is unknown; the nearest is {hint!r} (known here: {', '.join(sorted(known))})"
+        near = get_close_matches(last, known, n=1)
+        hint = f"; the nearest is {'.'.join([*sections, *near])!r}" if near else ""
+        return f"config key {key!r} is unknown{hint} (known here: {', '.join(sorted(known))})"
     if kind == "missing":
         return f"config key {key!r} is missing"
     if kind in ("model_type", "model_attributes_type", "dict_type", "mapping_type"):

@@ -23,6 +23,7 @@ from weightopt.files import read_file, replace_file
 SCHEMA = "weightopt.table/1"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_GROUP_SIZE = 65536
+SEARCHED = "search in a simulated world, a local optimum"  # method of a table about which nothing is certified
 
 
 class TableError(ValueError):
@@ -264,6 +265,19 @@ class WeightTable:
         """The loop that this table was solved for in one line; empty where the file does not say."""
         line = self.provenance.get("made_for")
         return line if isinstance(line, str) else ""
+
+    def doubt(self, *, refilled: bool) -> str:
+        """What follows the name of a table that was solved for another loop than a trainer's; empty if it was not.
+
+        Parameters
+        ----------
+        refilled
+            Whether the trainer draws others for uniform groups (dynamic sampling).
+        """
+        own, words = ("refill", "refills with") if refilled else ("fixed-batch", "draws a fixed batch, without")
+        if not self.loops or own in self.loops:
+            return ""
+        return f"is not made for this run, which {words} dynamic sampling; it is made for: {self.made_for}"
 
     @property
     def checksum(self) -> str:

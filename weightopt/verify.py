@@ -24,7 +24,7 @@ from weightopt.catalogue_tables import catalogue_table
 from weightopt.curves.problem import LATER
 from weightopt.errors import ProblemError, SolverError
 from weightopt.groups.group import LATER_LIMITS
-from weightopt.table import TableError, WeightTable
+from weightopt.table import SEARCHED, TableError, WeightTable
 
 RECHECK = 1e-9  # relative; versions of numpy and scipy, and other processors, differ in the last digits
 SMALL = 1e-8  # largest quadrature or feasibility error that a file may state
@@ -35,6 +35,8 @@ RENAMED = {"distance": "gap"}  # in certificates of version 0.1
 
 def verify(table: WeightTable) -> str:
     """Certify a solved table from its problem and its weights, or compare a named one with its formula.
+
+    Of a table that was searched for in a simulated world only the form can be verified, which is what is said then.
 
     Returns
     -------
@@ -51,6 +53,8 @@ def verify(table: WeightTable) -> str:
     read_off = "curve" in table.provenance
     group_size = None if read_off else table.group_size
     if table.problem is None:
+        if table.provenance.get("method") == SEARCHED:
+            return _searched(table)
         rebuilt = _from_formula(table, group_size, all_wrong, all_right)
         if read_off:
             rebuilt = rebuilt.for_group(_size(table))
@@ -79,6 +83,19 @@ def _answer(table: WeightTable) -> Answer:
         raise TableError(f"key 'problem' cannot be certified: {error}; build the table again.") from None
     except ArithmeticError:
         raise TableError("key 'weight' holds numbers too large or small to certify; build the table again.") from None
+
+
+def _searched(table: WeightTable) -> str:
+    """Verify that the advantages are those of the weights; where the weights come from is not in the file."""
+    size = table.group_size
+    if size is None:
+        raise TableError(f"key 'provenance.method' cannot be {SEARCHED!r} in a curve; build the table again.")
+    if table.certificate is not None:
+        raise TableError("key 'certificate' must be null exactly where 'problem' is; build the table again.")
+    rho, weight = np.arange(1, size) / size, np.array(table.weight)
+    _compare("advantage_correct", table.advantage_correct, [0.0, *(weight * (1 - rho)), table.all_right_advantage])
+    _compare("advantage_wrong", table.advantage_wrong, [table.all_wrong_advantage, *(-weight * rho), 0.0])
+    return f"advantages follow from {len(weight)} weights, which a {SEARCHED}, found: nothing about them is certified"
 
 
 def _from_formula(

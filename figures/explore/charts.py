@@ -19,6 +19,7 @@ from weightopt.comparison import GROUP_NAMES
 NAMES = (OWN, *GROUP_NAMES)  # what is asked for lies under the others: where two are one, both are seen
 SUCCESSES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 ADVANTAGES = (1, 3, 10, 30, 100, 300, 1000, 10_000)
+SIDES = {"correct": "right", "wrong": "wrong"}
 LATEST = 4.0  # times the least possible time: what arrives later leaves the chart
 COLOURS = style.colours(NAMES) | {OWN: style.INK}
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -49,16 +50,21 @@ class Charts:
         self.weight.yaxis.formatter = PrintfTickFormatter(format="%g")
         self.advantage = _figure()
         self.success = _figure(x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1))
-        self._lines = {
-            "weight": _lines(self.weight, "ω = @value{0.0000}"),
-            "correct": _lines(self.advantage, "right @value{0.0000}"),
-            "wrong": _lines(self.advantage, "wrong @value{0.0000}"),
-            "success": _lines(self.success, "after @value{0.000} of the least time"),
-        }
-        self._dots = {
-            name: _dots(chart)
-            for name, chart in (("weight", self.weight), ("correct", self.advantage), ("wrong", self.advantage))
-        }
+        # One source a chart: a column is a message of its own to the page, and lines share what they are drawn over.
+        self._weights = ColumnDataSource({"x": [], "rho": [], **{name: [] for name in NAMES}})
+        sides = [f"{side} {name}" for name in NAMES for side in SIDES]
+        columns = ("x", "rho", *sides, *(f"{side} y" for side in sides))
+        self._advantages = ColumnDataSource({column: [] for column in columns})
+        self._successes = ColumnDataSource({"rho": [], **{name: [] for name in NAMES}})
+        for name in NAMES:
+            _line(self.weight, name, self._weights, ("x", name), f"ω = @{{{name}}}{{0.0000}}")
+            for side, said in SIDES.items():
+                column = f"{side} {name}"
+                what = f"{said} @{{{column}}}{{0.0000}}"
+                _line(self.advantage, name, self._advantages, ("x", f"{column} y"), what)
+            _line(self.success, name, self._successes, (name, "rho"), f"after @{{{name}}}{{0.000}} of the least time")
+        self._dots = [_dots(self.weight, self._weights, OWN)]
+        self._dots += [_dots(self.advantage, self._advantages, f"{side} {OWN} y") for side in SIDES]
         self._ends: Any = ColumnDataSource({"x": [], "y": [], "colour": []})
         self.success.scatter("x", "y", color="colour", size=7, source=self._ends)
         self._target = Span(dimension="width", line_color=style.FAINT, line_width=1)
@@ -89,19 +95,21 @@ class Charts:
             chart.xaxis.axis_label = (
                 "share of right responses in the group" if grouped else "success probability ρ, even in log-odds"
             )
+        own = study.own
+        along = (lambda x: x) if grouped else log_odds
+        weights = {"x": along(own.rho), "rho": own.rho}
+        advantages = {"x": along(own.share), "rho": own.share}
+        successes = {"rho": own.success}
         for name in NAMES:
             line = there.get(name)
-            along = (lambda x: x) if grouped else log_odds
-            if line is None:
-                for drawn in self._lines.values():
-                    drawn[name].data = _columns(*[np.empty(0)] * 4)
-                continue
-            self._lines["weight"][name].data = _columns(along(line.rho), _positive(line.weight), line.rho, line.weight)
-            for side, values in (("correct", line.correct), ("wrong", line.wrong)):
-                self._lines[side][name].data = _columns(along(line.share), np.arcsinh(values), line.share, values)
-            self._lines["success"][name].data = _columns(line.time, line.success, line.success, line.time)
-        for key, dots in self._dots.items():
-            dots.data = dict(self._lines[key][OWN].data) if grouped else _columns(*[np.empty(0)] * 4)
+            weights[name] = _nowhere(own.rho) if line is None else _positive(line.weight)
+            successes[name] = _nowhere(own.success) if line is None else line.time
+            for side in SIDES:
+                values = _nowhere(own.share) if line is None else getattr(line, side)
+                advantages[f"{side} {name}"], advantages[f"{side} {name} y"] = values, np.arcsinh(values)
+        self._weights.data, self._advantages.data, self._successes.data = weights, advantages, successes
+        for dots in self._dots:
+            dots.visible = grouped
         self._arrivals(study.lines)
 
     def _arrivals(self, lines: Sequence[Line]) -> None:
@@ -118,10 +126,9 @@ class Charts:
         x.end, y.end = 1.06 * min(latest, LATEST), target + 0.06
 
 
-def _columns(
-    x: NDArray[np.float64], y: NDArray[np.float64], rho: NDArray[np.float64], value: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    return {"x": x, "y": y, "rho": rho, "value": value}
+def _nowhere(like: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of a line that is not drawn."""
+    return np.full_like(like, np.nan)
 
 
 def _positive(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,23 +156,17 @@ def _figure(**more: Any) -> Any:
     return chart
 
 
-def _lines(chart: Any, what: str) -> dict[str, Any]:
-    """A line for each weighting, and what it says of the point under the mouse."""
-    sources = {}
-    for name in NAMES:
-        source = ColumnDataSource({"x": [], "y": [], "rho": [], "value": []})
-        look = {"line_color": COLOURS[name], "line_width": width(name), "line_dash": dash(name), "source": source}
-        drawn = chart.line("x", "y", line_alpha=0.9 if name == OWN else 1, line_join="round", **look)
-        label = "Solved" if name == OWN else style.short(name)
-        chart.add_tools(
-            HoverTool(renderers=[drawn], tooltips=f"{label}: ρ = @rho{{0.0000}}, {what}", point_policy="snap_to_data")
-        )
-        sources[name] = source
-    return sources
+def _line(chart: Any, name: str, source: Any, columns: tuple[str, str], what: str) -> None:
+    """The line of a weighting, and what it says of the point under the mouse."""
+    look = {"line_color": COLOURS[name], "line_width": width(name), "line_dash": dash(name), "source": source}
+    drawn = chart.line(*columns, line_alpha=0.9 if name == OWN else 1, line_join="round", **look)
+    label = "Solved" if name == OWN else style.short(name)
+    chart.add_tools(
+        HoverTool(renderers=[drawn], tooltips=f"{label}: ρ = @rho{{0.0000}}, {what}", point_policy="snap_to_data")
+    )
 
 
-def _dots(chart: Any) -> Any:
+def _dots(chart: Any, source: Any, column: str) -> Any:
     """Where a group looks the answer up."""
-    source = ColumnDataSource({"x": [], "y": [], "rho": [], "value": []})
-    chart.scatter("x", "y", size=6, fill_color="white", line_color=style.INK, line_width=1.5, source=source)
-    return source
+    look = {"fill_color": "white", "line_color": style.INK, "line_width": 1.5, "source": source}
+    return chart.scatter("x", column, size=6, **look)

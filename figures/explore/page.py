@@ -182,7 +182,11 @@ class Page:
         )
 
     def update(self) -> None:
-        """Answer what is asked, or say in one sentence why not."""
+        """Answer what is asked, or say in one sentence why not; the page draws it in one go."""
+        with pn.io.hold():
+            self._update()
+
+    def _update(self) -> None:
         form = self._form.value
         self._groups_only.visible = form != "curve"
         self._curve_only.visible = form != "table"
@@ -199,8 +203,7 @@ class Page:
         problem = found.question.problem()
         loop = made_for(problem.clock, found.table.group_size if form == "table" else None)[1]
         self._pays.object = f'<p class="note">Paid by {html.escape(loop)}.</p>'
-        with pn.io.hold():
-            self._charts.fill(found)
+        self._charts.fill(found)
         line = shlex.join(["weightopt", *found.question.words()])
         self._command.object = f"<pre>{html.escape(line)}</pre>"
         self._line.value = line

@@ -43,7 +43,6 @@ def report(
     folder = output.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK) or output.is_dir():
         _refuse(f"--output: cannot write {output}; give a file in an existing, writable folder")
-    from figures.report.page import write_page
     from figures.report.runs import ReportError, run_folders
     from weightopt.files import replace_file
 
@@ -51,6 +50,8 @@ def report(
         found = run_folders(runs)
         if len(found) > MOST_RUNS:
             _refuse(f"a page shows at most {MOST_RUNS} runs, got {len(found)}")
+        from figures.report.page import write_page  # imports matplotlib, so only for runs that are there
+
         with Heartbeat(lambda seconds: f"weightopt: still reading {len(found)} runs after {seconds:.0f} s"):
             page = write_page(found).encode()
         replace_file(output, page)

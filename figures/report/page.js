@@ -269,12 +269,13 @@
         const found = known();
         if (!found.length) return absent;
         const positive = found.every(({ table }) => table.weight.every(value => value > 0));
+        const decades = [...Array(17).keys()].flatMap(i => [1, 2, 5].map(digit => Number(`${digit}e${i - 8}`)));
         return { traces: found.map(({ run, table, setting }) => ({ type: "scatter", mode: "lines+markers", name: plain(table.label),
           x: table.weight.map((_, i) => (i + 1) / run.group_size), y: table.weight, line: look(setting), marker: { size: 5, color: setting.colour },
           customdata: table.weight.map((_, i) => i + 1),
           hovertemplate: `ω = %{y:.4~g} at K = %{customdata} of ${run.group_size}` })),
           layout: layout(axis("share of correct responses K/M", { range: [0, 1] }),
-            axis("prompt weight ω", positive ? { type: "log", dtick: "D2" } : { rangemode: "tozero" })) };
+            axis("prompt weight ω", positive ? { type: "log", tickvals: decades } : { rangemode: "tozero" })) };
       } });
     chart(grid, { id: "advantages-plot", title: "Advantages by K", caption:
       "Advantage of a correct response (filled points) and of a wrong one (open points) in a group with K of M correct.",

@@ -1,6 +1,6 @@
 """Sections of a configuration for the optimizer and the penalty."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -11,8 +11,7 @@ class OptimizerConfig(Section):
     """``[optimizer]``: AdamW, and how many updates a step makes.
 
     From the second update of a step on the gradient of a token is multiplied by the ratio of its probability to that
-    before the first one. The horizon of the cosine is a step of its own and not the end of the run, so a run that is
-    prolonged keeps its past.
+    before the first one.
     """
 
     learning_rate: Annotated[Number, Field(gt=0, lt=1)] = 5e-4
@@ -30,11 +29,6 @@ class OptimizerConfig(Section):
     counts once however many responses it has; where attention pads, as on a CPU, each has its prompt and padding."""
     warmup_steps: Annotated[Integer, Field(ge=0)] = 0
     """Steps over which the learning rate rises in equal parts."""
-    cosine_until: Annotated[Integer, Field(ge=1)] | None = None
-    """Step at which the learning rate has fallen to final_share of itself along half a cosine; by default it stays.
-    Experimental: no run has measured it."""
-    final_share: Annotated[Number, Field(ge=0, le=1)] = 0.1
-    """Share of the learning rate that is left after that step."""
     mini_batches: Annotated[Integer, Field(ge=1, le=65536)] = 1
     """Updates that the groups of a step are shared out among. Experimental: no run has measured several."""
     epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
@@ -49,14 +43,13 @@ class OptimizerConfig(Section):
         """Updates in a step."""
         return self.mini_batches * self.epochs
 
-    @model_validator(mode="after")
-    def _warm_before_cool(self) -> "OptimizerConfig":
-        if self.cosine_until is not None and self.cosine_until <= self.warmup_steps:
-            raise ValueError("cosine_until must be greater than warmup_steps")
-        return self
+    def rate_at(self, step: int) -> float:
+        """Learning rate of each update of ``step`` ≥ 1: of nothing else, so a run that is prolonged keeps its past."""
+        warm = step >= self.warmup_steps
+        return self.learning_rate if warm else self.learning_rate * step / self.warmup_steps
 
     @model_validator(mode="after")
-    def _ratios_to_clip(self) -> "OptimizerConfig":
+    def _clips_something(self) -> "OptimizerConfig":
         if self.updates == 1 and (self.clip_low is not None or self.clip_high is not None):
             raise ValueError(
                 "clip_low and clip_high go with mini_batches or epochs above 1: with one update a step all ratios are 1"
@@ -71,11 +64,9 @@ class KlConfig(Section):
     """Coefficient of the penalty; 0 for none. Experimental: no run has measured one."""
     reference: File | None = None
     """Folder of a model, or hub:owner/name[@revision]; by default the start model."""
-    estimator: Literal["score", "k3"] = "score"
-    """The gradient of the divergence of whole responses, or k3, that of other trainers; see `rl.learning.kl`."""
 
     @model_validator(mode="after")
     def _keys_of_a_penalty(self) -> "KlConfig":
-        if not self.coefficient and (self.reference is not None or self.estimator != "score"):
-            raise ValueError("reference and estimator go with a coefficient above 0")
+        if not self.coefficient and self.reference is not None:
+            raise ValueError("reference goes with a coefficient above 0")
         return self

@@ -3,27 +3,22 @@
 With d_t = log π(y_t) - log π_ref(y_t) and y drawn from π, KL(π ‖ π_ref) of whole responses is E[Σ_t d_t]. Since the
 mean of ∇log π is 0 after every prefix, its gradient is
 
-    E[Σ_t G_t ∇log π(y_t)],        G_t = Σ_{s ≥ t} d_s: what is still to come, "score".
+    E[Σ_t G_t ∇log π(y_t)],        G_t = Σ_{s ≥ t} d_s: what is still to come.
 
 From G_t of response i of a group is taken the mean over the M-1 other responses of what they have to come at t (0 if
 they have ended): independent of response i, so the mean stays and the variance falls. It is computed from the
 sampler's log-probabilities, which are known before any pass; the mean of a baseline is 0 whatever it is made of.
 
-"k3" is what other trainers differentiate, e^-d - 1 + d token by token (Schulman 2020, "Approximating KL divergence").
-Its gradient is E[Σ_t (1 - e^-d_t) ∇log π(y_t)], and that is not the gradient of the above but of KL(π_ref ‖ π) of the
-next token, summed over the prefixes that π visits, as if these did not depend on π.
-
-The *value* of k3 is another matter: its mean is KL(π ‖ π_ref) exactly, and it is never negative, so it is logged.
+What is logged is e^-d - 1 + d (Schulman 2020, "Approximating KL divergence", the estimator "k3"): its mean is
+KL(π ‖ π_ref) exactly, and it is never negative. Other trainers differentiate it token by token, and that is not the
+gradient of the above but of KL(π_ref ‖ π) of the next token, over prefixes that are held.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Estimator = Literal["score", "k3"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +29,13 @@ class Penalty:
     ----------
     coefficient
         What the divergence is multiplied by, > 0.
-    estimator
-        See above.
     reference
         Log-probabilities of the reference, shape (R, columns).
     baseline
-        What is taken from G_t, shape (n, columns); not read by "k3".
+        What is taken from G_t, shape (n, columns).
     """
 
     coefficient: float
-    estimator: Estimator
     reference: Tensor
     baseline: Tensor
 
@@ -57,10 +49,7 @@ class Penalty:
         owner
             The distinct response of each occurrence, shape (n,).
         """
-        d = log_probs - self.reference
-        if self.estimator == "k3":
-            return self.coefficient * -torch.expm1(-d)[owner]
-        return self.coefficient * (to_come(d)[owner] - self.baseline)
+        return self.coefficient * (to_come(log_probs - self.reference)[owner] - self.baseline)
 
 
 def to_come(values: Tensor) -> Tensor:
@@ -106,8 +95,6 @@ class Divergence:
 
     Attributes
     ----------
-    responses, tokens
-        How many.
     total
         Sum of e^-d - 1 + d, nats.
     """
@@ -121,14 +108,6 @@ class Divergence:
         """Of all tokens of so many responses, with these d, shape (tokens,)."""
         exact = log_ratio.double()
         return cls(responses=responses, tokens=exact.numel(), total=(torch.expm1(-exact) + exact).sum().item())
-
-    def plus(self, other: "Divergence") -> "Divergence":
-        """Both together."""
-        return Divergence(
-            responses=self.responses + other.responses,
-            tokens=self.tokens + other.tokens,
-            total=self.total + other.total,
-        )
 
     @property
     def per_token(self) -> float | None:

@@ -19,9 +19,9 @@ clip (`rl.learning.ppo_clip`) looks at r and at the sign of each A_i. A penalty 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,17 +55,7 @@ class LogProbs(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Occurrence:
-    """One of the responses that are equal.
-
-    Attributes
-    ----------
-    advantage
-        Its advantage.
-    log_probs
-        The sampler's log-probabilities of its tokens.
-    group
-        Number of its group.
-    """
+    """One of the responses that are equal; ``log_probs`` are the sampler's, of its tokens."""
 
     advantage: float
     log_probs: tuple[float, ...]
@@ -74,18 +64,12 @@ class Occurrence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A distinct response to a prompt.
+    """A distinct response to a prompt, as token ids, end token included.
 
     Attributes
     ----------
-    prompt
-        Token ids of the prompt.
-    response
-        Token ids of the response, end token included.
     coefficient
-        Sum of the advantages of all its occurrences.
-    occurrences
-        Those, at least one.
+        Sum of the advantages of all its occurrences, of which there is at least one.
     """
 
     prompt: tuple[int, ...]
@@ -101,11 +85,9 @@ class Accumulated:
     Attributes
     ----------
     loss
-        The loss; its gradient means something, its value does not.
+        Its gradient means something, its value does not.
     mismatch
         Between trainer and sampler, over the tokens of all occurrences of the rows.
-    clipped
-        How often the clip of the ratio acted.
     divergence
         From the reference; without a penalty it counts nothing.
     """
@@ -117,12 +99,15 @@ class Accumulated:
 
     def plus(self, other: "Accumulated") -> "Accumulated":
         """Both together."""
-        return Accumulated(
-            loss=self.loss + other.loss,
-            mismatch=self.mismatch.plus(other.mismatch),
-            clipped=self.clipped.plus(other.clipped),
-            divergence=self.divergence.plus(other.divergence),
-        )
+        return _together(self, other)
+
+
+def _together(one: Any, other: Any) -> Any:
+    """Two numbers or records added up; a field that is no sum says in its metadata how two of it become one."""
+    if not is_dataclass(one):
+        return one + other
+    both = ((each, getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+    return type(one)(**{each.name: each.metadata.get("together", _together)(*two) for each, *two in both})  # type: ignore[operator]
 
 
 def denominator(config: RolloutConfig, *, parts: int = 1) -> int:
@@ -147,8 +132,6 @@ def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, eve
 
     Parameters
     ----------
-    batch
-        P groups of M responses.
     advantages
         Shape (P, M).
     weighted
@@ -239,7 +222,7 @@ def log_probs_of(
 ) -> list[Tensor]:
     """Log-probabilities of the tokens of rows, without gradient: for each micro-batch of them, shape (R, columns)."""
     pieces = micro_batches(rows, tokens_per_micro_batch, layout=layout)
-    return [_token_log_probs(policy, piece, temperature) for piece in pieces]
+    return [token_log_probs(policy, piece, temperature) for piece in pieces]
 
 
 def penalties_of(
@@ -266,7 +249,7 @@ def penalties_of(
         estimates.append((sampled - log_probs[owner]) * written)
     groups = [[occurrence.group for row in piece for occurrence in row.occurrences] for piece in pieces]
     return [
-        Penalty(coefficient=config.coefficient, estimator=config.estimator, reference=log_probs, baseline=baseline)
+        Penalty(coefficient=config.coefficient, reference=log_probs, baseline=baseline)
         for log_probs, baseline in zip(reference, baselines(estimates, groups), strict=True)
     ]
 
@@ -288,18 +271,14 @@ def accumulate_gradient(
 
     Parameters
     ----------
-    policy
-        The policy being trained.
     rows
-        Output of `rows_of`; may be empty, and then nothing happens.
+        From `rows_of`; without any nothing happens.
     responses
         The denominator of the update, from `denominator`.
     temperature
-        Temperature at which the responses were sampled: log π is that of the policy that acted.
-    tokens_per_micro_batch
-        Bound on the tokens of one forward pass, ≥ 1.
-    layout
-        How these are counted; see `micro_batches`.
+        At which the responses were sampled: log π is that of the policy that acted.
+    tokens_per_micro_batch, layout
+        See `micro_batches`.
     importance_cap
         ≥ 1: multiply the gradient of each token by min(π_old/μ, cap), π_old the policy's probability of it before the
         first update of the step and μ the sampler's. None: do not.
@@ -309,14 +288,14 @@ def accumulate_gradient(
     clip
         Bounds on π/π_old.
     penalties
-        From `penalties_of`; None: no penalty.
+        From `penalties_of`.
     """
     accumulated = Accumulated()
     # Looked at when all is under way: who looks waits for a GPU, which then waits for the next micro-batch.
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     plain = importance_cap is None and before is None and penalties is None
     for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch, layout=layout)):
-        log_probs = _token_log_probs(policy, piece, temperature)
+        log_probs = token_log_probs(policy, piece, temperature)
         now = log_probs.detach()
         old = now if before is None else before[number]
         owner, sampled, written = _occurrences(piece, log_probs)
@@ -352,15 +331,12 @@ def accumulate_gradient(
     return accumulated
 
 
-def _token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
+def token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
     """Log-probabilities of the tokens of a micro-batch, shape (R, columns)."""
     prompts = {row.prompt: None for row in piece}
     index = {prompt: number for number, prompt in enumerate(prompts)}
     return policy.token_log_probs(
-        list(prompts),
-        [index[row.prompt] for row in piece],
-        [row.response for row in piece],
-        temperature=temperature,
+        list(prompts), [index[row.prompt] for row in piece], [row.response for row in piece], temperature=temperature
     )
 
 

@@ -8,10 +8,10 @@ before the first update of the step:
 * the mean of e^d - 1 - d estimates KL(μ ‖ π) without bias and is never negative (Schulman 2020, the estimator "k3");
 * truncated importance sampling multiplies a token's gradient by min(e^d, cap).
 
-With the torch sampler d is rounding, and every weight 1.
+With the torch sampler d is rounding, and every weight 1; with ``sampler.ahead`` it is the last update as well.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ class Mismatch:
 
     Attributes
     ----------
-    tokens
-        How many.
     log_ratio_sum, kl_sum
         Sums of d and of e^d - 1 - d, nats.
     largest
@@ -36,7 +34,7 @@ class Mismatch:
     tokens: int = 0
     log_ratio_sum: float = 0.0
     kl_sum: float = 0.0
-    largest: float = 0.0
+    largest: float = field(default=0.0, metadata={"together": max})
     truncated: int = 0
 
     def add(self, log_ratio: Tensor, *, cap: float | None) -> None:
@@ -48,16 +46,6 @@ class Mismatch:
         self.largest = max(self.largest, exact.abs().max().item()) if exact.numel() else self.largest
         if cap is not None:
             self.truncated += int((exact.exp() > cap).sum())
-
-    def plus(self, other: "Mismatch") -> "Mismatch":
-        """Both together."""
-        return Mismatch(
-            tokens=self.tokens + other.tokens,
-            log_ratio_sum=self.log_ratio_sum + other.log_ratio_sum,
-            kl_sum=self.kl_sum + other.kl_sum,
-            largest=max(self.largest, other.largest),
-            truncated=self.truncated + other.truncated,
-        )
 
     @property
     def mean(self) -> float | None:

@@ -57,10 +57,6 @@ class ClippedTokens:
         """Where the clip acts, among the tokens that count."""
         return cls(tokens=int(counted.sum()), clipped=int((acts & counted).sum()))
 
-    def plus(self, other: "ClippedTokens") -> "ClippedTokens":
-        """Both together."""
-        return ClippedTokens(tokens=self.tokens + other.tokens, clipped=self.clipped + other.clipped)
-
     @property
     def share(self) -> float | None:
         """Share of tokens whose gradient was cut; None without tokens."""

@@ -30,9 +30,7 @@ class Reference:
     Attributes
     ----------
     policy
-        The policy; or the trained one, whose adapter is switched off for the length of a call.
-    kl
-        The penalty on the divergence from it.
+        A second model; or the trained one, whose adapter is switched off for the length of a call.
     """
 
     policy: Policy
@@ -54,16 +52,7 @@ class Reference:
 
 
 def open_reference(kl: KlConfig, lora: LoraConfig, policy: Policy, start: Path) -> Reference | None:
-    """The reference of a run; None without a penalty.
-
-    Parameters
-    ----------
-    kl, lora
-        Sections of the configuration.
-    policy
-        The trained policy.
-    start
-        Folder of the start model.
+    """The reference of a run that trains ``policy`` from the model in ``start``; None without a penalty.
 
     Raises
     ------

@@ -9,7 +9,6 @@ import torch
 
 from rl.errors import DivergenceError
 from rl.learning.config import OptimizerConfig
-from rl.learning.learning_rate import learning_rate
 from rl.learning.loss import (
     NO_CLIP,
     Accumulated,
@@ -53,14 +52,10 @@ class Update:
     ----------
     rows
         Distinct responses computed.
-    learning_rate
-        Of each update.
     gradient_norms
         Of the updates, before clipping.
     max_grad_norm
         Bound on these norms; infinity without clipping.
-    seen
-        What the computation of their gradients has shown.
     """
 
     rows: int
@@ -103,22 +98,20 @@ def learn(
 
     Parameters
     ----------
-    batch
-        P groups of M responses.
     advantages
         Shape (P, M).
-    settings, rollout
-        Sections of the configuration; of the second the temperature and the size of a full step count.
+    rollout
+        Of which the temperature and the size of a full step count.
     step
-        Number of the step, from 1: the learning rate may depend on it.
+        From 1: the learning rate may depend on it.
     seed
-        Seed of the run: it deals the groups to the mini-batches.
+        Of the run: it deals the groups to the mini-batches.
     cap
-        Cap of the importance weights; None: there are none.
+        Of the importance weights; None: there are none.
     reference
         The policy the distance to which is penalised; None: there is no penalty.
     ranks
-        The processes of the run, all with the same arguments: each computes the gradient of some groups.
+        All with the same arguments: each computes the gradient of some groups.
 
     Raises
     ------
@@ -128,7 +121,7 @@ def learn(
     clip = Clip(low=settings.clip_low, high=settings.clip_high)
     temperature, tokens, layout = rollout.temperature, settings.tokens_per_micro_batch, policy.layout
     told = partial(log_probs_of, temperature=temperature, tokens_per_micro_batch=tokens, layout=layout)
-    rate = learning_rate(settings, step)
+    rate = settings.rate_at(step)
     # The parts of the step, a whole number of groups each, as rows.
     parts = [
         rows_of(

@@ -34,14 +34,7 @@ def fits(model: PreTrainedModel) -> bool:
 
 
 class Continuations:
-    """Responses to prompts, one more token of each at a time.
-
-    Parameters
-    ----------
-    model
-        A model that `fits`.
-    prefix
-        What it has read of P prompts.
+    """Responses to prompts, one more token of each at a time, of a model that `fits` and has read the prompts.
 
     Attributes
     ----------

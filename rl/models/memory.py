@@ -29,7 +29,7 @@ from rl.hub import is_hub_name, read_hub_name
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
 from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, is_capped, settled
-from rl.models.start import check_model, refuse_code
+from rl.models.start import check_model, reading
 
 GIB = 2**30
 
@@ -216,14 +216,8 @@ def shape_in(folder: Path) -> ModelShape:
         If its config.json cannot be read, or `rl.models.start.check_model` refuses it.
     """
     check_model(folder)
-    try:
+    with reading(folder):
         return ModelShape.of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
-    except UsageError:
-        raise
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
 
 
 def _folder(name: Path, key: str) -> Path | None:
@@ -271,39 +265,25 @@ class MemoryPlan:
         """The share of a card with ``total`` bytes that is vLLM's: its ``gpu_memory_utilization``, in (0, 1]."""
         return min(1.0, ceil(10_000 * self.engine / total) / 10_000)
 
-    def check(self, free: int, *, what: str, utilization: float | None = None, total: int | None = None) -> None:
+    def check(self, free: int, *, what: str) -> None:
         """Refuse a device that has ``free`` bytes for this process; ``what`` names it, with {} for its size.
-
-        Parameters
-        ----------
-        utilization
-            What the user wants vLLM to be given.
-        total
-            Bytes of the device, of which that is a share; by default ``free``.
 
         Raises
         ------
         UsageError
             With the numbers.
         """
-        device = what.format(f"{free / GIB:.1f} GiB")
-        if self.peak > free:
-            phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
-            largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
-            named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
-            raise UsageError(
-                f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and {device}; "
-                "train on more GPUs, or with [lora], or lower optimizer.tokens_per_micro_batch or sampler.kv_cache_gib"
-            )
-        if utilization is None or not self.engine:
+        if self.peak <= free:
             return
-        others = sum(self.phases["sampling"].values()) - self.engine
-        least, most = (size / (total or free) for size in (self.engine, free - others))
-        if not least <= utilization <= most:
-            raise UsageError(
-                f"sampler.gpu_memory_utilization must be between {least:.3f} and {most:.3f}: {device}, the engine "
-                f"takes {self.engine / GIB:.1f} and the trainer {others / GIB:.1f}"
-            )
+        phase, parts = max(self.phases.items(), key=lambda item: sum(item[1].values()))
+        largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
+        named = ", ".join(f"{part} {size / GIB:.1f}" for part, size in largest)
+        more = "on more GPUs, or " if "CUDA" in parts else ""
+        raise UsageError(
+            f"the run does not fit: {phase} takes {self.peak / GIB:.1f} GiB (most are {named}), and "
+            f"{what.format(f'{free / GIB:.1f} GiB')}; train {more}with [lora], or lower "
+            f"optimizer.tokens_per_micro_batch{' or sampler.kv_cache_gib' if self.engine else ''}"
+        )
 
 
 def plan_memory(
@@ -397,7 +377,9 @@ def plan_memory(
             "hand-over": _sum(sampler, {"layers gathered": made}),
         }
         engine, held_by_cache = 0, None
-    if lora and not (gpu and engine):
+    if gpu and config.sampler.ahead is not None:  # it samples on a device of its own
+        plan = {"sampling": {}, "learning": backward, "hand-over": {"layers gathered": made}}
+    elif lora and not (gpu and engine):
         # A sampler's copy is whole in float32 until it is rounded; on a CPU a model that is saved stands beside it.
         plan["merging"] = _sum({} if gpu else sampler, {"merged copy": FP32 * shape.parameters})
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}

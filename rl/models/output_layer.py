@@ -226,12 +226,7 @@ def _gradient_of_linear(
 
 
 def _gradient_of_logits(
-    logits: Tensor,
-    into: Tensor,
-    tokens: Tensor,
-    normaliser: tuple[Tensor, Tensor],
-    grad: Tensor,
-    temperature: float,
+    logits: Tensor, into: Tensor, tokens: Tensor, normaliser: tuple[Tensor, Tensor], grad: Tensor, temperature: float
 ) -> Tensor:
     """Write -g (p - [y]) into ``into``, row by row, and return that; it may be ``logits``."""
     top, log_sum = (each.unsqueeze(1) for each in normaliser)

@@ -162,11 +162,7 @@ class Packed:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attend: "Attend", window: int | None) -> Tensor:
         """Attention by way of the grid; shapes (T, heads, features), those of keys with fewer heads perhaps."""
         rows, (wide, long) = len(self._prompt), self._sizes
-        spread = [
-            self.grid.queries.spread(query),
-            self.grid.keys.spread(key),
-            self.grid.keys.spread(value),
-        ]
+        spread = [self.grid.queries.spread(query), self.grid.keys.spread(key), self.grid.keys.spread(value)]
         cut = rows * wide
         prompts = [each[:cut].unflatten(0, (rows, wide)).transpose(1, 2) for each in spread]
         said = [attend(*prompts, self._mask(window, query.dtype)[0]).transpose(1, 2).flatten(0, 1)]
@@ -376,12 +372,7 @@ def _has_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def _kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sizes: tuple[Tensor, Tensor, int, int],
-    scale: float,
-    window: int | None,
+    query: Tensor, key: Tensor, value: Tensor, sizes: tuple[Tensor, Tensor, int, int], scale: float, window: int | None
 ) -> Tensor:
     attend = varlen()
     assert attend is not None

@@ -7,7 +7,7 @@ A folder written by `save_policy` opens with ``AutoModelForCausalLM.from_pretrai
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
-from rl.errors import UsageError
+from rl.errors import UsageError, one_line
 from rl.models.agreement import (
     FINE,
     PLAIN,
@@ -46,7 +46,7 @@ from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
 from rl.models.packing import Layout, Packed, is_packed, layout_of, pack, sent
 from rl.models.prefix import said
-from rl.models.start import check_model, parameters_in, refuse_code, weight_files
+from rl.models.start import check_model, parameters_in, reading, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
 
 # A bar over the one file of a checkpoint tells nobody anything, and would tear the display of a run.
@@ -61,6 +61,12 @@ ATTENTION_ELSEWHERE = "sdpa"
 
 # Parameters that a model may lack, beside as many as it has, before it is refused without naming them.
 MOST_ABSENT = 2**20
+
+# Where Linux bounds the memory of a container, in version 2 and 1: folder, limit and use.
+CONTROL_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 # Logits at a time that are the fastest; see `rl.models.config.PolicyConfig`.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 2**23, 2**28
@@ -360,7 +366,7 @@ def load_policy(
     attention = settings.attention
     if attention == "auto":
         attention = ATTENTION_ON_CPU if device.type == "cpu" else ATTENTION_ELSEWHERE
-    try:
+    with reading(folder):
         _check_size(folder)
         model, told = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -371,12 +377,6 @@ def load_policy(
             attn_implementation=attention,
             output_loading_info=True,  # makes it two, which the types do not say
         )  # type: ignore[misc]
-    except UsageError:
-        raise
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if absent := sorted(told["missing_keys"]):
         # Transformers would draw them at random.
         raise UsageError(
@@ -433,7 +433,7 @@ def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool
         with widened(model):
             gap, reason = prefix_gap(model), ""
     except Exception as error:  # a cache of another kind raises whatever it raises
-        gap, reason = float("inf"), f" ({' '.join(str(error).split())[:200]})"
+        gap, reason = float("inf"), f" ({one_line(error)[:200]})"
     if gap > FINE:
         raise UsageError(
             f"model {str(folder)!r} cannot be trained: responses share what was read of their prompt, and it keeps "
@@ -455,7 +455,7 @@ def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tupl
             gap = packed_gap(model, typical=rough)
         reason = f"it is off by {gap:.2g} nats a token"
     except Exception as error:  # attention that cannot be exchanged raises whatever it raises
-        gap, reason = float("inf"), " ".join(str(error).split())[:200]
+        gap, reason = float("inf"), one_line(error)[:200]
     if gap <= (TYPICAL if rough else FINE):
         pack(model)
         return ()
@@ -487,8 +487,8 @@ def _check_size(folder: Path) -> None:
         raise UsageError(f"model {str(folder)!r} asks for {asked:,} parameters, and its weights hold {held:,}")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that the configuration names; "auto" is the first GPU if there is one.
+def choose_device(name: str, *, key: str = "device") -> torch.device:
+    """The device that a key of the configuration names; "auto" is the first GPU if there is one.
 
     Raises
     ------
@@ -500,7 +500,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda:0" if count else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UsageError(f"config key 'device' is {name!r}, and torch finds {count} GPUs here: use 'auto' or 'cpu'")
+        raise UsageError(
+            f"config key {key!r} is {name!r}, and torch finds {count} GPUs here: use one of these, or 'cpu'"
+        )
     return device
 
 
@@ -512,7 +514,17 @@ def free_memory(device: torch.device) -> int | None:
         found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 2**10 if found else None
+    return min([int(found[1]) * 2**10, *_left_in_container()]) if found else None
+
+
+def _left_in_container() -> list[int]:
+    """Bytes that the control group of this process leaves it, if it has a limit; what it holds of files can go."""
+    for folder, limit, used in CONTROL_GROUPS:
+        with suppress(OSError, ValueError):  # there is none, or its limit is "max"
+            free = int((folder / limit).read_text()) - int((folder / used).read_text())
+            held = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+            return [free + (int(held[1]) if held else 0)]
+    return []
 
 
 def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from rl.errors import StorageError, UsageError
+from rl.errors import StorageError, UsageError, one_line
 from rl.models.policy import Policy, save_policy
 from rl.storage import sha256_of, try_to_write, whole_folder
 
@@ -60,8 +60,9 @@ def make_smollm2(folder: Path) -> int:
             save_policy(policy, partial)
             (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise StorageError(f"the model {str(folder)!r} could not be written ({reason}); none was left") from error
+        raise StorageError(
+            f"the model {str(folder)!r} could not be written ({one_line(error)}); none was left"
+        ) from error
     return policy.model.num_parameters()
 
 

@@ -7,7 +7,8 @@ before transformers looks for any.
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from rl.errors import UsageError
+from rl.errors import UsageError, one_line
 from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.storage import sha256_of
 
@@ -46,7 +47,7 @@ def start_folder(name: Path, *, key: str = "start_model") -> Path:
     try:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(WANTED)))
     except Exception as error:  # of the network, of the hub, of its cache on disk
-        reason = " ".join(str(error).split()).partition(". ")[0]  # what follows is advice about the hub's library
+        reason = one_line(error).partition(". ")[0]  # what follows is advice about the hub's library
         raise UsageError(f"{key} {str(name)!r}: the hub did not give a model of that name ({reason})") from error
 
 
@@ -92,14 +93,21 @@ def check_model(folder: Path) -> None:
                 )
 
 
-def refuse_code(folder: Path, cause: BaseException) -> None:
-    """Raise UsageError if a model that could not be read asks for Python of its own."""
-    for file in sorted(folder.glob("*config.json")):
-        if wanted := _document(file).get("auto_map"):
-            raise UsageError(
-                f"model {str(folder)!r} asks for Python code of its own ({file.name} names {_shown(wanted)}), which is "
-                "never run: only models and tokenizers that transformers has can be used"
-            ) from cause
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Say in a `UsageError` what is wrong with a model that a ``with`` block cannot read."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
+        for file in sorted(folder.glob("*config.json")):
+            if wanted := _document(file).get("auto_map"):
+                raise UsageError(
+                    f"model {str(folder)!r} asks for Python code of its own ({file.name} names {_shown(wanted)}), "
+                    "which is never run: only models and tokenizers that transformers has can be used"
+                ) from error
+        raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error)}") from error
 
 
 def _within(count: object, most: int) -> bool:
@@ -115,7 +123,7 @@ def _document(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"file {str(file)!r} cannot be read: {' '.join(str(error).split())}") from error
+        raise UsageError(f"file {str(file)!r} cannot be read: {one_line(error)}") from error
     if not isinstance(document, dict):
         raise UsageError(f"file {str(file)!r} must hold a JSON object")
     return document
@@ -159,22 +167,16 @@ def parameters_in(folder: Path, *, key: str = "start_model") -> int:
 
 
 def check_weights(path: Path) -> None:
-    """Refuse a file that is not safetensors, whole; its head says how long it must be.
-
-    Raises
-    ------
-    UsageError
-        Naming it.
-    """
+    """Refuse, by a `UsageError`, a file that is not safetensors, whole; its head says how long it must be."""
     try:
         with safe_open(path, framework="np"):
             pass
     except FileNotFoundError as error:
         raise UsageError(f"file {str(path)!r} is missing: put a copy of it there, or start again without it") from error
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
         raise UsageError(
-            f"file {str(path)!r} is damaged ({reason}): put a whole copy of it there, or start again without it"
+            f"file {str(path)!r} is damaged ({one_line(error)}): put a whole copy of it there, or start again without "
+            "it"
         ) from error
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rl.errors import UsageError
-from rl.models.start import refuse_code
+from rl.models.start import reading
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -18,12 +18,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     if not (folder / "config.json").is_file():
         raise UsageError(f"model {str(folder)!r} is not a folder with a config.json and model.safetensors")
-    try:
+    with reading(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     if tokenizer.eos_token is None:
         raise UsageError(f"model {str(folder)!r} has a tokenizer without an end token")
     return tokenizer

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rl.errors import LostRankError, OtherRankError
+from rl.errors import LostRankError, OtherRankError, one_line
 
 # What torchrun says to each process that it starts.
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -52,10 +52,9 @@ def one_voice() -> Iterator[None]:
         if not _speaks():
             raise OtherRankError("another process of the run has failed, and says why") from error
         if isinstance(error, RuntimeError) and LOST.search(str(error)):
-            reason = " ".join(str(error).split())
             raise LostRankError(
                 "another process of the run has ended and not said why; if it was killed, perhaps for want of memory "
-                f"({reason}); go on with --resume"
+                f"({one_line(error)}); go on with --resume"
             ) from error
         raise
 

@@ -32,9 +32,7 @@ class Ranks:
     Attributes
     ----------
     rank
-        Its number, 0..size-1.
-    size
-        How many there are.
+        In 0..size-1.
     group
         What they talk through; None if there is only one.
     """
@@ -84,11 +82,6 @@ def open_ranks(device: str) -> Iterator[Ranks]:
 
     Each process gets a GPU of its own, the only one that it sees from then on: an engine takes the first GPU there is.
 
-    Parameters
-    ----------
-    device
-        Key ``device`` of the configuration.
-
     Raises
     ------
     UsageError
@@ -126,8 +119,15 @@ def _take_device(device: str, local: int, size: int) -> str:
         return "cpu"
     if size > count:
         raise UsageError(f"torchrun started {size} processes, and torch finds {count} GPUs here: start one for each")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus()[local]
     if torch.cuda.device_count() != 1:
         raise UsageError("torch has looked for GPUs before the run was opened: several processes need torchrun")
     return "cuda"
+
+
+def visible_gpus() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls each GPU that this process may see, in the order of torch."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]

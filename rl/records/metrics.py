@@ -38,52 +38,40 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One step: a batch, and the updates made from it, one by default.
+    """One step, from 1: a batch, and the updates made from it, one by default.
 
-    Shares, histograms, ``reward``, ``entropy`` and ``finished`` are over all groups drawn, so that they estimate the
-    policy's success whether or not groups are dropped; what concerns the update is over the groups trained on. The
-    fields with a default of None or empty are absent in files of version 0.1.0.
+    Shares, histograms, ``reward`` and ``entropy`` are over all groups drawn, so that they estimate the policy's success
+    whether or not groups are dropped; what concerns the update is over the groups trained on. What is counted "so far"
+    counts this step. Of several updates a norm is the largest and a factor the smallest. The fields with a default of
+    None or empty are absent in files of earlier versions.
 
     Attributes
     ----------
-    step
-        Number of this step, from 1.
-    responses_so_far, groups_so_far, tokens_so_far, updates_so_far
-        Training responses, groups and tokens sampled, and updates made, up to and including this step.
     tokens
         Tokens sampled in this step, end tokens included.
     groups_drawn, groups_trained
-        Groups sampled in this step, and those the update was made from; they differ with dynamic sampling only.
+        They differ with dynamic sampling only.
     left_out
         Prompts that the task proposed in this step and that do not fit into the model's context.
-    table, table_checksum
-        Name of the table that held, and its checksum; a table that was followed has its copy in ``tables/``.
+    table
+        Name of the table that held; one that was followed has its copy in ``tables/``.
     all_wrong_factor
         What the table's advantage of all-wrong groups was multiplied by.
-    learning_rate
-        Of each update of the step.
-    reward
-        Share of correct responses.
     success_histogram
         Number of groups with K correct, K = 0..M.
-    histogram_by_difficulty
-        The same for each stratum of the task.
     tokens_by_successes
         Tokens of the right and of the wrong responses in groups with K correct, K = 0..M: with the histogram, the mean
-        length of either as a function of success. None in files of earlier versions.
+        length of either as a function of success.
     all_wrong, all_right
-        Share of groups with none correct, and with all correct.
+        Shares of the groups.
     mean_abs_advantage
         Mean of abs(A) over all responses of a full batch; a group that is missing from it counts as 0.
     distinct_responses
         Rows the gradient was computed from: equal responses to a prompt count once, those of advantage 0 not at all.
     gradient_norm
-        Euclidean norm before clipping; of several updates the largest.
-    clipped
-        Whether a gradient was clipped.
+        Euclidean, before clipping.
     clip_factor
-        What it was multiplied by: 1 if it was not clipped, else bound / norm, and so were all weights of the update; of
-        several updates the smallest.
+        What a gradient, and so all weights of the update, was multiplied by: bound / norm, or 1 if it was not clipped.
     updates_clipped
         Updates of the step whose gradient was clipped.
     ratio_clipped
@@ -96,6 +84,9 @@ class StepRecord:
     log_ratio_mean, log_ratio_max
         Of d, the trainer's minus the sampler's log-probability of a sampled token, nats: mean, and largest absolute
         value. These four are over the tokens of the responses the gradient was computed from; None without any.
+    lag
+        Steps by which the weights that drew the responses were behind those that learned from them: 1 with
+        ``sampler.ahead``, but for the first step, else 0.
     sampler_kl
         Mean of exp(d) - 1 - d, an estimate of KL(sampler ‖ trainer) per token, nats.
     importance_truncated
@@ -141,6 +132,7 @@ class StepRecord:
     updates_so_far: int | None = None
     updates_clipped: int | None = None
     ratio_clipped: float | None = None
+    lag: int | None = None
     kl_per_token: float | None = None
     kl_per_response: float | None = None
     parsable: float | None = None
@@ -152,33 +144,23 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """One measurement on held-out prompts.
+    """One measurement on held-out prompts, after so many steps; intervals are 95 % bootstrap intervals over prompts.
 
     Attributes
     ----------
-    step, responses_so_far, groups_so_far, tokens_so_far, updates_so_far
-        Steps made, and training responses, groups and tokens sampled and updates made before it.
     success
         Mean over prompts of the share of correct responses: pass@1.
-    success_low, success_high
-        Its 95 % bootstrap interval over prompts.
-    by_difficulty
-        The same mean for each stratum of the task.
-    prompts, samples, temperature
-        Held-out prompts, responses to each, and the temperature they were sampled at.
+    prompts, samples
+        Held-out prompts, and responses to each.
     pass_at
-        For each k asked for, as text, the unbiased estimate of pass@k and its 95 % bootstrap interval over prompts.
+        For each k asked for, as text, the unbiased estimate of pass@k and its interval.
     greedy
         Share of prompts whose most probable response is correct, and its interval; None if not asked for.
-    finished, parsable
-        Share of responses that ended before the length limit, and of those in which an answer could be read.
-    timed_out, failed
-        Responses, greedy ones not counted, that count as wrong because the verifier ran out of time, and because it
-        failed. None in files of earlier versions.
+    finished, parsable, timed_out, failed
+        As of a `StepRecord`; greedy responses are not counted.
     warning
         If the verifier failed or ran out of time on more than half of what it was shown, and before the first step
         also if in more than half of the responses no answer could be read: what is wrong with them, and an example.
-        None otherwise.
     """
 
     step: int
@@ -245,13 +227,7 @@ def line_of(record: StepRecord | EvaluationRecord | TimingRecord) -> dict[str, A
 
 
 def append_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> list[bytes]:
-    """Append one line for each document and flush them to the disk; nothing is written if one of them is not JSON.
-
-    Returns
-    -------
-    list of bytes
-        The lines, with their ends.
-    """
+    """Append a line for each document and flush to the disk, nothing if one of them is not JSON; returns the lines."""
     lines = [json.dumps(document, allow_nan=False).encode() + b"\n" for document in documents]
     with path.open("ab") as file:
         file.write(b"".join(lines))
@@ -294,12 +270,7 @@ def read_timing(path: Path) -> tuple[TimingRecord, ...]:
 def documents(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number, from 1, and the document of each whole line: an object with a number of steps, at least.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If a line is anything else.
+    Raises like `read_metrics`.
     """
     for number, line in _whole_lines(path):
         yield number, _document(line, path, number)

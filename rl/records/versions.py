@@ -10,10 +10,7 @@ PACKAGES = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Version of Python and of each package whose change can change the numbers of a run.
 
-    Parameters
-    ----------
-    more
-        Packages that only some runs use; one that is not installed is left out.
+    Of ``more``, which only some runs use, one that is not installed is left out.
     """
     found = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     for package in more:

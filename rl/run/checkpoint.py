@@ -8,6 +8,8 @@ which follows from the step (`rl.step.schedule`). A checkpoint is a folder::
                                                     model it belongs to with its checksum: opens with peft
     checkpoints/step-000120/optimizer.safetensors   "exp_avg/<parameter>" and so on
     checkpoints/step-000120/state.json              schema and `RunState`
+    checkpoints/step-000120/drawn.json              with `sampler.ahead` the responses of the next step, which the
+                                                    weights of the step before have drawn
     checkpoints/step-000120/records.json            checksums of the run's records up to here (`rl.run.records`)
     checkpoints/step-000120/SHA256SUMS              checksums of the other files: sha256sum -c SHA256SUMS
     best/step-000080/                               the model of the best evaluation, to use and not to go on from
@@ -36,11 +38,12 @@ from rl.models.policy import Policy, choose_device, load_policy, save_policy, se
 from rl.processes.sharded import gathered, parted_like, whole
 from rl.records.layout import step_folder, step_folders, step_of
 from rl.records.metrics import Spent
+from rl.samplers.rollout import Drawn
 from rl.seeds import derive_seed
 from rl.storage import damage_in, whole_folder, withdraw, write_checksums
 
 SCHEMA = "rl.checkpoint/4"
-OPTIMIZER, STATE, RECORDS = "optimizer.safetensors", "state.json", "records.json"
+OPTIMIZER, STATE, DRAWN, RECORDS = "optimizer.safetensors", "state.json", "drawn.json", "records.json"
 ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter
 UNFINISHED = re.compile(r"\.step-\d{6,}\.partial")
 
@@ -53,10 +56,6 @@ class RunState:
 
     Attributes
     ----------
-    step
-        Steps made.
-    spent
-        What they have drawn.
     evaluated
         Step of the last evaluation; None before the first.
     best_step, best_success
@@ -70,24 +69,13 @@ class RunState:
     best_success: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-STATE_TYPE = TypeAdapter(RunState)
+STATE_TYPE, DRAWN_TYPE = TypeAdapter(RunState), TypeAdapter(Drawn)
 
 
 def open_policy(
     start: Path, checkpoint: Path | None, settings: PolicyConfig, lora: LoraConfig, *, device: str, seed: int
 ) -> Policy:
     """The policy of a run: that of a checkpoint, or the start model, with a new adapter if LoRA is asked for.
-
-    Parameters
-    ----------
-    start
-        Folder of the start model.
-    checkpoint
-        None at the beginning of a run.
-    settings, lora, device
-        Parts of the configuration.
-    seed
-        Of the run.
 
     Raises
     ------
@@ -114,6 +102,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: RunState,
     records: Mapping[str, Any],
+    drawn: str | None = None,
 ) -> Path:
     """Write the checkpoint of ``state.step`` into ``folder``, unless it is there already; returns its path.
 
@@ -123,6 +112,8 @@ def save_checkpoint(
     ----------
     records
         Checksums of the run's records, from `rl.run.records.Records.checksums`.
+    drawn
+        What has been drawn for the next step, as JSON; None if that draws its own.
     """
     path = step_folder(folder, state.step)
     plain = whole(policy)
@@ -134,6 +125,8 @@ def save_checkpoint(
         save_file(moments, partial / OPTIMIZER)
         document = {"schema": SCHEMA, **asdict(state)}
         (partial / STATE).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+        if drawn is not None:
+            (partial / DRAWN).write_text(drawn, encoding="utf-8")
         write_checksums(partial)
         # Not among them: the seconds in timing.jsonl differ from run to run, and the files of a checkpoint do not.
         (partial / RECORDS).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
@@ -211,14 +204,18 @@ def read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
     return state, records
 
 
-def check_files(path: Path) -> None:
-    """Refuse a checkpoint or a model one of whose files is missing or differs in a single bit from what was written.
+def read_drawn(path: Path) -> str:
+    """What had been drawn for the step after the checkpoint at ``path``, as JSON; raises as `read_state`."""
+    try:
+        drawn = (path / DRAWN).read_text(encoding="utf-8")
+        DRAWN_TYPE.validate_json(drawn, strict=True)
+    except (OSError, ValueError) as error:
+        raise refused(path, f"its {DRAWN} is not one that a run has written") from error
+    return drawn
 
-    Raises
-    ------
-    UsageError
-        Naming the file.
-    """
+
+def check_files(path: Path) -> None:
+    """Refuse, by a `UsageError`, a checkpoint or a model one of whose files is missing or differs in a single bit."""
     if damage := damage_in(path, but=(RECORDS,)):
         raise refused(path, damage)
 

@@ -56,6 +56,7 @@ CHANGEABLE = (
     "config.sampler.max_sequences",
     "config.sampler.sleep",
     "config.sampler.sync_tolerance",
+    "config.sampler.threads",
 )
 STEPS = "config.training.steps"
 
@@ -75,8 +76,6 @@ def run_folder(
 
     Parameters
     ----------
-    ready
-        What has been read and checked.
     resume
         Whether the folder may hold a run; its configuration must then be the same, but for more ``training.steps`` and
         the keys of `CHANGEABLE`.
@@ -111,13 +110,7 @@ def run_folder(
 
 
 def check_folder(output: Path, config: Config, ready: Prepared, *, resume: bool) -> None:
-    """Refuse a folder that `run_folder` would refuse, and change nothing.
-
-    Raises
-    ------
-    UsageError
-        With the same sentence.
-    """
+    """Refuse a folder that `run_folder` would refuse, in the same sentence, and change nothing."""
     run = _describe(config, ready)
     with _writing(output):
         used = _in_use(output, resume=resume)

@@ -1,6 +1,6 @@
 """Everything that a run needs and that can be had, and checked, before it has a folder: task, prompts, tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from rl.config import Config
 from rl.errors import UsageError
 from rl.models.memory import MemoryPlan, plan_memory, shape_in
 from rl.models.policy import choose_device, free_memory
-from rl.models.start import check_model, refuse_code, start_folder
+from rl.models.start import check_model, reading, start_folder
 from rl.models.tokenizer import can_write, encode_prompt, load_tokenizer
 from rl.run.config import TrackingConfig
 from rl.run.template import try_template
@@ -43,11 +43,7 @@ class Prepared:
     Attributes
     ----------
     task
-        Its task: the chat template is filled in, and prompts that do not fit into the model's context are left out.
-    held_out
-        The prompts it is measured on.
-    tables
-        Its weight tables.
+        The chat template is filled in, and prompts that do not fit into the model's context are left out.
     date
         The present time as the chat template is told it; None if it does not ask.
     notes
@@ -79,10 +75,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
     torch.set_num_threads(config.threads)
     task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
     tables = TableSchedule.load(
-        config.table,
-        config.later_tables,
-        group_size=config.rollout.group_size,
-        estimate=config.weighting.estimate,
+        config.table, config.later_tables, group_size=config.rollout.group_size, estimate=config.weighting.estimate
     )
     # Of a listed task: rows that were left out.
     notes: tuple[str, ...] = (
@@ -100,7 +93,8 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             raise UsageError(
                 f"the tokenizer of the start model cannot write all of {task.alphabet!r}, the task's characters"
             )
-        date = (date or datetime.now().replace(microsecond=0)) if _wants_date(config, tokenizer) else None
+        asked = wants_chat(config.task) and asks_for_date(tokenizer)
+        date = (date or datetime.now().replace(microsecond=0)) if asked else None
         if wants_chat(config.task):
             write = chat_writer(tokenizer, date=date)
             try_template(write, _first_prompts(task, config))
@@ -113,18 +107,10 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
     return Prepared(task=task, held_out=held_out, tables=tables, date=date, notes=notes)
 
 
-def _wants_date(config: Config, tokenizer: Any) -> bool:
-    return wants_chat(config.task) and asks_for_date(tokenizer)
-
-
 def _context(folder: Path, config: Config) -> int | None:
     """Most tokens of a prompt with its response; None without a limit."""
-    try:
+    with reading(folder):
         about = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
-    except Exception as error:  # transformers raises whatever a missing or garbled file leads to
-        refuse_code(folder, error)
-        reason = " ".join(str(error).split())
-        raise UsageError(f"model {str(folder)!r} cannot be read: {reason}") from error
     limits = (config.sampler.context, getattr(about, "max_position_embeddings", None))
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -200,44 +186,34 @@ class _Fitting:
         raise self.refuse(prompt)
 
 
-def check_memory(config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, ranks: int = 1) -> None:
-    """Refuse a run that its GPU has no room for, before its model is read; raises `UsageError`.
+def check_memory(config: Config, folder: Path, ready: Prepared, *, ranks: int = 1) -> None:
+    """Refuse a run that its GPU has no room for, before its model, which is in ``folder``, is read.
 
-    Parameters
-    ----------
-    folder
-        Of the start model.
-    held_out
-        Prompts, of which the longest counts.
-    ranks
-        Processes that share the weights out.
+    The longest prompt counts; of a generated task those held out stand for all. Raises `UsageError`.
     """
     device = choose_device(config.device)
     if device.type == "cpu":
         return
-    plan_here(config, folder, held_out, device=device, ranks=ranks)
+    plan_here(config, folder, ready, device=device, ranks=ranks)
 
 
 def plan_here(
-    config: Config, folder: Path, held_out: Sequence[Prompt[Any]], *, device: torch.device, ranks: int = 1
+    config: Config, folder: Path, ready: Prepared, *, device: torch.device, ranks: int = 1
 ) -> Callable[..., MemoryPlan]:
     """As `check_memory`, on any device; returns `plan_memory` of this run, to be told ``ranks`` and ``device``."""
     tokenizer, other = load_tokenizer(folder), config.kl.reference
+    prompts = [*ready.held_out, *(ready.task.training if isinstance(ready.task, ListedTask) else ())]
+    longest = sorted(prompts, key=lambda prompt: len(prompt.text))[-LOOKED_AT:]  # in tokens nearly so
     planned = partial(
         plan_memory,
         config,
         shape_in(folder),
-        prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in held_out),
+        prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in longest),
         reference=shape_in(start_folder(other, key="kl.reference")) if other else None,
     )
     free = free_memory(device)
     if free is not None:
-        planned(ranks=ranks, device=device.type).check(
-            free,
-            what=f"{device} has {{}} free",
-            utilization=config.sampler.gpu_memory_utilization,
-            total=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
-        )
+        planned(ranks=ranks, device=device.type).check(free, what=f"{device} has {{}} free")
     return planned
 
 

@@ -33,15 +33,7 @@ ADVICE = "put a whole copy of the file there, or start again in a new folder"
 
 
 class Records:
-    """The record files in a folder, of which none need exist yet.
-
-    Parameters
-    ----------
-    output
-        Folder of the run.
-    every
-        Steps from one regular evaluation to the next.
-    """
+    """The record files of a run, none of which need exist yet; ``every`` counts the steps between two evaluations."""
 
     def __init__(self, output: Path, *, every: int) -> None:
         self._output = output

@@ -25,8 +25,6 @@ def rollouts(
         Shape (P, M), of the groups trained on; a group that was dropped shows null.
     share
         In [0, 1].
-    seed
-        Of the run.
     """
     if not share:
         return

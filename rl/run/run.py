@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from rl.config import Config
-from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError, one_line
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
 from rl.models.start import start_folder
@@ -25,6 +25,7 @@ from rl.run.checkpoint import (
     load_optimizer_state,
     open_policy,
     prune,
+    read_drawn,
     read_state,
     save_checkpoint,
     save_model,
@@ -42,7 +43,8 @@ from rl.run.trackers import Trackers
 from rl.samplers.registry import open_sampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
-from rl.step.step import Loop, Step
+from rl.step.loop import Loop
+from rl.step.step import Step
 from rl.supervised import make_start_model
 from rl.tasks.protocol import Verifier
 from rl.verification.pool import VerifierPool, open_verifier
@@ -56,8 +58,6 @@ class Outcome:
 
     Attributes
     ----------
-    step
-        Steps made.
     finished
         Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
         if it has made a step.
@@ -71,13 +71,7 @@ class Outcome:
 
 
 class Run:
-    """An open run; see `open_run`. Of several processes all must make the same calls.
-
-    Attributes
-    ----------
-    state
-        Where it is.
-    """
+    """An open run; see `open_run`. Of several processes all must make the same calls."""
 
     state: RunState
 
@@ -105,6 +99,7 @@ class Run:
         self._records = Records(output, every=config.training.evaluate_every)
         self._loop: Loop | None = None
         self._before = (0, 0)  # mixed groups of the last step, and all its groups
+        self._drawn: str | None = None  # what has been drawn for the next step
         self._trackers: Trackers
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
@@ -162,7 +157,9 @@ class Run:
         if config.rollout.dynamic_sampling and self.state.step:
             (last,) = (each for each in read_metrics(output / METRICS_FILE).steps if each.step == self.state.step)
             self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
-        check_memory(config, start, held_out, ranks=ranks.size)
+        if config.sampler.ahead is not None and checkpoint:
+            self._drawn = read_drawn(checkpoint)
+        check_memory(config, start, self._ready, ranks=ranks.size)
         policy = shard(
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
             ranks,
@@ -179,17 +176,13 @@ class Run:
             held_out=held_out,
             verifier=self._verifier,
             tables=restored(
-                self._ready.tables,
-                config.weighting,
-                output,
-                step=self.state.step,
-                group_size=config.rollout.group_size,
+                self._ready.tables, config.weighting, output, step=self.state.step, group_size=config.rollout.group_size
             ),
             policy=policy,
             optimizer=optimizer,
             reference=open_reference(config.kl, config.lora, policy, start),
             sampler=self._stack.enter_context(
-                open_sampler(config, policy, policy.published_weights(), probe=held_out, ranks=ranks)
+                open_sampler(config, policy, policy.published_weights(), start=start, probe=held_out, ranks=ranks)
             ),
             ranks=ranks,
         )
@@ -223,7 +216,7 @@ class Run:
             )
         if warning is not None:
             self._progress.warn(warning)
-        return replace(loop, tables=tables, before=self._before)
+        return replace(loop, tables=tables, before=self._before, drawn=self._drawn)
 
     def record(self, step: Step) -> None:
         """Write down a step that has been made."""
@@ -238,6 +231,7 @@ class Run:
             self._trackers.log(record)
             self._progress.stepped(record)
             self._before = step.collected.mixed, len(step.collected.drawn.groups)
+            self._drawn = step.drawn
             self.state, self._in_step = replace(self.state, step=step.number, spent=spent), False
             self._seconds = dict(step.seconds)
             if not self.evaluation_due:
@@ -274,7 +268,7 @@ class Run:
         """Save a checkpoint, then remove what it makes superfluous."""
         with self._storing(self.state.step):
             folder = self._output / CHECKPOINTS
-            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums())
+            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums(), self._drawn)
             if loop.ranks.leading:
                 self._tidy()
 
@@ -313,9 +307,9 @@ class Run:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             raise StorageError(
-                f"step {step} could not be written ({reason}); {safe(self._output)}: make room and go on with --resume"
+                f"step {step} could not be written ({one_line(error)}); {safe(self._output)}: make room and go on with "
+                "--resume"
             ) from error
 
     @contextmanager
@@ -327,7 +321,9 @@ class Run:
         """
         try:
             yield
-        except (DivergenceError, SyncError) as error:
+        except (DivergenceError, SyncError, LostRankError) as error:
+            if isinstance(error, LostRankError):
+                self._rescue()
             step = self.state.step + self._in_step
             where = ""
             if isinstance(error, DivergenceError) and error.responses and self._ranks.leading:
@@ -340,7 +336,7 @@ class Run:
             raise UsageError(
                 f"step {made + self._in_step}: {error}; step {made} is saved: mend that and go on with --resume"
             ) from error
-        except (StorageError, LostRankError, OtherRankError):
+        except (StorageError, OtherRankError):
             raise
         except Exception:
             self._rescue()

@@ -23,14 +23,7 @@ SUCCESS = b"\0"
 
 
 def try_template(write: Write, prompts: Sequence[Prompt[Any]]) -> None:
-    """Fill in a chat template for some prompts in a process of its own.
-
-    Parameters
-    ----------
-    write
-        From `rl.tasks.chat.chat_writer`.
-    prompts
-        At least one.
+    """Fill in a chat template, by what `rl.tasks.chat.chat_writer` gives, for some prompts in a process of its own.
 
     Raises
     ------

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from weightopt.settings import Integer, Number, Section
+from weightopt.settings import Integer, Number, Section, of_form
 
 
 class RolloutConfig(Section):
@@ -50,19 +50,28 @@ class SamplerConfig(Section):
     sync_tolerance: Annotated[Number, Field(gt=0, le=100)] | None = None
     """Nats within which engine and trainer agree after a hand-over; by default 1e-4, or 0.5 with bfloat16."""
     importance_sampling: bool | None = None
-    """Whether a token's gradient is multiplied by the ratio of both programs' probabilities; by default with vllm."""
+    """Whether a token's gradient is multiplied by the ratio of both programs' probabilities; by default with vllm, and
+    always with ahead."""
     importance_cap: Annotated[Number, Field(ge=1, le=1e6)] = 2.0
     """Cap of that ratio."""
+    ahead: Annotated[str, of_form(r"cpu|cuda:\d{1,3}", "cpu or cuda:N")] | None = None
+    """Where a process of its own draws the responses of the next step while this one learns, with weights one step
+    old: cpu, or cuda:N, a GPU that does not train; by default a step draws its own. Experimental: one pair of short
+    runs has measured it."""
+    threads: Annotated[Integer, Field(ge=1, le=1024)] = 1
+    """CPU threads of that process."""
 
     @property
     def cap(self) -> float | None:
         """Cap of the importance weights, None without importance sampling."""
-        wanted = self.backend == "vllm" if self.importance_sampling is None else self.importance_sampling
+        wanted = self.importance_sampling
+        if wanted is None:
+            wanted = self.backend == "vllm" or self.ahead is not None
         return self.importance_cap if wanted else None
 
     @model_validator(mode="after")
     def _keys_of_the_engine(self) -> "SamplerConfig":
-        ours = {"backend", "importance_sampling", "importance_cap"}
+        ours = {"backend", "importance_sampling", "importance_cap", "ahead", "threads"}
         others = [
             name
             for name, field in type(self).model_fields.items()
@@ -72,4 +81,10 @@ class SamplerConfig(Section):
             raise ValueError(f"{others[0]} goes with backend = 'vllm'")
         if self.cap is None and self.importance_cap != type(self).model_fields["importance_cap"].default:
             raise ValueError("importance_cap goes with importance_sampling = true or backend = 'vllm'")
+        if self.ahead is None and self.threads != 1:
+            raise ValueError("threads goes with ahead")
+        if self.ahead is not None and self.cap is None:
+            raise ValueError("ahead draws with weights one step old, which only importance_sampling = true corrects")
+        if self.ahead is not None and self.sleep:
+            raise ValueError("sleep does not go with ahead: the engine draws while the trainer learns")
         return self

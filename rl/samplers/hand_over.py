@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from rl.errors import SyncError
+from rl.errors import SyncError, one_line
 
 PROBE_PROMPTS = 8
 # Drawn from the whole vocabulary: an unlikely token shows an error in any logit, a likely one only in its own.
@@ -50,8 +50,6 @@ class HandOver:
 
     Parameters
     ----------
-    engine
-        The engine.
     score
         The same as `Engine.score`, by the model that is trained, with the weights that are handed over.
     probe
@@ -97,9 +95,8 @@ class HandOver:
         try:
             self._engine.load(weights, version=self.version)
         except (ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             raise SyncError(
-                f"the engine does not take over the weights of hand-over {self.version}: {reason}"
+                f"the engine does not take over the weights of hand-over {self.version}: {one_line(error)}"
             ) from error
         self._engine.forget()
         self._check_versions()
@@ -116,13 +113,7 @@ class HandOver:
         return typical
 
     def check(self) -> None:
-        """Refuse to sample unless the engine holds the weights of the last hand-over, and that was proven.
-
-        Raises
-        ------
-        SyncError
-            If not.
-        """
+        """Raise `SyncError` unless the engine holds the weights of the last hand-over, and that was proven."""
         if self.version == 0 or self._proven != self.version:
             raise SyncError(f"the engine's weights are not proven: hand-over {self.version} did not end well")
         self._check_versions()
@@ -134,13 +125,7 @@ class HandOver:
 
 
 def compare(first: LogProbs, second: LogProbs) -> np.ndarray:
-    """First minus second, place by place, shape (tokens,).
-
-    Raises
-    ------
-    ValueError
-        If they are not of the same shape.
-    """
+    """First minus second, place by place, shape (tokens,); raises ValueError if they are not of the same shape."""
     return np.array(
         [
             one - other
@@ -153,23 +138,17 @@ def compare(first: LogProbs, second: LogProbs) -> np.ndarray:
 def make_probe(
     prompts: Sequence[Sequence[int]], *, vocabulary: int, longest: int, seed: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Some prompts, each followed by tokens drawn evenly from the vocabulary.
+    """The first few prompts, each followed by tokens drawn evenly from the vocabulary.
 
     Parameters
     ----------
-    prompts
-        Token ids; the first few are used.
-    vocabulary
-        Number of tokens, ≥ 1.
     longest
         Tokens in a sequence at most, ≥ 2; of a prompt that is too long the beginning is left out.
-    seed
-        Of the tokens that follow.
 
     Returns
     -------
     tuple of tuples
-        Each of length 2..``longest``.
+        Token ids, each of length 2..``longest``.
     """
     rng = Random(seed)
     probe = []

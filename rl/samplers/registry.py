@@ -1,8 +1,9 @@
 """From the ``[sampler]`` section to a sampler; of several processes each has one, and all get all responses."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from rl.config import Config
 from rl.errors import UsageError
 from rl.models.memory import ModelShape, plan_memory
-from rl.models.policy import Policy
+from rl.models.policy import Policy, choose_device
+from rl.processes.failures import processes
 from rl.processes.ranks import ALONE, Ranks
+from rl.samplers.ahead import AheadSampler
 from rl.samplers.rollout import Batch, Sampler
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
@@ -20,13 +23,13 @@ from rl.tasks.protocol import Prompt
 
 
 def check_backend(config: Config) -> None:
-    """Refuse a backend that is not installed, before a run has begun.
-
-    Raises
-    ------
-    UsageError
-        If it is not.
-    """
+    """Refuse, by a `UsageError`, a backend that is not installed, or a device that is not free for it."""
+    if (ahead := config.sampler.ahead) is not None:
+        if processes() > 1:
+            raise UsageError(f"sampler.ahead is for one process, and torchrun started {processes()}: leave it out")
+        here, there = choose_device(config.device), choose_device(ahead, key="sampler.ahead")
+        if here.type == "cuda" and there == torch.device("cuda", here.index or 0):
+            raise UsageError(f"sampler.ahead = {ahead!r} is the GPU that trains: name another one, or 'cpu'")
     if config.sampler.backend == "vllm" and find_spec("vllm") is None:
         raise UsageError(
             "sampler.backend = 'vllm' needs vLLM, which is not installed: pip install 'weightopt[rl,vllm]' with a GPU, "
@@ -41,20 +44,19 @@ def open_sampler(
     weights: Mapping[str, Tensor],
     *,
     probe: Sequence[Prompt[Any]],
+    start: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[Sampler]:
     """The sampler of a run, for the length of a ``with`` block; of several processes each has one, for its part.
 
     Parameters
     ----------
-    policy
-        The policy that will be trained.
     weights
-        Its weights, as they will be published.
+        Those of the policy, as they will be published.
     probe
         Prompts on which an engine with weights of its own is checked.
-    ranks
-        The processes of the run.
+    start
+        Folder of the start model, for a process that draws ahead; None: that process is this one.
 
     Raises
     ------
@@ -62,7 +64,13 @@ def open_sampler(
         If the backend cannot run this model.
     SyncError
         If the engine does not compute what the policy does.
+    LostRankError
+        If a process that is to draw ahead fails.
     """
+    if config.sampler.ahead is not None and start is not None:
+        with closing(AheadSampler(config, weights, start=start, probe=probe)) as ahead:
+            yield ahead
+        return
     if config.sampler.backend == "torch":
         yield shared(TorchSampler(policy, stop=config.rollout.stop, include_stop=config.rollout.include_stop), ranks)
         return
@@ -107,13 +115,6 @@ class _SharedSampler:
         self._own.rest()
 
     def sample(self, prompts: Sequence[Prompt[Any]], *, first: int = 0, **options: Any) -> Batch:
-        share = self._ranks.share(prompts)
-        own: list[Any] = []
-        if share:
-            batch = self._own.sample(share, first=first + self._ranks.first(len(prompts)), **options)
-            own = [(group.prompt_tokens, group.completions) for group in batch.groups]
-        # Not the prompts: those of a task of the user's own may be anything, and each process has them.
-        everything = [group for part in self._ranks.gather(own) for group in part]
-        return Batch.of(
-            prompts, [tokens for tokens, _ in everything], [each for _, some in everything for each in some]
-        )
+        share, first = self._ranks.share(prompts), first + self._ranks.first(len(prompts))
+        own = self._own.sample(share, first=first, **options).to_json() if share else []
+        return Batch.from_json(prompts, [group for part in self._ranks.gather(own) for group in part])

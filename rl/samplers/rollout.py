@@ -1,6 +1,6 @@
 """The records that travel through the loop, from the sampler to the loss, and what a sampler is.
 
-Nothing here knows a tensor library: a sampler that runs in another process can hand over the same records.
+Nothing here knows a tensor library: a sampler that runs in another process can hand over the same records, as JSON.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+# Of each group the prompt's tokens, and of each response its tokens, their log-probabilities, its text and whether the
+# policy has ended it.
+Drawn = list[tuple[list[int], list[tuple[list[int], list[float], str, bool]]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +45,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """The responses of the policy to one prompt.
-
-    Attributes
-    ----------
-    prompt
-        The prompt.
-    prompt_tokens
-        Its token ids, length ≥ 1.
-    completions
-        M ≥ 1 independent responses.
-    """
+    """M ≥ 1 independent responses of the policy to one prompt, which has at least one token."""
 
     prompt: Prompt[Any]
     prompt_tokens: tuple[int, ...]
@@ -76,6 +70,23 @@ class Batch:
                 for i, (prompt, tokens) in enumerate(zip(prompts, prompt_tokens, strict=True))
             )
         )
+
+    @classmethod
+    def from_json(cls, prompts: Sequence[Prompt[Any]], drawn: Drawn) -> "Batch":
+        """The batch of which `to_json` has told, with its prompts."""
+        completions = [
+            Completion(tokens=tuple(tokens), log_probs=tuple(log_probs), text=text, finished=finished)
+            for _, responses in drawn
+            for tokens, log_probs, text, finished in responses
+        ]
+        return cls.of(prompts, [tuple(tokens) for tokens, _ in drawn], completions)
+
+    def to_json(self) -> Drawn:
+        """All but the prompts, to the last bit; those of a task of the user's own may be anything."""
+        return [
+            ([*group.prompt_tokens], [([*c.tokens], [*c.log_probs], c.text, c.finished) for c in group.completions])
+            for group in self.groups
+        ]
 
     @property
     def responses(self) -> int:

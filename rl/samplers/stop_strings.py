@@ -14,10 +14,8 @@ class StopStrings:
 
     Parameters
     ----------
-    policy
-        Whose tokenizer decodes the responses.
     strings
-        Stop strings, each of at least one character; may be empty.
+        Each of at least one character; may be none.
     include
         Whether the string that ends a response belongs to its text.
     """

@@ -29,17 +29,7 @@ CROWDED = 7 / 8
 
 
 class TorchSampler:
-    """A `rl.samplers.rollout.Sampler` with a copy of the policy of its own.
-
-    Parameters
-    ----------
-    policy
-        Policy to copy.
-    stop
-        Stop strings; see `rl.samplers.rollout.Sampler`.
-    include_stop
-        Whether the one that ended a response belongs to its text.
-    """
+    """A `rl.samplers.rollout.Sampler`, which says what stop strings do, with a copy of the policy of its own."""
 
     def __init__(self, policy: Policy, *, stop: Sequence[str] = (), include_stop: bool = False) -> None:
         self.engine = None

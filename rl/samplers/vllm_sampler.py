@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.errors import DivergenceError, UsageError
+from rl.errors import DivergenceError, UsageError, one_line
 from rl.models.policy import Policy
 from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
@@ -46,10 +46,8 @@ class VllmSampler:
     ----------
     policy
         The policy that is trained: its tokenizer is used, and its weights when the engine is checked against it.
-    config
-        The engine's settings.
     stop, include_stop
-        Stop strings, and whether the one that ended a response belongs to its text; see `rl.samplers.rollout.Sampler`.
+        See `rl.samplers.rollout.Sampler`.
     weights
         Its weights, for the first hand-over; see `publish`.
     probe
@@ -113,17 +111,9 @@ class VllmSampler:
             raise
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
-        """Hand the weights of the trained model to the engine and prove that it computes with them.
+        """Hand the trained model's weights over and prove that the engine computes with them, or raise `SyncError`.
 
-        Parameters
-        ----------
-        weights
-            All of them under their Hugging Face names, ``lm_head.weight`` as well where it is tied to the embeddings.
-
-        Raises
-        ------
-        SyncError
-            If it does not.
+        They have their Hugging Face names, ``lm_head.weight`` as well where it is tied to the embeddings.
         """
         self._hand_over.push(weights)
 
@@ -203,17 +193,7 @@ class VllmSampler:
 
 
 class _Engine:
-    """vLLM behind the few calls that are made here; a `rl.samplers.hand_over.Engine`.
-
-    Parameters
-    ----------
-    dtype
-        Type of its weights.
-    context
-        Tokens of the longest sequence.
-    utilization
-        See `VllmSampler`.
-    """
+    """vLLM behind the few calls that are made here; a `rl.samplers.hand_over.Engine`."""
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, *, dtype: str, context: int, utilization: float | None
@@ -408,5 +388,4 @@ def _as_usage_error() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {reason}") from error
+        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {one_line(error)}") from error

@@ -35,10 +35,8 @@ def weigh(
 
     Parameters
     ----------
-    config
-        How the table is read.
     table
-        The group table of the step.
+        That of the step, for groups of M.
     weight
         ω of that table at any success probability; None with the estimate ``"group"``, which does not need it.
     correct
@@ -52,42 +50,13 @@ def weigh(
         Shape (P, M), float64.
     """
     successes = count_successes(correct)
-    advantages = look_up_advantages(table, successes, correct)
+    advantages = table.advantages(successes[:, np.newaxis], correct)
     if config.estimate != "group":
         assert weight is not None
         mixed = (successes > 0) & (successes < correct.shape[1])
         advantages[mixed] = centred_advantages(weight, leave_one_out(correct)[mixed], correct[mixed])
     advantages[successes == 0] *= all_wrong_factor
     return advantages
-
-
-def look_up_advantages(table: WeightTable, successes: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Advantage of every response, read at the success count of its group.
-
-    Parameters
-    ----------
-    table
-        A group table of size M (`WeightTable.for_group`).
-    successes
-        Number correct K of each group, shape (P,).
-    correct
-        Which responses are correct, shape (P, M), bool.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (P, M), float64. In a group with K of M correct a correct response has ``advantage_correct[K]`` and a
-        wrong one ``advantage_wrong[K]``: whatever the table says, nothing is centred or scaled here.
-
-    Raises
-    ------
-    UsageError
-        If the table is not for groups of M responses.
-    """
-    group_size = correct.shape[1]
-    if table.group_size != group_size:
-        raise UsageError(f"table {table.name!r} is not for groups of {group_size} responses: call for_group first")
-    return table.advantages(successes[:, None], correct)
 
 
 def centred_advantages(

@@ -34,13 +34,9 @@ class WeightingConfig(Section):
     """Steps after which it is looked at. Experimental: no run has measured tables that follow a run."""
 
     @model_validator(mode="after")
-    def _looks_at_something(self) -> "WeightingConfig":
+    def _has_what_it_needs(self) -> "WeightingConfig":
         if (self.follow is None) != (self.follow_every is None):
             raise ValueError("follow goes with follow_every, and that with it")
-        return self
-
-    @model_validator(mode="after")
-    def _rule_has_its_steps(self) -> "WeightingConfig":
         if (self.all_wrong_after is not None) != (self.all_wrong in ("hold", "ramp")):
             raise ValueError("all_wrong_after goes with all_wrong = 'hold' or 'ramp', and they with it")
         if (self.all_wrong_full_at is not None) != (self.all_wrong == "ramp"):

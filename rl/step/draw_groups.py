@@ -10,21 +10,20 @@ the mean group by the factor 1/m, so in groups drawn this loop pays the solver's
 dynamic sampling does, but for what is beyond the batch.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rl.processes.ranks import ALONE, Ranks
-from rl.samplers.config import RolloutConfig
-from rl.samplers.rollout import Batch, Group, Sampler
+from rl.samplers.ahead import AheadSampler
+from rl.samplers.rollout import Batch, Group
 from rl.seeds import derive_seed
+from rl.step.loop import Loop
 from rl.step.stopwatch import Stopwatch
 from rl.step.success import Judgement, judge
-from rl.tasks.protocol import Task, Verifier
 from rl.tasks.split import training_prompts
-from rl.verification.pool import VerifierPool
 
 # Standard deviations of the groups that a batch needs, by which a draw asks for more than their mean. For 64 mixed
 # groups at a share of 40 % it takes 1.4 draws and 10 % more groups than are needed; 0 takes 1.7 and 6 %, and 1 takes
@@ -74,57 +73,55 @@ class Collected:
         return self.correct[self.kept]
 
 
-def draw_groups(
-    sampler: Sampler,
-    task: Task[Any],
-    verifier: Verifier[Any] | VerifierPool,
-    rollout: RolloutConfig,
-    *,
-    seed: int,
-    step: int,
-    stopwatch: Stopwatch,
-    before: tuple[int, int] = (0, 0),
-    ranks: Ranks = ALONE,
-) -> Collected:
+def draw_groups(loop: Loop, step: int, stopwatch: Stopwatch) -> Collected:
     """Sample and judge the groups of a step; a pure function of weights and arguments.
 
-    Each of several processes samples and judges its part of every draw, and all get everything.
-
-    ``before`` counts the mixed groups of the step before, and all that it drew: how far dynamic sampling draws ahead.
+    Each of several processes samples and judges its part of every draw, and all get everything. A sampler that draws
+    ahead has drawn this step's, but for the first, and begins the next one's.
 
     With dynamic sampling drawing ends when ``prompts_per_step`` groups are mixed, or when ``over_generation_limit``
     times as many have been drawn; then there are fewer, or none, to train on.
     """
+    sampler, task, rollout, drawn = loop.sampler, loop.task, loop.config.rollout, loop.drawn
+
+    def asked(count: int, *draw: str | int) -> dict[str, Any]:
+        return {
+            "prompts": training_prompts(task, count=count, seed=derive_seed(loop.config.seed, "prompts", *draw)),
+            "group_size": rollout.group_size,
+            "temperature": rollout.temperature,
+            "max_new_tokens": rollout.max_new_tokens,
+            "seed": derive_seed(loop.config.seed, "responses", *draw),
+        }
+
     wanted = rollout.prompts_per_step
     limit = wanted * (rollout.over_generation_limit if rollout.dynamic_sampling else 1)
     groups: list[Group] = []
     judged: list[Judgement] = []
     kept: list[int] = []
     draw: tuple[str | int, ...] = (step,)
+    mixed, seen = loop.before
+    if isinstance(sampler, AheadSampler):
+        with stopwatch.stage("sampling"):
+            if drawn is None:
+                sampler.begin(**asked(wanted, step))
+                drawn = sampler.drawn()
+            sampler.begin(**asked(wanted, step + 1))
     left_out = getattr(task, "left_out", 0)
-    mixed, drawn = before
     while len(kept) < wanted and len(groups) < limit:
         count = wanted - len(kept)
         if rollout.dynamic_sampling:
-            share = (mixed + 1) / (drawn + 2)  # Laplace's rule: never 0
+            share = (mixed + 1) / (seen + 2)  # Laplace's rule: never 0
             count = math.ceil((count + AHEAD * math.sqrt(count * (1 - share))) / share)
         with stopwatch.stage("sampling"):
-            prompts = training_prompts(
-                task,
-                count=min(count, limit - len(groups)),
-                seed=derive_seed(seed, "prompts", *draw),
-            )
-            batch = sampler.sample(
-                prompts,
-                group_size=rollout.group_size,
-                temperature=rollout.temperature,
-                max_new_tokens=rollout.max_new_tokens,
-                seed=derive_seed(seed, "responses", *draw),
-            )
+            request = asked(min(count, limit - len(groups)), *draw)
+            if drawn is None:
+                batch = sampler.sample(**request)
+            else:
+                batch = Batch.from_json(request["prompts"], json.loads(drawn))
         with stopwatch.stage("verifying"):
-            judgement = judge(batch, verifier, ranks)
+            judgement = judge(batch, loop.verifier, loop.ranks)
             keep = _mixed(judgement.correct)
-            mixed, drawn = mixed + int(keep.sum()), drawn + len(keep)
+            mixed, seen = mixed + int(keep.sum()), seen + len(keep)
             kept += (len(groups) + np.flatnonzero(keep | (not rollout.dynamic_sampling))).tolist()
         groups += batch.groups
         judged.append(judgement)

@@ -27,7 +27,7 @@ class ScheduledTable:
     from_step
         The first step it holds for, ≥ 1.
     group
-        The table for groups of ``rollout.group_size``.
+        For groups of ``rollout.group_size``.
     weight
         ω at any success probability in (0, 1), for estimates that are not K/M; None when K/M is all that is asked for.
     """
@@ -52,16 +52,7 @@ class TableSchedule:
         group_size: int,
         estimate: Literal["group", "leave-one-out"],
     ) -> Self:
-        """Read the tables of a run.
-
-        Parameters
-        ----------
-        table, later
-            Keys ``table`` and ``later_tables`` of the configuration.
-        group_size
-            Responses M in a group.
-        estimate
-            The success estimate at which the tables are read.
+        """Read the tables of a run, those of the keys ``table`` and ``later_tables``.
 
         Raises
         ------
@@ -101,12 +92,10 @@ class TableSchedule:
 
     def doubts(self, *, dynamic_sampling: bool) -> tuple[str, ...]:
         """A sentence for each table that was solved for another loop than this run's; named tables say nothing."""
-        own, words = ("refill", "refills with") if dynamic_sampling else ("fixed-batch", "draws a fixed batch, without")
         return tuple(
-            f"table {each.group.label!r} is not made for this run, which {words} dynamic sampling; it is made for: "
-            f"{each.group.made_for}"
+            f"table {each.group.label!r} {doubt}"
             for each in self.tables
-            if each.group.loops and own not in each.group.loops
+            if (doubt := each.group.doubt(refilled=dynamic_sampling))
         )
 
     def describe(self) -> dict[str, Any]:

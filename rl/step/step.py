@@ -1,61 +1,14 @@
-"""The two nouns of the loop: what a step works with, and what it has done."""
+"""What a step has done, and how it is written down."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
-from rl.config import Config
-from rl.learning.reference import Reference
 from rl.learning.update import Update
-from rl.models.policy import Policy
-from rl.processes.ranks import Ranks
 from rl.records.metrics import Spent, StepRecord
-from rl.samplers.rollout import Sampler
 from rl.step.draw_groups import Collected
-from rl.step.schedule import TableSchedule
 from rl.step.success import count_successes, histogram_by_difficulty, success_histogram, tokens_by_successes
-from rl.tasks.protocol import Prompt, Task, Verifier
-from rl.verification.pool import VerifierPool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """What a step works with.
-
-    Attributes
-    ----------
-    config
-        The run.
-    task, held_out, verifier
-        Where prompts come from, those to measure on, and who judges the responses.
-    tables
-        The weight tables, each from a step on.
-    sampler
-        Draws the responses, with weights of its own.
-    policy, optimizer
-        What is trained.
-    reference
-        The policy the distance to which is penalised; None: there is no penalty.
-    ranks
-        The processes of the run.
-    before
-        Mixed groups that the step before has drawn, and all its groups: dynamic sampling draws ahead by them.
-    """
-
-    config: Config
-    task: Task[Any]
-    held_out: tuple[Prompt[Any], ...]
-    verifier: Verifier[Any] | VerifierPool
-    tables: TableSchedule
-    sampler: Sampler
-    policy: Policy
-    optimizer: torch.optim.Optimizer
-    reference: Reference | None
-    ranks: Ranks
-    before: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +18,15 @@ class Step:
     Attributes
     ----------
     number
-        Of the step, from 1.
-    collected
-        The groups drawn, and what the verifier said of them.
-    table, table_checksum
-        Name and checksum of the weight table that held, for groups of this run's size.
-    all_wrong_factor
-        What its advantage of all-wrong groups was multiplied by.
+        From 1.
+    table, table_checksum, all_wrong_factor, lag
+        As in a `StepRecord`.
     advantages
         Of the groups trained on, shape (P, M).
     responses
         Of a full step: the denominator of the loss.
-    update
-        What the updates of the weights were.
+    drawn
+        What has been drawn for the next step, as JSON; None if that draws its own.
     seconds
         Wall-clock time by stage.
     """
@@ -90,6 +39,8 @@ class Step:
     advantages: np.ndarray
     responses: int
     update: Update
+    lag: int
+    drawn: str | None
     seconds: Mapping[str, float]
 
     def spent(self, before: Spent) -> Spent:
@@ -124,6 +75,7 @@ class Step:
             table_checksum=self.table_checksum,
             all_wrong_factor=self.all_wrong_factor,
             mean_abs_advantage=float(np.abs(self.advantages).sum() / self.responses),
+            lag=self.lag,
             distinct_responses=update.rows,
             learning_rate=update.learning_rate,
             gradient_norm=update.gradient_norm,

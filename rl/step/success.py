@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -62,22 +63,16 @@ def judge(batch: Batch, verifier: Verifier[Any] | VerifierPool, ranks: Ranks = A
         share = ranks.share(batch.groups)
         parts = ranks.gather(judge(Batch(groups=tuple(share)), verifier) if share else None)
         return Judgement.concatenate([part for part in parts if part is not None])
-    completions = [(group.prompt, completion) for group in batch.groups for completion in group.completions]
-    answers = [
-        (prompt, completion.text)
-        for prompt, completion in completions
-        if completion.finished and len(completion.text) <= LONGEST_RESPONSE
-    ]
+    responses = [(group.prompt, completion) for group in batch.groups for completion in group.completions]
+    shown = [completion.finished and len(completion.text) <= LONGEST_RESPONSE for _, completion in responses]
+    answers = [(prompt, completion.text) for prompt, completion in compress(responses, shown)]
     if isinstance(verifier, VerifierPool):
         judged = verifier.judge(answers)
     else:
         judged = [Judged.of(verifier.verify(prompt, text)) for prompt, text in answers]
     following = iter(judged)
     unread = Judged(verdict=Verdict.UNREADABLE)
-    verdicts = [
-        next(following) if completion.finished and len(completion.text) <= LONGEST_RESPONSE else unread
-        for _, completion in completions
-    ]
+    verdicts = [next(following) if each else unread for each in shown]
     shape = (len(batch.groups), len(verdicts) // len(batch.groups))
     return Judgement(
         correct=np.array([each.verdict is Verdict.RIGHT for each in verdicts]).reshape(shape),

@@ -48,14 +48,7 @@ class Sum:
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """Two-term addition; the longer term has a number of digits drawn from ``digits``.
-
-    Parameters
-    ----------
-    digits
-        Number of digits of the longer term (1 to 12) to its relative frequency (> 0). The other term has one digit up
-        to as many, uniformly.
-    """
+    """Two-term addition; ``digits`` as in `AdditionConfig`, the shorter term has one digit up to as many, uniformly."""
 
     digits: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({1: 1.0, 2: 1.0, 3: 1.0}))
 

@@ -46,17 +46,7 @@ class Evaluation:
 
 
 def evaluate(text: str) -> Evaluation:
-    """Evaluate ``text`` exactly.
-
-    Parameters
-    ----------
-    text
-        Any string.
-
-    Returns
-    -------
-    Evaluation
-        Value and numbers used.
+    """Evaluate any text exactly.
 
     Raises
     ------

@@ -72,20 +72,8 @@ class Numbers:
 class Countdown:
     """A mixture of Countdown problems, each solvable by an expression that uses all of its numbers.
 
-    Parameters
-    ----------
-    numbers
-        How many numbers are given (2 to 6) to the relative frequency of such problems (> 0).
-    largest_number, largest_target
-        Numbers are drawn from 1..largest_number, targets lie in 1..largest_target; a target is never one of the
-        numbers, so that no response without arithmetic is right.
-    operators
-        Operator (one of ``+ - * /``) to the relative frequency (> 0) with which problems are built from it.
-    habits
-        The same for the random expressions of the format demonstrations: what the start model tends to write.
-    strata
-        What counts as a problem's difficulty: "numbers", how many are given, or "operators", those of the solution that
-        it was built from.
+    Parameters are the keys of `CountdownConfig`. Numbers and targets begin at 1, and a target is never one of the
+    numbers, so that no response without arithmetic is right.
     """
 
     numbers: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.0, 3: 1.0, 4: 1.0}))

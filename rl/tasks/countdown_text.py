@@ -65,8 +65,6 @@ class CountdownText:
 
     Parameters
     ----------
-    problems
-        Source of the problems.
     examples
         Solved problems before the question, with as many numbers as it has; they never are asked. 0: an instruction.
     chat

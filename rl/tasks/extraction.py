@@ -28,19 +28,22 @@ def boxed(text: str) -> str | None:
             unbraced = found[0].rstrip(".,;:")
     if unbraced or start is None:
         return unbraced
+    end = closing_brace(text, start)
+    return text[start:end] if end >= 0 else None
+
+
+def closing_brace(text: str, start: int) -> int:
+    """Where the brace closes that was opened just before; -1 if it does not."""
     depth, position = 1, start
     while position < len(text):
-        character = text[position]
-        if character == "\\":
+        if text[position] == "\\":
             position += 1  # what is escaped neither opens nor closes
-        elif character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
+        elif text[position] in "{}":
+            depth += 1 if text[position] == "{" else -1
             if not depth:
-                return text[start:position]
+                return position
         position += 1
-    return None
+    return -1
 
 
 def after_hashes(text: str) -> str | None:

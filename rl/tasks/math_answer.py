@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rl.tasks.extraction import closing_brace
 from rl.tasks.numerals import Numeral, read_numeral
 
 CHARACTERS = str.maketrans(
@@ -207,25 +208,11 @@ def undecorated(answer: str) -> tuple[str, bool]:
                 text = inner.strip()
                 break
         match = COMMAND.match(text)
-        if match and _closing_brace(text, match.end()) == len(text) - 1:
+        if match and closing_brace(text, match.end()) == len(text) - 1:
             worded = worded or match[1] in WORDED
             text = text[match.end() : -1].strip()
         if text == before:
             return text, worded
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """Where the brace closes that was opened just before; -1 if it does not."""
-    depth, position = 1, start
-    while position < len(text):
-        if text[position] == "\\":
-            position += 1
-        elif text[position] in "{}":
-            depth += 1 if text[position] == "{" else -1
-            if not depth:
-                return position
-        position += 1
-    return -1
 
 
 def _split_unit(text: str, *, lone_letters: bool) -> tuple[str, str | None] | None:

@@ -45,13 +45,7 @@ def wants_chat(config: TaskConfig) -> bool:
 
 
 def build_teaching_task(config: TaskConfig) -> TeachingTask[Any]:
-    """The task that is to teach a new model its format.
-
-    Raises
-    ------
-    UsageError
-        If it cannot, or like `build_task`.
-    """
+    """The task that is to teach a new model its format; raises like `build_task`, and if it cannot."""
     task = build_task(config)
     if not isinstance(task, TeachingTask):
         raise UsageError(f"task {config.name!r} cannot teach a new model its format: name a model with start_model")

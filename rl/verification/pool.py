@@ -63,13 +63,6 @@ class VerifierPool:
     process of its own that is forked from one and the same state, and its limit is computing time, which other work on
     the machine does not use up. An answer that exceeds it is wrong. Whatever a verifier writes where it should not, it
     spoils its own verdict at most. The processes end when this one does, in whatever state they are.
-
-    Parameters
-    ----------
-    task
-        Section of the configuration that describes the task.
-    settings
-        Number of processes and limits.
     """
 
     def __init__(self, task: Section, settings: VerifierConfig) -> None:
@@ -99,18 +92,7 @@ class VerifierPool:
         self._workers.clear()
 
     def judge(self, answers: Sequence[tuple[Prompt[Any], str]]) -> list[Judged]:
-        """Judge responses; equal responses to a prompt are judged once.
-
-        Parameters
-        ----------
-        answers
-            Prompts and responses, any strings.
-
-        Returns
-        -------
-        list of Judged
-            In the order of ``answers``.
-        """
+        """Judge responses, any strings, in their order; equal responses to a prompt are judged once."""
         keys = [(id(prompt), response) for prompt, response in answers]
         verdicts: dict[tuple[int, str], Judged] = {}
         waiting = deque(dict(zip(keys, answers, strict=True)).items())

@@ -21,7 +21,7 @@ import pandas as pd
 
 from rl.records.layout import CHECKPOINTS, MODEL
 from sim.forecast import fit, forecast, read_pilot
-from studies.ladder.rows import Rank, Row, mean_row, rank_correlation
+from studies.ladder.rows import CONFIDENCE, Rank, Row, mean_row, rank_correlation
 from studies.weightings import prediction
 from studies.weightings.collect import DONE
 from studies.weightings.findings import measures
@@ -44,8 +44,9 @@ def predict(plan: Plan, setting: Setting, output: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each method: ``area`` and ``end``, mean success over the run and at its end by the world of habits;
-        ``lost``, kinds lost; and for each level ``time`` to it of independent prompts, in a unit all methods share.
+        A row for each method: ``area`` and ``end``, mean success over the run and at its end by the world of habits,
+        with ``low`` and ``high`` of each, the forecast's own 95 % interval for one run; ``lost``, kinds lost; and for
+        each level ``time`` to it of independent prompts, in a unit all methods share.
     """
     here = output / setting.name
     tables = {name: WeightTable.load(here / "tables" / f"{name}.json") for name in plan.methods}
@@ -60,11 +61,15 @@ def predict(plan: Plan, setting: Setting, output: Path) -> pd.DataFrame:
             runs[name].append(forecast(fitted, *advantages[name], steps, seed=seed, replicas=REPLICAS))
     rows: dict[str, dict[str, float]] = {}
     for name, found in runs.items():
-        rows[name] = {
-            "area": float(np.mean([each.over_the_run() for each in found])),
-            "end": float(np.mean([each.at_the_end() for each in found])),
-            "lost": float(np.mean([each.lost() for each in found])),
+        values = {
+            "area": np.concatenate([each.over_the_run() for each in found]),
+            "end": np.concatenate([each.at_the_end() for each in found]),
+            "lost": np.concatenate([each.lost() for each in found]),
         }
+        rows[name] = {measure: float(value.mean()) for measure, value in values.items()}
+        for measure in MEASURES:
+            low, high = np.quantile(values[measure], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+            rows[name] |= {f"{measure} low": low, f"{measure} high": high}
     starts: Any = count_starts(here / "starts")
     starts = starts[starts["seed"].isin(plan.tuning_seeds)]
     counts = np.bincount(starts["right"], starts["prompts"], int(starts["samples"].max()) + 1)

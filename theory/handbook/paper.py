@@ -1,4 +1,4 @@
-"""The weightings of the paper (arXiv 2602.11128) and the baselines that it compares them with.
+"""The weightings of the paper (ICML 2026, PMLR 306, pages 42459 to 42480, arXiv 2602.11128) and its baselines.
 
 The names Uniform-R and Plateau-R are the paper's; their forms are our reconstruction and are labelled so.
 """

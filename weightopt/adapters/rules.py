@@ -17,6 +17,7 @@ Severity = Literal["refuse", "warn", "note"]
 
 INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 INTERPOLATIONS_IN_A_ROW = 16
+TABLE = "table"  # what is amiss where no setting is
 
 
 class _Unreadable:
@@ -158,6 +159,8 @@ class Host:
         Names of classes whose keyword arguments are the settings, looked for in Python files.
     plugin
         Says whether the host will load our part; None where the user imports it.
+    refills
+        The settings with which it draws others for uniform groups.
     """
 
     key: str
@@ -170,11 +173,32 @@ class Host:
     recognises: Callable[[Mapping[str, Any]], bool]
     constructors: tuple[str, ...] = ()
     plugin: Callable[[], Plugin] | None = None
+    refills: tuple[str, ...] = ()
 
     def findings(self, given: Mapping[str, Any], table: WeightTable | None = None) -> list[Finding]:
-        """What the settings of a run do to the table, in the order of the rules."""
+        """What the settings of a run do to the table, in the order of the rules, and whether it is for this loop."""
         settings = Settings(given, table)
-        return [finding for rule in self.rules if (finding := self._apply(rule, settings)) is not None]
+        found = [finding for rule in self.rules if (finding := self._apply(rule, settings)) is not None]
+        return [*found, *self._other_loop(settings)]
+
+    def _other_loop(self, settings: Settings) -> list[Finding]:
+        refills = [settings.get(key) for key in self.refills]
+        if settings.table is None or any(value is UNREADABLE for value in refills):
+            return []
+        doubt = settings.table.doubt(refilled=any(refills))
+        if not doubt:
+            return []
+        instead = "one that is solved for this loop, such as with --clock regular"
+        return [
+            Finding(
+                host=self.name,
+                setting=TABLE,
+                value=settings.table.label,
+                severity="warn",
+                meaning=doubt,
+                instead=instead,
+            )
+        ]
 
     def _apply(self, rule: Rule, settings: Settings) -> Finding | None:
         value = settings.get(rule.setting, rule.default)

@@ -39,6 +39,7 @@ SKYRL = Host(
         and isinstance(given.get("generator"), Mapping)
         and isinstance(given["trainer"].get("algorithm", {}), Mapping)
     ),
+    refills=(f"{ALGORITHM}.dynamic_sampling.type",),
     rules=(
         Rule(
             setting=f"{ALGORITHM}.advantage_estimator",

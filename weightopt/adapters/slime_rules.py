@@ -26,6 +26,7 @@ SLIME = Host(
     "weight_table: /path/of/table.json) --advantage-estimator grpo --custom-pg-loss-reducer-function-path "
     f"{REDUCER}",
     recognises=lambda given: "custom_reward_post_process_path" in given or "n_samples_per_prompt" in given,
+    refills=("dynamic_sampling_filter_path",),
     rules=(
         Rule(
             setting="custom_reward_post_process_path",

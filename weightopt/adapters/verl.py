@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf  # pyright: ignore[reportMissingImpo
 from omegaconf.errors import OmegaConfBaseException  # pyright: ignore[reportMissingImports]
 from verl.trainer.ppo.core_algos import register_adv_est  # pyright: ignore[reportMissingImports]
 
-from weightopt.adapters.rules import Finding, Settings, sentences
+from weightopt.adapters.rules import TABLE, Finding, Settings, sentences
 from weightopt.adapters.verl_rules import ESTIMATOR, RESPONSES, VERL
 from weightopt.adapters.weigher import AdapterError, GroupWeigher
 from weightopt.table import TableError, WeightTable
@@ -120,7 +120,7 @@ def checked(given: Mapping[str, Any]) -> GroupWeigher:
 
 def _findings(given: Mapping[str, Any], table: WeightTable | None = None) -> list[Finding]:
     """What the settings that can be seen do; a trainer may show its node ``algorithm`` alone."""
-    return [each for each in VERL.findings(given, table) if each.setting.partition(".")[0] in given]
+    return [each for each in VERL.findings(given, table) if each.setting.partition(".")[0] in (*given, TABLE)]
 
 
 @register_adv_est(ESTIMATOR)

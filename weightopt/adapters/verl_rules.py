@@ -94,6 +94,7 @@ VERL = Host(
     f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm {SCALE}='${{data.max_response_length}}'",
     recognises=lambda given: isinstance(given.get("actor_rollout_ref"), Mapping) and "algorithm" in given,
     plugin=plugin,
+    refills=("algorithm.filter_groups.enable",),
     rules=(
         Rule(
             setting="algorithm.adv_estimator",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SIZES = "4,8,16,32,64"
 LOWEST = 0.05  # crowding limit; lower ones can hardly be held by small groups
 POOL = 5  # steps that are taken together while a run is followed
+PATIENCE = 60.0  # seconds after which a folder without a run's metrics is worth a word
 
 
 def advise(
@@ -86,8 +87,9 @@ def advise(
     crowding: Annotated[
         str,
         typer.Option(
-            help="Crowding limit κ of the table, which keeps rare kinds of problems alive; none; or auto, 0.3 below a "
-            "mean success of 0.1 and else none. From 0.05 to 1."
+            help="Crowding limit κ of the table, from 0.05 to 1: bounds how fast a more successful kind of problems "
+            "gets ahead (in the model; in trained networks kinds were still lost). Or none; or auto, 0.3 below a mean "
+            "success of 0.1 and else none; with --follow auto is decided at the first look."
         ),
     ] = "auto",
     threshold: Annotated[
@@ -182,7 +184,9 @@ def _advise(
     settings: dict[str, Any],
     *,
     quiet: bool,
+    began: float | None = None,
 ) -> Advice:
+    """The advice; `began` is the mean success that says how hard the start was, by default that of the counts."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -194,7 +198,7 @@ def _advise(
     settings = dict(settings)
     starts = estimate(counts, **{key: settings.pop(key) for key in ("floor", "resamples", "seed")})
     if automatic := settings["crowding"] == "auto":
-        settings["crowding"] = default_limit(starts)
+        settings["crowding"] = default_limit(starts.mean()[0] if began is None else began)
     sizes = sorted({*sizes, *([] if used is None else [used])})
     columns = TextColumn("group sizes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     progress = Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
@@ -237,17 +241,24 @@ def _follow(
 
     if not folder.is_dir():
         refuse(f"--follow: {folder} is no folder; give that of a run")
-    seen = None
+    seen = began = None
     print(f"waiting for the steps of {folder}", file=sys.stderr, flush=True)
+    patience: float | None = time.monotonic() + PATIENCE
     while True:
         ended = (folder / "model").exists()
+        if patience is not None and time.monotonic() >= patience:
+            patience = None
+            if not (folder / METRICS).exists():
+                print(f"no {METRICS} yet in {folder}; waiting on", file=sys.stderr, flush=True)
         # A run that has just begun has no step yet.
-        run = read_run(str(folder), may_be_empty=not ended) if ended or (folder / METRICS).exists() else None
+        begun = ended or (folder / METRICS).exists()
+        run = read_run(str(folder), may_be_empty=not ended, option="follow") if begun else None
         if run is not None and run.steps and run.steps[-1].step != seen:
             chosen = run.latest(pool)
             counts, seen = counts_of_steps(run, chosen), run.steps[-1].step
-            if settings["target"] is None:  # stays what it was at the first look
-                settings["target"] = default_target(counts.mean)
+            began = counts.mean if began is None else began
+            if settings["target"] is None:  # stays what it was at the first look, as the limit does
+                settings["target"] = default_target(began)
             if counts.mean >= settings["target"]:
                 print(f"step {seen}: mean success {counts.mean:.3g} has reached the target, {settings['target']:g}")
                 return
@@ -255,9 +266,9 @@ def _follow(
             measured = run_lengths(run) if lengths is None else lengths
             used = chosen[0].group_size
             try:
-                advice = _advise(counts, [used], used, measured, refilled, settings, quiet=True)
+                advice = _advise(counts, [used], used, measured, refilled, settings, quiet=True, began=began)
             except ProblemError as error:
-                if error.field != "metrics":
+                if error.field != counts.option:
                     raise
                 # Counts that say nothing yet: the table stays as it is.
                 print(f"step {seen}: no advice, the counts {error.sentence}", flush=True)

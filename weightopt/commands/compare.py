@@ -47,6 +47,7 @@ def compare(
 
 
 def _curves(problem: Problem, names: tuple[str, ...] | None, as_json: bool) -> None:
+    from theory.clocks import made_for
     from weightopt.comparison import compare as compare_named
 
     answer, rows = compare_named(problem, names)
@@ -66,11 +67,12 @@ def _curves(problem: Problem, names: tuple[str, ...] | None, as_json: bool) -> N
         "equal budget",
         ("weighting", "time", "relative to optimum"),
         [(row.label, f"{row.time:.6g}", f"{row.ratio:.3f}") for row in rows],
-        caption=f"optimum certified within {answer.gap:.1e}",
+        caption=f"made for: {made_for(problem.clock)[1]}\noptimum certified within {answer.gap:.1e}",
     )
 
 
 def _groups(problem: GroupProblem, names: tuple[str, ...] | None, as_json: bool) -> None:
+    from theory.clocks import made_for
     from weightopt.comparison import FACTORS
     from weightopt.comparison import compare as compare_named
 
@@ -102,7 +104,8 @@ def _groups(problem: GroupProblem, names: tuple[str, ...] | None, as_json: bool)
             for row in rows
         ],
         caption="all wrong: advantage where no response is correct, 0 in the best table, which a rule there can beat; "
-        f"best table certified within {answer.gap:.1e}",
+        f"best table certified within {answer.gap:.1e}\n"
+        f"made for: {made_for(curve.clock, problem.group_size)[1]}",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 EXAMPLES = re.compile(r"\n *Examples:\n")
+SEVERAL = re.compile(r"^<(?:list\[(\w+)\]|(\w+) range)>$")
 
 
 def plain(text: str) -> str:
@@ -52,7 +53,14 @@ class _Readable:
             self._readable.add(id(parameter))
             if getattr(parameter, "is_flag", False) and parameter.metavar is None:
                 parameter.metavar = ""
+            elif parameter.param_type_name == "option" and parameter.metavar is None:
+                # One value of an option that is repeated, or that has a range, which stands beside it.
+                parameter.metavar = SEVERAL.sub(r"<\1\2>", parameter.display_type(ctx) or "") or None
             if getattr(parameter, "help", None):
+                default = parameter.show_default
+                if isinstance(default, str) and parameter.param_type_name == "option":
+                    parameter.show_default = False
+                    parameter.help += f"  [default: {default}]"
                 parameter.help = plain(parameter.help)
             if parameter.name == "help" and panels:
                 parameter.rich_help_panel = panels[-1]  # else it would come first, in a box of its own

@@ -153,7 +153,8 @@ class CrowdingOptions:
         float | None,
         typer.Option(
             help="Crowding limit κ: φ(ρ) = ρu(ρ), what a kind of prompts presses a shared habit with, must not grow "
-            "faster than ρ^κ, so that rare kinds are not lost; below 1, and the lower the stronger. Docs: problems.md."
+            "faster than ρ^κ, which bounds how fast a more successful kind gets ahead (in the model; in trained "
+            "networks kinds were still lost); below 1, and the lower the stronger. Docs: problems.md."
         ),
     ] = None
     crowding_range: Annotated[

@@ -61,6 +61,21 @@ def describe(table: WeightTable) -> None:
         if isinstance(value, str | float | int) and (key, value) != ("scale", 1):
             text = f"{value:.12g}" if isinstance(value, float) else str(value)[:200]
             print(f"  {key.replace('_', ' '):<12} {''.join(c for c in text if c.isprintable())}")
+        if key == "made_for" and (words := _limit_in_words(table)):
+            print(f"  {'table':<12} {words}")
+
+
+def _limit_in_words(table: WeightTable) -> str:
+    """Of a table for groups with a crowding limit: whose growth is limited, and where; else empty."""
+    if table.group_size is None or (table.problem or {}).get("crowding") is None:
+        return ""
+    from weightopt import kinds
+    from weightopt.errors import ProblemError
+
+    try:
+        return getattr(kinds.read_problem(table.problem or {}), "design_in_words", "")
+    except ProblemError:  # `check` says what is off
+        return ""
 
 
 def print_weights(table: WeightTable, answer: CurveAnswer | None = None) -> None:

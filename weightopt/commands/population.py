@@ -114,7 +114,7 @@ def population(
 ) -> None:
     """Which weighting raises the mean success of many prompts fastest, under a budget per step?
 
-    Named weightings and the best shared one found are compared with a lower bound on the time of *all* weights, prompt
+    Named weightings and the best shared one found are compared with a lower bound on the time of all weights, prompt
     by prompt and step by step. With --group-size it is a table for groups of M, whose noise counts. With --output, one
     target and one clock, the shared one is written as a table.
     """

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from weightopt.answer import Answer
     from weightopt.curves.curve import CurveAnswer
     from weightopt.curves.problem import Problem
+    from weightopt.groups.group import GroupProblem
     from weightopt.table import WeightTable
 
 
+PICTURES = (".png", ".pdf", ".svg")  # the endings of `weightopt.plot`, which is slow to import
 IDLE = 1e-7  # relative difference of two times, each certified to 1e-8, that is none
 
 
@@ -90,7 +92,9 @@ def solve(
     csv: Csv = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw clock, weights and named weightings into this PNG file.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Draw clock, weights and named weightings into this file: .png, .pdf or .svg.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,6 +114,8 @@ def solve(
           The best curve among those that never rise and stay below a bound.
     """
     check_folders(output=output, csv=csv, plot=plot)
+    if plot is not None and plot.suffix.lower() not in PICTURES:
+        refuse(f"--plot: {plot} must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
     if curve.lipschitz is None and curve.lipschitz_in != CurveOptions.lipschitz_in:
         refuse("--lipschitz-in needs --lipschitz, the slope that it is about")
     if group_size is None or plug_in:
@@ -123,7 +129,7 @@ def solve(
         group = limit.of_group(table.problem(problem, group_size, not uncentred))
         solved = _solve_group(group, start_range, method)
     _warn_if_coarse(problem)
-    picture = None if plot is None else _draw(problem, solved.table, solved.curve)
+    picture = None if plot is None else _draw(problem, solved, plot)
     # All that can fail has been done: what is written now is whole.
     write(solved.table, output, csv)
     if plot is not None and picture is not None:
@@ -284,26 +290,35 @@ def _solve_group(group: Any, start_range: tuple[float, float] | None, method: An
     if group.crowding is not None:
         # At κ = M the limit asks nothing, and the push on all-wrong groups is still solved for.
         free = solve_problem(dataclasses.replace(group, crowding=float(group.group_size)))
-        remarks.append(_price_of_limit(answer.time, free.time))
+        plain = solve_problem(_without_limit(group)).time if group.centred else None
+        remarks.append(_price_of_limit(answer.time, free.time, plain))
     if group.budget_kind == "drift":
         ratio = answer.time / solve_problem(group.curve).time
         remarks.append(f"  curve        {ratio:.4f} times the time of the curve, which no group size beats")
     return _Solved(answer, answer.table(), tuple(remarks))
 
 
-def _price_of_limit(time: float, free: float) -> str:
-    """What the crowding limit costs, in one line."""
+def _without_limit(group: GroupProblem) -> GroupProblem:
+    return dataclasses.replace(group, crowding=None, crowding_range=None, crowding_measure="gradient")
+
+
+def _price_of_limit(time: float, free: float, plain: float | None = None) -> str:
+    """What the crowding limit costs, in one line; `plain` is the time of a table that has no push and no limit."""
     if time <= free * (1 + IDLE):
         return "  limit        idle: what is best without the crowding limit keeps it already"
-    return f"  limit        {time / free:.4f} times the time without the crowding limit, {free:.6g}"
+    line = f"  limit        {time / free:.4f} times the time without the crowding limit, {free:.6g}"
+    return line if plain is None else f"{line} with the all-wrong push free ({plain:.6g} without a push)"
 
 
-def _draw(problem: Problem, table: WeightTable, curve: CurveAnswer | None) -> bytes:
+def _draw(problem: Problem, solved: _Solved, plot: Path) -> bytes:
     """The picture of the clock and of the weights, with dots where a group looks the table up."""
+    from weightopt.curves.curve import CurveAnswer
     from weightopt.kinds import solve as solve_problem
     from weightopt.plot import draw_weights
 
-    return draw_weights(solve_problem(problem) if curve is None else curve, table)
+    if isinstance(solved.answer, CurveAnswer):
+        return draw_weights(solved.answer, solved.table, ending=plot.suffix.lower())
+    return draw_weights(solve_problem(problem), solved.table, solved.answer, plot.suffix.lower())
 
 
 def _document(solved: _Solved) -> dict[str, Any]:

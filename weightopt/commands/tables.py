@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from weightopt.commands.options import AllRight, AllWrong, AsJson, Csv, GroupSize, Output
-from weightopt.commands.output import check_folders, describe, print_json, print_weights, refuse, write
+from weightopt.commands.output import check_folders, describe, fail, print_json, print_weights, refuse, write
 
 
 def table(
@@ -121,7 +120,8 @@ def check(
     elif fine:
         print(f"{file}: fine: {sentence}")
     else:
-        print(f"weightopt: {file}: {sentence}", file=sys.stderr)
+        named = f"'{file}" in sentence
+        fail(sentence if named else f"{file}: {sentence}", 1)
     if not fine:
         raise typer.Exit(1)
 

@@ -223,7 +223,7 @@ class Problem:
     def _check_crowding(self) -> None:
         if self.crowding_range is not None:
             if self.crowding is None:
-                raise ProblemError("crowding_range", "needs crowding, the limit that it is about")
+                raise ProblemError("crowding_range", "needs --crowding, the limit that it is about")
             object.__setattr__(self, "crowding_range", read_range(self.crowding_range, self.start, self.target))
         if self.crowding is None:
             return

@@ -55,6 +55,7 @@ _solve = lapack.dposv  # pyright: ignore[reportAttributeAccessIssue]
 METHOD = "interior point (Newton) on the table"
 LIMIT_METHOD = "interior point (Newton) and exchange on the table"
 # Fields that came after the first files, with the value that a file without them means.
+ROOM = 0.1  # of a crowding limit above the least that groups can hold; closer to it an answer may stay uncertified
 LATER_LIMITS: dict[str, Any] = {"crowding": None, "crowding_range": None, "crowding_measure": "gradient"}
 CONVEX_METHOD = "convex program on the table (Clarabel)"
 SHAPE_ROUNDING = 1e-12  # of sums of rays, relative to the largest weight
@@ -153,7 +154,7 @@ class GroupProblem:
         if self.crowding is None:
             for field, default in (("crowding_range", None), ("crowding_measure", "gradient")):
                 if getattr(self, field) != default:
-                    raise ProblemError(field, "needs crowding, the limit that it is about")
+                    raise ProblemError(field, "needs --crowding, the limit that it is about")
             return
         if self.step_model != "ratio":
             raise ProblemError("crowding", "needs the ratio step, which is the direction of the gradient")
@@ -168,11 +169,12 @@ class GroupProblem:
             )
         least = least_limit(self.crowding_measure, self.group_size, low)
         if not least < self.crowding <= self.group_size:
-            wanted = self.crowding + (self.crowding_measure == "push")
+            wanted = self.crowding + (self.crowding_measure == "push") - ROOM
             way_out = ""
             if self.crowding <= least and wanted < 1:
-                nearest = (1 - wanted) / (self.group_size - wanted)
-                way_out = f": raise it, the low end of --crowding-range above {nearest:.3g}, or the group size"
+                nearest = (1 - wanted) / (self.group_size - wanted)  # where `least_limit` is that much below
+                ways = [f"the low end of --crowding-range to {nearest:.3g}"] if nearest < high else []
+                way_out = f": raise it to {least + ROOM:.3g}, " + ", ".join([*ways, "or the group size"])
             raise ProblemError(
                 "crowding",
                 f"must be above {least:.6g}, the least that groups of {self.group_size} can hold from {low:g} on, and "
@@ -410,8 +412,18 @@ def solve(problem: GroupProblem, *, throw: bool = True) -> GroupAnswer:
         candidates.append((table, _certify(problem, designs, table, scaled), scaled))
     advantages, certificate, prices = next((c for c in candidates if _good(c[1])), candidates[-1])
     answer = _answer(problem, advantages, certificate, METHOD if prices is None else LIMIT_METHOD, prices=prices)
-    answer.certified(throw)
+    answer.certified(throw, _close_to_least(problem))
     return answer
+
+
+def _close_to_least(problem: GroupProblem) -> str:
+    """What is likely to blame where a crowding limit has next to no room."""
+    if problem.crowding is None:
+        return ""
+    least = least_limit(problem.crowding_measure, problem.group_size, problem.limited_on[0])
+    if problem.crowding - least >= ROOM:
+        return ""
+    return f"; the crowding limit is within {problem.crowding - least:.2g} of the least that these groups can hold"
 
 
 def _good(certificate: TimeCertificate) -> bool:

@@ -38,11 +38,12 @@ NEGLIGIBLE = 0.02  # share of a time that no training run would show
 PARTS = 10**9  # of a population, of which shares become counts
 MOST_SIZES = 8
 HARD = 0.1  # mean success below which the model has been wrong in trained runs
-LIMIT = 0.3  # the crowding limit that is advised from such starts
+LIMIT = 0.3  # the crowding limit of the table that is handed out from such starts
 LIMITED_TARGET, LIMITED_TO = 0.9, 0.7  # success the limited table is solved for, and to which the limit holds
+# What training says of starts below HARD: the one place to change when docs/results.md does.
 EVIDENCE = (
-    "but from starts as hard as these kinds of problems compete for shared habits. On the one task where this was "
-    "planned and trained such a table ended 16 points above GRPO and 9 below MaxRL (docs/results.md)"
+    "On the one task where it was tested, at one learning rate and on eight seeds, Linear-R, MaxRL and Sqrt-R ended at "
+    "54 to 55 %, tables with a crowding limit at 49 to 52 % and GRPO at 45 % (docs/results.md)."
 )
 UNKNOWN = "whether it pays depends on how kinds of problems compete, which has not been trained from such a start"
 LEFT_OUT = (
@@ -139,7 +140,10 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limited:
-    """A table that keeps rare kinds of problems alive, for starts at which kinds compete for shared habits.
+    """A table whose push hardly grows with success, for starts at which kinds of problems compete for shared habits.
+
+    In the model of kinds that compete this bounds how fast a more successful one gets ahead. In trained networks kinds
+    were still lost.
 
     Attributes
     ----------
@@ -172,11 +176,14 @@ class Advice:
     choices
         One for each group size, rising.
     recommended
-        Which of them: that of the run if it costs at most 2 % more than the cheapest, else the smallest that does.
+        Which of them: that of the run if it costs at most 2 % more than the cheapest, else the smallest that does. From
+        hard starts, where the model that ranks them does not hold, that of the run whatever it costs.
     threshold
         Saving below which a table is said not to help.
     limited
-        The table to use in place of what the model of independent prompts recommends, if kinds of problems compete.
+        The table that is handed out in place of what the model of independent prompts recommends.
+    used
+        M of the run, if it has one.
     """
 
     starts: Starts
@@ -185,29 +192,33 @@ class Advice:
     recommended: int
     threshold: float
     limited: Limited | None = None
+    used: int | None = None
 
     @property
     def choice(self) -> Choice:
         """The recommended one."""
         return self.choices[self.recommended]
 
+    @property
+    def hard(self) -> bool:
+        """Whether the starts are so hard that the model of independent prompts has been wrong in trained runs."""
+        return self.starts.mean()[0] < HARD
+
     def table(self) -> WeightTable:
-        """The table to use."""
+        """The table that is handed out."""
         return self.choice.table() if self.limited is None else self.limited.answer.table()
 
     @property
     def verdict(self) -> str:
-        """What to do, in one sentence or two."""
+        """What to do, in one sentence or a few."""
         choice = self.choice
-        if self.limited is not None:
-            price = self.limited.cost / choice.cost - 1
+        if self.hard:
             return (
-                f"Use groups of {choice.group_size} with the table that keeps the crowding limit κ = "
-                f"{self.limited.limit:g}. If prompts were independent it would cost {price:.1%} more than "
-                f"{'the best table found' if choice.helps else choice.named.label}; "
-                + (EVIDENCE if default_limit(self.starts) == self.limited.limit else UNKNOWN)
-                + "."
+                "No table is shown to help over the best named weighting from starts as hard as these. "
+                f"{EVIDENCE} Use Sqrt-R or MaxRL, and try half the learning rate before another table."
             )
+        if self.limited is not None:
+            return f"{self._price}; {UNKNOWN}."
         saving = f"{choice.saving:.1%} [{choice.low:.1%}, {choice.high:.1%}]"
         against = f"{choice.named.label}, the best named weighting"
         if choice.helps:
@@ -224,15 +235,28 @@ class Advice:
         )
 
     @property
+    def _price(self) -> str:
+        """What the limited table costs by the model."""
+        assert self.limited is not None
+        choice = self.choice
+        return (
+            f"In groups of {choice.group_size} the table with the crowding limit κ = {self.limited.limit:g} would cost "
+            f"{self.limited.cost / choice.cost - 1:.1%} more than "
+            f"{'the best table found' if choice.helps else choice.named.label} if prompts were independent"
+        )
+
+    @property
     def cautions(self) -> tuple[str, ...]:
         """What to know before one acts on it."""
-        hard = (
-            "From starts as hard as these this model has been wrong: in the study's Countdown from scratch GRPO, which "
-            "it puts first, ended at 47 % and Sqrt-R at 67 %, because prompts share habits (docs/advice.md). Ask for a "
-            "table with --crowding, or compare the two in short runs."
-        )
-        wrong = self.limited is None and self.starts.mean()[0] < HARD
-        return (*((hard,) if wrong else ()), f"The model leaves out: {LEFT_OUT}.")
+        said = []
+        if self.hard:
+            size = self.choice.group_size
+            said.append(
+                "Group sizes are ranked by a model of independent prompts, which does not hold from such starts: "
+                + (f"keep the pilot's {size}." if size == self.used else f"{size} is what it would take.")
+            )
+            said += [] if self.limited is None else [f"{self._price}."]
+        return (*said, f"The model leaves out: {LEFT_OUT}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -254,7 +278,7 @@ class Advice:
             "threshold": self.threshold,
             "group_sizes": [choice.to_dict() for choice in self.choices],
             "group_size": self.choice.group_size,
-            "helps": self.choice.helps,
+            "helps": self.choice.helps and not self.hard,
             "limited": None
             if self.limited is None
             else {
@@ -296,9 +320,10 @@ def advise(
     threshold
         Saving below which a table is said not to help, 0 to 0.5.
     used
-        The group size that the user has, one of `group_sizes`; it is kept where another one saves little.
+        The group size that the user has, one of `group_sizes`; it is kept where another one saves little, and from a
+        mean success below 0.1.
     crowding
-        κ of a table that is to be used whatever the model of independent prompts says, see `Limited`; None: no limit,
+        κ of a table that is handed out whatever the model of independent prompts says, see `Limited`; None: no limit,
         and none is needed from a mean success of 0.7.
     progress
         Called with each group size once it is done.
@@ -336,7 +361,7 @@ def advise(
         progress(problem.group_size)
     cheapest = min(choice.cost for choice in choices)
     near = [at for at, choice in enumerate(choices) if choice.cost <= cheapest * (1 + NEGLIGIBLE)]
-    kept = [at for at in near if choices[at].group_size == used]
+    kept = [at for at in (range(len(choices)) if mean < HARD else near) if choices[at].group_size == used]
     recommended = (kept or near)[0]
     return Advice(
         starts=starts,
@@ -344,15 +369,16 @@ def advise(
         choices=tuple(choices),
         recommended=recommended,
         threshold=threshold,
+        used=used,
         limited=None
         if crowding is None or float(f"{mean:.2g}") >= LIMITED_TO
         else _limited(choices[recommended].answer.problem, mean, crowding),
     )
 
 
-def default_limit(starts: Starts) -> float | None:
-    """κ that is advised: `LIMIT` below a mean success of `HARD`, where kinds crowd each other out, else None."""
-    return LIMIT if starts.mean()[0] < HARD else None
+def default_limit(mean: float) -> float | None:
+    """κ of the table that is handed out: `LIMIT` below a mean success of `HARD`, else None."""
+    return LIMIT if mean < HARD else None
 
 
 def _limited(population: GroupPopulationProblem, start: float, limit: float) -> Limited:

@@ -28,6 +28,7 @@ function of H.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ class At:
             + b[1] * inverse.slope[self.left + 1]
         )
 
-    @property
+    @cached_property
     def _partial(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """∫ of the basis from the knot on the left to here: of both values, and of both slopes."""
         t, d = self.share, self.width
@@ -140,6 +141,7 @@ class Passage(NamedTuple):
     speed: Functions
     inverse: Functions
     reached: Array  # (g,) H at the knots
+    begun: Array  # (n,) H at the starts
     spent: Functions  # r
 
 
@@ -310,12 +312,12 @@ class GroupFlow:
             spent = Functions(v * u * u, v * (self._odds * u * u + 2 * u * du))
         else:
             spent = Functions(*(each @ table**2 for each in self._squares))
-        return Passage(speed, inverse, reached, spent)
+        return Passage(speed, inverse, reached, self._start.integral(inverse, reached), spent)
 
     def _ahead(self, passage: Passage, tau: float | Array) -> Array:
         """θ at flow times: shape (n,) for one, (k, n) for k of them."""
         reached, u = passage.reached, passage.speed.value
-        at = self._start.integral(passage.inverse, reached) + np.asarray(tau)[..., None]
+        at = passage.begun + np.asarray(tau)[..., None]
         left = np.clip(np.searchsorted(reached, at, side="right") - 1, 0, reached.size - 2)
         width, d = reached[left + 1] - reached[left], self.knots[1] - self.knots[0]
         t = np.clip((at - reached[left]) / width, 0.0, 1.0)

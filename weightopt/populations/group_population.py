@@ -320,7 +320,7 @@ def solve(
     if best is not None and best.time * problem.budget <= cost:
         found, method = named[best.weighting], f"no better one found than {best.label}"
     found = found * problem.budget / flow.first_spent(found, problem.share)
-    answer = _answer(problem, found, method, lower)
+    answer = _answer(problem, flow, found, method, lower)
     answer = dataclasses.replace(answer, rows=tuple(rows))
     answer.certified(throw)
     return answer
@@ -345,7 +345,7 @@ def certify(problem: GroupPopulationProblem, table: WeightTable) -> GroupPopulat
     if problem.uniform_groups and min(ends) < 0:
         raise TableError("keys 'all_wrong_advantage' and 'all_right_advantage' must be ≤ 0 and ≥ 0; build it again.")
     wrong, right = ends if problem.uniform_groups else (0.0, 0.0)
-    return _answer(problem, np.array([wrong, *table.weight, right]), method, problem.bound)
+    return _answer(problem, problem.flow(), np.array([wrong, *table.weight, right]), method, problem.bound)
 
 
 def named_tables(problem: GroupPopulationProblem, names: Sequence[str] = NAMES) -> dict[str, Array]:
@@ -405,19 +405,22 @@ def _is_one(problem: GroupPopulationProblem, table: Array) -> bool:
     return bool(fits) and _steepness(table) <= problem.steepness
 
 
-def _answer(problem: GroupPopulationProblem, table: Array, method: str, lower: float) -> GroupPopulationAnswer:
-    coarse, fine = problem.flow(), problem.flow(fineness=2)
-    time, rough = (flow.time(table, problem.share, problem.target) / problem.budget for flow in (fine, coarse))
+def _answer(
+    problem: GroupPopulationProblem, flow: GroupFlow, table: Array, method: str, lower: float
+) -> GroupPopulationAnswer:
+    times = (each.time(table, problem.share, problem.target) for each in (problem.flow(fineness=2), flow))
+    time, rough = (time / problem.budget for time in times)
     error = 2 * abs(rough / time - 1)
     steepness = _steepness(table)
     certificate = PopulationCertificate(
         time=time,
-        lower_bound=lower,
+        # Where one prompt is all there is the two are equal, and only the error of the cost lies between them.
+        lower_bound=time if time < lower <= time * (1 + error) else lower,
         # A cost below the bound by more than rounding would mean a wrong bound: it is charged, not called 0.
         gap=abs(time / lower - 1) + error,
         quadrature_error=error,
         steepness=steepness,
-        budget_error=coarse.first_spent(table, problem.share) / problem.budget - 1,
+        budget_error=flow.first_spent(table, problem.share) / problem.budget - 1,
         # A search ends on the limit, so rounding is left out.
         violation=max(0.0, steepness / problem.steepness - 1 - STEEPNESS_ROUNDING),
     )

@@ -111,7 +111,7 @@ def read_lengths(path: str) -> Lengths:
         With what is wrong.
     """
     if Path(path).is_dir() or path.endswith(".jsonl"):
-        run = read_run(path)
+        run = read_run(path, option="tokens")
         lengths = run_lengths(run)
         if lengths is None:
             run.refuse("does not state the lengths of right and of wrong responses; give --tokens a CSV file")

@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, lambertw
 
 from theory.step_budgets import StepBudget
@@ -382,8 +382,6 @@ def _two_legs(crowd: Crowd, target: float, frontier: _Frontier, straight: float)
         _, end = nearest(crowd._replace(start=point), target)
         return float(walked[at]) + _leg(crowd, point, end, target)[1]
 
-    low, high = 0.0, float(last)
-    while high - low > 2:  # thirds: the time falls and then rises, roughly; any rank will do
-        left, right = (2 * low + high) / 3, (low + 2 * high) / 3
-        low, high = (low, right) if time(left) < time(right) else (left, high)
-    return min(straight, time(0.0), time((low + high) / 2), time(last))
+    # The time falls and then rises, roughly; any rank will do.
+    between = minimize_scalar(time, bounds=(0, last), method="bounded", options={"xatol": 1}) if last > 0 else None
+    return min([straight, time(0), time(last), *([] if between is None else [float(between.fun)])])

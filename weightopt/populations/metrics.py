@@ -53,15 +53,16 @@ class Step(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A metrics file: its name, as a person may read it, and its steps in order."""
+    """A metrics file: its name, as a person may read it, its steps in order, and the option that names it."""
 
     path: str
     name: str
     steps: tuple[Step, ...]
+    option: str = "metrics"
 
     def refuse(self, sentence: str) -> NoReturn:
         """Refuse the file with one sentence."""
-        raise ProblemError("metrics", f"file {self.path}: {sentence}")
+        raise ProblemError(self.option, f"file {self.path}: {sentence}")
 
     def since(self, step: int | None, count: int = 1) -> tuple[Step, ...]:
         """`count` steps, or as many as there are, from number `step` on, or from the first; those of one group size."""
@@ -79,7 +80,7 @@ class Run(NamedTuple):
         return tuple(each for each in chosen if each.group_size == chosen[-1].group_size)
 
 
-def read_run(path: str, *, may_be_empty: bool = False) -> Run:
+def read_run(path: str, *, may_be_empty: bool = False, option: str = "metrics") -> Run:
     """Every training step of ``metrics.jsonl``, or of the one in a run's folder.
 
     A last line without its end is still being written, and is left out.
@@ -90,7 +91,9 @@ def read_run(path: str, *, may_be_empty: bool = False) -> Run:
         If the file cannot be read, a line is not one of a run, or there is no training step, unless that may be.
     """
     file = Path(path) / METRICS if Path(path).is_dir() else Path(path)
-    run = Run(path, plain(file.name), ())
+    run = Run(path, plain(file.name), (), option)
+    if file != Path(path) and not file.exists():
+        raise ProblemError(option, f"{path} holds no {METRICS}; give the folder of a run")
     try:
         data = read_file(file, MAX_BYTES)
         if len(data) > MAX_BYTES:

@@ -27,7 +27,7 @@ PIECES = 256  # of a path, to measure it
 _APART = np.array([0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3])
 AROUND = np.concatenate([[0.25, 0.5], 1 - _APART[::-1], [1.0], 1 + _APART, [1.6, 2.5, 4.0]])  # times a flow time
 NEWTON = 200  # steps to the arrival, halves of an interval among them
-ROUNDS = 3  # of evening out the pieces
+ROUNDS, EVENED = 3, 64  # of evening out the pieces, and how many there are while it lasts
 
 
 class Path(NamedTuple):
@@ -131,17 +131,17 @@ class Passage:
 
     def walk(self, theta: Array) -> Array:
         """Times of the pieces of a path through log-odds of shape (k, n), at unit budget; shape (k-1,)."""
-        return _walk(self.problem, theta)[0]
+        return _walk(self.problem, *_along(self.problem, theta))[0]
 
     def spread(self, pieces: int) -> Array:
         """Flow times from 0 to arrival between which the path takes about equal time; shape (pieces + 1,)."""
         # At first geometric, back from the end and forth from the start: whatever happens happens near one of them.
-        ramp = np.geomspace(1e-8, 1, pieces // 2 + 1)
+        ramp = np.geomspace(1e-8, 1, EVENED // 2 + 1)
         tau = self.hitting * np.unique(np.concatenate([[0.0], ramp / 2, 1 - ramp / 2, [1.0]]))
-        for _ in range(ROUNDS):
+        for count in (EVENED,) * (ROUNDS - 1) + (pieces,):
             done = np.concatenate([[0.0], np.cumsum(self.walk(self.at(tau).theta))])
             even = np.linspace(0, 1, tau.size)
-            tau = np.interp(np.linspace(0, 1, pieces + 1), (done / done[-1] + even) / 2, tau)
+            tau = np.interp(np.linspace(0, 1, count + 1), (done / done[-1] + even) / 2, tau)
         return tau
 
     def time(self, pieces: int = PIECES) -> tuple[float, float]:
@@ -150,19 +150,22 @@ class Passage:
         stops = np.unique(self.flow.stop[self.moving])
         tau = np.union1d(self.spread(pieces), stops[stops < self.hitting][:pieces])
         halves = np.sort(np.concatenate([tau, (tau[1:] + tau[:-1]) / 2]))
-        theta = self.at(halves).theta
-        fine, coarse = (float(np.sum(self.walk(points))) for points in (theta, theta[::2]))
+        x, cost = _along(self.problem, self.at(halves).theta)
+        fine, coarse = (float(np.sum(_walk(self.problem, x[::step], cost[::step])[0])) for step in (1, 2))
         # Chords and trapezoids are of second order in the width.
         return (4 * fine - coarse) / 3 / self.problem.budget, abs(coarse / fine - 1)
 
 
-def _walk(problem: PopulationProblem, theta: Array) -> tuple[Array, Array, Array]:
-    """Times of the pieces of a path at unit budget, chord by chord, with its lengths and costs at the ends."""
-    length = problem.norm.norm(np.diff(problem.norm.coordinate(theta), axis=0), problem.share)
-    if problem.clock == "regular":
-        return length, length, np.ones(theta.shape[0])
-    cost = (1 + np.exp(-theta)) @ problem.share
-    return length * (cost[1:] + cost[:-1]) / 2, length, cost
+def _along(problem: PopulationProblem, theta: Array) -> tuple[Array, Array]:
+    """Coordinates of the points of a path, shape (k, n), and what a step costs there, shape (k,)."""
+    cost = np.ones(theta.shape[0]) if problem.clock == "regular" else (1 + np.exp(-theta)) @ problem.share
+    return problem.norm.coordinate(theta), cost
+
+
+def _walk(problem: PopulationProblem, x: Array, cost: Array) -> tuple[Array, Array]:
+    """Times of the pieces of a path at unit budget, chord by chord, and their lengths."""
+    length = problem.norm.norm(np.diff(x, axis=0), problem.share)
+    return length * (cost[1:] + cost[:-1]) / 2, length
 
 
 def time_and_gradient(
@@ -193,10 +196,9 @@ def time_and_gradient(
     passage = Passage(problem, knots, log_weight, near)
     share = np.array([0.0, 1.0]) if share is None else share
     path = passage.at(passage.hitting * share)
-    time, length, cost = _walk(problem, path.theta)
-    norm, x = problem.norm, problem.norm.coordinate(path.theta)
-    change = np.diff(x, axis=0)
-    middle = np.ones_like(length) if problem.clock == "regular" else (cost[1:] + cost[:-1]) / 2
+    x, cost = _along(problem, path.theta)
+    time, length = _walk(problem, x, cost)
+    norm, change, middle = problem.norm, np.diff(x, axis=0), (cost[1:] + cost[:-1]) / 2
     if norm.exponent == 1:
         pull = middle[:, None] * problem.share * np.sign(change)
     else:

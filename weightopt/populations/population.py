@@ -36,9 +36,10 @@ NAMES = ("rloo", "grpo", "linear-r", "sqrt-r", "uniform-r", "plateau-r")
 STARTS = ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (1.0, 0.5), (-1.0, 1.0))
 STEEPNESS_ROUNDING = 1e-8
 PROMISE = Promise(math.inf)
-SEARCH_PIECES = 48  # of a path, during the search
+SEARCH_PIECES, LAST_PIECES = 48, 72  # of a path, during the search; for its last steps
 SEARCH_PROMPTS = 40  # into which the population is gathered for it, but for the last steps
-FIRST_STEPS, SEARCH_STEPS, LAST_STEPS = 20, 60, 40  # from all starts; from the best; with all prompts
+FIRST_STEPS, SEARCH_STEPS, LAST_STEPS = 5, 60, 40  # from all starts; from the best; with all prompts
+FLAT, LAST_FLAT = 1e-7, 1e-8  # relative gains of a step, below which a search ends; and its last steps
 BEST_STARTS = 2
 
 
@@ -291,18 +292,15 @@ def search(problem: PopulationProblem) -> LogLinear:
     """The best shared weighting that a local search finds from any of its starts.
 
     It goes from all starts a little way and from the best of them on, with prompts gathered into a few tens; the last
-    steps are those of the whole population.
+    steps are those of the whole population, with more pieces of the path, evened out anew.
     """
     rho = problem.knots()
     knots, few = log_odds(rho), _gathered(problem)
     begun = [_descend(few, knots, -a * np.log(rho) - b * np.log1p(-rho), FIRST_STEPS) for a, b in STARTS]
     begun.sort(key=lambda pair: pair[1])
     found = [_descend(few, knots, log_weight, SEARCH_STEPS) for log_weight, _ in begun[:BEST_STARTS]]
-    best = min(found, key=lambda pair: pair[1])
-    # Once more, with pieces evened out anew.
-    log_weight = min(best, _descend(few, knots, best[0], SEARCH_STEPS), key=lambda pair: pair[1])[0]
-    if few is not problem:
-        log_weight = _descend(problem, knots, log_weight, LAST_STEPS)[0]
+    best = min(found, key=lambda pair: pair[1])[0]
+    log_weight = _descend(problem, knots, best, LAST_STEPS, LAST_FLAT, LAST_PIECES)[0]
     return LogLinear(tuple(rho.tolist()), tuple(np.exp(log_weight - np.mean(log_weight)).tolist()))
 
 
@@ -319,7 +317,14 @@ def _gathered(problem: PopulationProblem) -> PopulationProblem:
     )
 
 
-def _descend(problem: PopulationProblem, knots: Array, log_weight: Array, steps: int) -> tuple[Array, float]:
+def _descend(
+    problem: PopulationProblem,
+    knots: Array,
+    log_weight: Array,
+    steps: int,
+    flat: float = FLAT,
+    pieces: int = SEARCH_PIECES,
+) -> tuple[Array, float]:
     """L-BFGS-B in the slopes; log-weights at the knots and the time they take."""
     width, limit = np.diff(knots), problem.steepness
     slope = np.clip(np.diff(log_weight) / width, -limit, limit)
@@ -331,17 +336,17 @@ def _descend(problem: PopulationProblem, knots: Array, log_weight: Array, steps:
     # A mean of weights makes the length of any path that of its ends.
     if problem.norm.exponent == 2 or problem.clock == "effective":
         passage = Passage(problem, knots, at_knots(slope))
-        share = passage.spread(SEARCH_PIECES) / passage.hitting
+        share = passage.spread(pieces) / passage.hitting
     slope = minimize(
         _objective(problem, knots, width, at_knots, share),
         slope,
         jac=True,
         method="L-BFGS-B",
         bounds=[(-limit, limit)] * slope.size,
-        options={"maxiter": steps, "maxcor": 10},
+        options={"maxiter": steps, "maxcor": 10, "ftol": flat},
     ).x
     passage = Passage(problem, knots, at_knots(slope))
-    return at_knots(slope), passage.time(2 * SEARCH_PIECES)[0]
+    return at_knots(slope), passage.time(2 * pieces)[0]
 
 
 def _objective(

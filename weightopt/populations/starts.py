@@ -4,7 +4,8 @@ K/M is a noisy pass rate: its spread is that of ρ and that of the binomial toge
 maximum likelihood among all distributions on a grid even in log-odds (Kiefer and Wolfowitz' nonparametric maximum
 likelihood), by the EM algorithm. It begins at the beta-binomial fit and ends when a step gains next to nothing: what
 the counts say overrules the Beta distribution, and where they say nothing (prompts far below one success in M
-responses) its shape is kept. How uncertain this is, is asked of prompts drawn anew with replacement (bootstrap).
+responses) its shape is kept. How uncertain this is, is asked of prompts drawn anew with replacement (bootstrap), and
+where their counts differ by less than binomial noise of prompts and responses drawn from the estimate.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from weightopt.populations.pass_rates import (
 )
 
 Array = NDArray[np.float64]
-POINTS = 60  # of the grid
+POINTS = 200  # of the grid; 0.07 in log-odds between two, what 1000 responses to a prompt tell apart
+NOBODY = 1e-9  # share at which a point of the grid is left out
 GAIN = 1e-3  # nats by which a step of EM must raise the log-likelihood to be followed by another one
 LONGEST = 500  # steps of EM
 FEWEST = 8  # prompts from which a bootstrap says anything
@@ -78,7 +80,7 @@ class Starts(NamedTuple):
     share
         Shape (g,). Their estimated shares, sum 1.
     resampled
-        Shape (b, g). The same from prompts drawn anew.
+        Shape (b, g). The same from prompts, or prompts and responses, drawn anew.
     """
 
     counts: Counts
@@ -110,7 +112,7 @@ def estimate(counts: Counts, *, floor: float = FLOOR, resamples: int = 200, seed
     counts
         At least 8 prompts; neither all responses right nor all wrong.
     floor
-        The grid goes from here to 1 - floor, 1e-6 to 0.1.
+        The grid goes from here to 1 - floor, 1e-6 to 0.1; points of it at which nobody is are left out.
     resamples
         Bootstrap samples, 20 to 10,000.
     seed
@@ -130,17 +132,59 @@ def estimate(counts: Counts, *, floor: float = FLOOR, resamples: int = 200, seed
         if np.all(counts.correct == wrong):
             raise ProblemError(counts.option, f"must not be all {outcome}: that says nothing about a distribution")
     theta = np.linspace(-log_odds(1 - floor), log_odds(1 - floor), POINTS)
+    # Prompts that all have one pass rate find it on the grid.
+    alike = log_odds(min(max(counts.mean, floor), 1 - floor))
+    theta[np.argmin(np.abs(theta - alike))] = alike
     rates = expit(theta)
-    k, m = counts.correct[:, None], counts.responses[:, None]
-    choose = gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1)
-    likelihood = np.exp(choose + k * np.log(rates) + (m - k) * np.log1p(-rates))
     edges = expit((theta[1:] + theta[:-1]) / 2)
     prior = beta_masses(*fit_beta_counts(counts.correct, counts.responses, counts.prompts), edges)
     prior = np.maximum(prior, 1e-6)
+    prior /= prior.sum()
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(counts.total, counts.prompts / counts.total, size=resamples)
-    shares = _fit(likelihood, prior / prior.sum(), np.vstack([counts.prompts, drawn]).astype(np.float64))
-    return Starts(counts, rates, shares[0], shares[1:])
+    pairs, drawn = (counts.correct, counts.responses), counts.prompts[None].astype(np.float64)
+    chances = _chances(*pairs, rates)
+    shares = _fit(chances, prior, drawn)
+    if _spread(counts) < 1:
+        # Prompts drawn anew show nothing of the noise of counts that differ by less than it: responses are drawn too.
+        pairs, drawn = _responses_drawn_anew(counts, rates, shares[0], resamples, rng)
+        chances = _chances(*pairs, rates)
+    else:
+        drawn = rng.multinomial(counts.total, counts.prompts / counts.total, size=resamples).astype(np.float64)
+    shares = np.vstack([shares, _fit(chances, prior, drawn)])
+    held = np.max(shares, axis=0) >= NOBODY
+    shares = shares[:, held] / shares[:, held].sum(axis=1, keepdims=True)
+    return Starts(counts, rates[held], shares[0], shares[1:])
+
+
+def _chances(correct: NDArray[np.int64], responses: NDArray[np.int64], rates: Array) -> Array:
+    """Chance of each count at each success probability, shape (c, g)."""
+    k, m = correct[:, None], responses[:, None]
+    choose = gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1)
+    return np.exp(choose + k * np.log(rates) + (m - k) * np.log1p(-rates))
+
+
+def _spread(counts: Counts) -> float:
+    """Variance of the counts over that of the binomial, if all prompts had one success probability (Pearson)."""
+    mean = float(counts.correct @ counts.prompts / (counts.responses @ counts.prompts))
+    squares = (counts.correct - counts.responses * mean) ** 2 / (counts.responses * mean * (1 - mean))
+    return float(squares @ counts.prompts) / counts.total
+
+
+def _responses_drawn_anew(
+    counts: Counts, rates: Array, share: Array, resamples: int, rng: np.random.Generator
+) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], Array]:
+    """As many prompts, from the estimate: which (correct, responses) there are, shape (c,), how many of each (b, c)."""
+    correct, responses, drawn = [], [], []
+    for size in np.unique(counts.responses):
+        prompts = int(counts.prompts[counts.responses == size].sum())
+        seen = np.arange(size + 1)
+        chance = _chances(seen, np.full(seen.size, size), rates) @ share
+        found = rng.multinomial(prompts, chance / chance.sum(), size=resamples)
+        seen = np.flatnonzero(found.any(axis=0))
+        correct.append(seen)
+        responses.append(np.full(seen.size, size))
+        drawn.append(found[:, seen])
+    return (np.concatenate(correct), np.concatenate(responses)), np.hstack(drawn).astype(np.float64)
 
 
 def _fit(likelihood: Array, prior: Array, prompts: Array) -> Array:
@@ -216,4 +260,4 @@ def counts_of_steps(run: Run, steps: Sequence[Step]) -> Counts:
     first, last = steps[0].step, steps[-1].step
     which = f"step {first}" if len(steps) == 1 else f"steps {first} to {last}"
     source = f"{run.name} {which}, {int(histogram.sum())} groups of {size}"
-    return Counts(source, seen, np.full(seen.size, size), histogram[seen], "metrics")
+    return Counts(source, seen, np.full(seen.size, size), histogram[seen], run.option)

@@ -25,19 +25,7 @@ STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
 
 
 class Progress:
-    """Display of one run.
-
-    Parameters
-    ----------
-    quiet
-        Show nothing.
-    name
-        Of the weight table.
-    steps
-        Number of steps of the whole run.
-    console
-        Where to, by default the terminal or whatever standard output is.
-    """
+    """Display of one run of so many steps, under the name of its weight table; by default on standard output."""
 
     def __init__(self, *, quiet: bool, name: str, steps: int, console: Console | None = None) -> None:
         self._console = console or Console(quiet=quiet, highlight=False)
