@@ -24,8 +24,9 @@ ROWS, TOKENS = 2, 32  # of the sequences on which two ways are compared
 LONGEST = 1024  # sequences that are longer than a sliding window, up to this
 
 # Nats by which log-probabilities of a token may differ: rounding of float32 in some dozens of layers (SmolLM2's 30 make
-# 6e-5). What a kernel leaves out shows as more (a cap of 200 on its attention's logits, 0.03; one of 50, 0.5). Under autocast logits of unlikely tokens are rounded to an eighth or
-# worse, so there it is the typical gap of packed texts that is held to a bound (SmolLM2's is 0.021, its largest 0.26).
+# 6e-5). What a kernel leaves out shows as more: of SmolLM2's attention a cap of 200 on its logits 0.03, one of 50 0.5.
+# Under autocast logits of unlikely tokens are rounded to an eighth or worse, so there it is the typical gap of packed
+# texts that is held to a bound (SmolLM2's is 0.021, its largest 0.26).
 FINE, TYPICAL = 1e-3, 0.1
 
 

@@ -176,21 +176,16 @@ class Policy:
         """The policy whose layers hold an adapter, which was made for its model."""
         return replace(self, model=adapter.model, adapter=adapter)
 
-    def copied(self, instead: Mapping[int, object] | None = None) -> "Policy":
-        """A copy with other parameters in the place of some, which are known by their address."""
-        memo = dict(instead or {})
+    def without_weights(self) -> "Policy":
+        """A copy whose weights have a shape and no values."""
+        memo: dict[int, object] = {
+            id(each): torch.nn.Parameter(each.to("meta"), requires_grad=each.requires_grad)
+            for each in self.model.parameters()
+        }
         if self.adapter is None:
             return replace(self, model=copy.deepcopy(self.model, memo))
         wrapped = copy.deepcopy(self.adapter.wrapped, memo)
         return replace(self, model=wrapped.base_model.model, adapter=replace(self.adapter, wrapped=wrapped))
-
-    def without_weights(self) -> "Policy":
-        """A copy whose weights have a shape and no values."""
-        nothing = {
-            id(each): torch.nn.Parameter(each.to("meta"), requires_grad=each.requires_grad)
-            for each in self.model.parameters()
-        }
-        return self.copied(nothing)
 
     def filled(self, weights: Mapping[str, Tensor], device: torch.device) -> "Policy":
         """This policy, made `without_weights`, with weights on a device that are nobody else's."""

@@ -87,7 +87,7 @@ class ShardedPolicy(Policy):
 
     def without_weights(self) -> Policy:
         """The policy as it was before it was sharded, without weights."""
-        return self.mould.copied()
+        return self.mould.without_weights()
 
     def whole(self) -> Policy | None:
         """The policy as one process would hold it, for the leading process, on the CPU; done together."""
@@ -143,7 +143,7 @@ def _opened_by_one(
         weights = dict(policy.model.named_parameters())
         about = policy.without_weights(), separable, device
     mould, separable, device = next(each for each in ranks.gather(about) if each is not None)
-    local = mould.copied()
+    local = mould.without_weights()
     local.__dict__["output_layer"] = OutputLayer(local.model, separable=separable)
     return mould, local, weights, device
 
