@@ -234,7 +234,7 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
             return sum(map(len, {row.prompt for row in piece})) + answers(piece)
         return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
 
-    pieces = list(micro_batches(rows, optimizer.tokens_per_micro_batch, packed=policy.packed))
+    pieces = micro_batches(rows, optimizer.tokens_per_micro_batch, layout=policy.layout)
     here = sum(map(computed, pieces))
     in_a_step = round(here * rollout.prompts_per_step * rollout.group_size / batch.responses)
     tried = sorted(max(pieces, key=computed), key=lambda row: row.prompt)

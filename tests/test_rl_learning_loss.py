@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, micro_batches, rows_of
+from rl.models.packing import Layout
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.advantage import weigh, weight_function
@@ -274,8 +275,8 @@ def test_a_step_without_signal_has_no_rows() -> None:
     assert row == Row(prompt=(0,), response=(END,), coefficient=-3.0, occurrences=(occurrence,) * 3)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_micro_batches_keep_to_their_budget(packed: bool) -> None:
+@pytest.mark.parametrize("layout", ["packed", "grid", "padded"])
+def test_micro_batches_keep_to_their_budget(layout: Layout) -> None:
     rng = np.random.default_rng(0)
     rows = [
         Row(prompt=(int(n),) * int(p), response=tuple(range(int(r))), coefficient=1.0, occurrences=())
@@ -283,15 +284,31 @@ def test_micro_batches_keep_to_their_budget(packed: bool) -> None:
     ]
 
     def computed(piece: list[Row]) -> int:
-        if packed:
+        if layout == "packed":
             return sum(map(len, {row.prompt for row in piece})) + sum(len(row.response) for row in piece)
         return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
 
-    pieces = list(micro_batches(rows, 64, packed=packed))
+    pieces = micro_batches(rows, 64, layout=layout)
     assert sorted((row for piece in pieces for row in piece), key=repr) == sorted(rows, key=repr)
     assert all(computed(piece) <= 64 or len(piece) == 1 for piece in pieces)
     # Nor is a piece cut before it has to be.
     assert all(computed([*piece, after[0]]) > 64 for piece, after in itertools.pairwise(pieces))
+
+
+def test_a_group_is_split_where_one_long_response_would_pad_all_others() -> None:
+    """As a reasoning model writes: most responses are short, one of each group is not."""
+    rows = [
+        Row(prompt=(group,) * 20, response=tuple(range(100 if one == 0 else one)), coefficient=1.0, occurrences=())
+        for group in range(8)
+        for one in range(16)
+        if one != 1
+    ]
+    pieces = micro_batches(rows, 1000, layout="grid")
+    assert max(len(piece) * (20 + max(len(row.response) for row in piece)) for piece in pieces) <= 1000
+    assert len(pieces) <= 6  # padded to 120 each, the 120 rows would take 15
+    # Where it makes no fewer pieces the rows of one prompt stay together, in the order of packed texts.
+    even = [row for row in rows if len(row.response) in (14, 15)]
+    assert micro_batches(even, 1000, layout="grid") == micro_batches(even, 1000)
 
 
 # What each option does to the expected gradient: one prompt, all outcomes of its group, through the loop's functions.

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from rl.config import Config, parse_config
 from rl.errors import UsageError
 from rl.models.config import ModelConfig
+from rl.models.lora import MergedWeights
 from rl.models.policy import Policy, new_policy, save_policy
 from rl.records.layout import latest_checkpoint
 from rl.run.checkpoint import open_policy
@@ -156,6 +157,34 @@ def test_weights_are_merged_when_they_are_looked_at_and_kept_by_nobody(start: Pa
     with torch.no_grad():
         layer.lora_B["default"].weight.mul_(2)
     assert not torch.equal(published[name], before)
+
+
+def test_a_copy_is_merged_weight_by_weight_and_what_is_saved_not_on_the_device(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = shaken(opened(settings(start, policy={"precision": "bf16"}), start, None))
+    expected = {name: weight.clone() for name, weight in policy.published_weights().items()}
+    made: list[weakref.ref[torch.Tensor]] = []
+    look = MergedWeights.__getitem__
+
+    def looked(self: MergedWeights, key: str) -> torch.Tensor:
+        assert all(each() is None for each in made)
+        weight = look(self, key)
+        made.append(weakref.ref(weight))
+        return weight
+
+    monkeypatch.setattr(MergedWeights, "__getitem__", looked)
+    copy = policy.without_adapter().model.state_dict()
+    assert len(made) == len(expected)
+    assert copy.keys() == expected.keys()
+    assert all(torch.equal(copy[name], weight) for name, weight in expected.items())
+    # Whoever makes something on the device of the policy has nothing to save.
+    monkeypatch.setattr(Policy, "device", torch.device("meta"))
+    save_policy(policy, tmp_path / "merged")
+    saved = load_file(tmp_path / "merged" / "model.safetensors")
+    assert saved.keys() == expected.keys() - {"lm_head.weight"}  # which is tied
+    assert all(torch.equal(weight, expected[name]) for name, weight in saved.items())
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "float32"
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,39 @@ def batch(vocabulary: int) -> Batch:
     )
 
 
+def test_the_plan_bounds_texts_of_mixed_lengths(tmp_path: Path) -> None:
+    """A response of full length in each group, and short ones that attention would pad to it."""
+    about = AutoConfig.for_model("llama", **SIZES, vocab_size=100, tie_word_embeddings=True)
+    rollout = {"prompts_per_step": PROMPTS, "group_size": GROUP_SIZE, "max_new_tokens": 160}
+    config = parse_config({"task": TASK, "rollout": rollout, "optimizer": {"tokens_per_micro_batch": 400}})
+    tokenizer = new_policy(ModelConfig(layers=1, hidden_size=8, intermediate_size=8, heads=1), "ab", seed=0).tokenizer
+    rng = np.random.default_rng(0)
+
+    def response(length: int) -> Completion:
+        tokens = tuple(rng.integers(2, 100, length).tolist())
+        return Completion(tokens=tokens, log_probs=(-1.0,) * length, text="", finished=True)
+
+    mixed = Batch(
+        groups=tuple(
+            replace(group, completions=tuple(response(160 if not one else 4 + one) for one in range(GROUP_SIZE)))
+            for group in batch(100).groups
+        )
+    )
+
+    def work() -> Policy:
+        model = AutoModelForCausalLM.from_config(about, attn_implementation="eager").eval()
+        pack(model)
+        policy = Policy(model=model, tokenizer=tokenizer, settings=config.policy)
+        optimizer, sampler = new_optimizer(policy, config.optimizer), TorchSampler(policy)
+        advantages = rng.normal(size=(PROMPTS, GROUP_SIZE))
+        learn(policy, optimizer, mixed, advantages, config.optimizer, config.rollout, step=1, seed=0)
+        assert sampler is not None
+        return policy
+
+    plan = plan_memory(config, ModelShape.of(about), device="cpu", prompt_tokens=PROMPT_TOKENS)
+    assert most_allocated(work, tmp_path / "trace.json") < 1.05 * plan.peak_learning
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_plan_is_within_15_percent_of_the_peak(name: str, tmp_path: Path) -> None:
     """Two steps and a hand-over, from the model's making on; what is sampled is given."""
@@ -239,6 +273,66 @@ def test_an_adapter_has_no_reference_and_a_penalty_has_one() -> None:
     adapter = shape.adapter(settings(**adapted).lora)
     assert bytes_of(adapted)["weights"] == 2 * shape.parameters + 4 * adapter
     assert bytes_of(adapted)["AdamW"] == 8 * adapter
+
+
+def test_the_first_hand_over_finds_keys_and_values() -> None:
+    """Beside an adapter, whose gradients are small, it takes more than sampling."""
+    engine = {"backend": "vllm", "sleep": True, "kv_cache_gib": 4, "context": 1024}
+    config = settings(sampler=engine, lora={"rank": 8}, policy=CHECKPOINTED)
+    plan = plan_memory(config, shape_of(config))
+    first, later = (plan.phases[phase] for phase in ("first hand-over", "hand-over"))
+    assert first.keys() == (later.keys() | {"KV cache"}) - {"gradients"}
+    assert all(first[part] == size for part, size in later.items() if part != "gradients")
+    assert plan.peak >= sum(first.values()) > sum(plan.phases["sampling"].values())
+
+
+def test_a_merged_copy_is_planned_where_it_is_made() -> None:
+    shape = shape_of(settings())
+    adapted = settings(lora={"rank": 8}, policy={"precision": "bf16"})
+    for device, beside in (
+        ("cuda", 0),
+        ("cpu", plan_memory(adapted, shape, device="cpu").phases["learning"]["sampler"]),
+    ):
+        merging = plan_memory(adapted, shape, device=device).phases["merging"]
+        assert merging["merged copy"] == 4 * shape.parameters
+        assert merging.get("sampler", 0) == beside
+    engine = settings(lora={"rank": 8}, policy=CHECKPOINTED, sampler={"backend": "vllm"})
+    assert "merging" not in plan_memory(engine, shape).phases
+
+
+def test_an_evaluation_that_samples_more_than_a_step_is_planned() -> None:
+    shape = shape_of(settings())
+
+    def keys(**evaluation: int) -> int:
+        return plan_memory(settings(evaluation=evaluation), shape, device="cpu").phases["sampling"]["KV cache"]
+
+    assert keys(prompts=64, samples=4) == keys(prompts=8, samples=1)  # a step's 32 groups of 8
+    assert keys(prompts=64, samples=8) == 2 * keys(prompts=64, samples=4)
+
+
+def test_attention_with_a_cap_is_planned_as_plain_products() -> None:
+    config = settings(policy={"precision": "bf16"})
+    shape = shape_of(config)
+    assert not shape.capped
+    plain = plan_memory(settings(policy={"precision": "bf16", "attention": "eager"}), shape)
+    assert plan_memory(config, replace(shape, capped=True)).phases == plain.phases
+    assert plain.peak_learning > plan_memory(config, shape).peak_learning
+    assert ModelShape.of(AutoConfig.for_model("gemma2", **SIZES, vocab_size=50, head_dim=16)).capped
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("mamba2", {"num_heads": 4, "head_dim": 8, "n_groups": 1, "hidden_size": 16, "state_size": 8}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"], "hidden_size": 16, "num_attention_heads": 2}),
+    ],
+)
+def test_a_model_that_keeps_a_state_is_refused_without_its_weights(
+    kind: str, sizes: dict[str, Any], tmp_path: Path
+) -> None:
+    AutoConfig.for_model(kind, num_hidden_layers=2, vocab_size=50, **sizes).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=f"^a model of type '{kind}' cannot be trained: .* more than keys and values"):
+        shape_in(tmp_path)
 
 
 def test_more_tokens_are_more_memory_and_pieces_bound_the_logits() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoModelForCausalLM, GptOssConfig, MistralConfig
 
 from rl.models import packing
-from rl.models.agreement import packed_gap, tolerance
+from rl.models.agreement import FINE, packed_gap
 from rl.models.config import PolicyConfig
 from rl.models.packing import Packed, is_packed, pack, unpack
 from rl.models.policy import Policy, load_policy
@@ -139,7 +139,7 @@ def test_a_window_that_slides_is_kept(attention: str) -> None:
     try:
         policy = make("mistral")
         expected, expected_gradients = plain(policy)
-        assert packed_gap(policy.model) < tolerance(policy.model)
+        assert packed_gap(policy.model) < FINE
         policy.model.set_attn_implementation(attention)
         pack(policy.model)
         values, gradients = values_and_gradients(policy)

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from transformers import (
 
 from rl.errors import UsageError
 from rl.models import output_layer
-from rl.models.agreement import prefix_gap, tolerance
+from rl.models.agreement import FINE, attention_gap, prefix_gap, widened
 from rl.models.config import ModelConfig, PolicyConfig
+from rl.models.packing import unpack
 from rl.models.policy import Policy, choose_device, load_policy, new_policy, save_policy
 from rl.models.start import hub_revisions, parameters_in, start_folder, weights_checksum
 from rl.samplers.torch_sampler import TorchSampler
@@ -374,8 +376,8 @@ def test_gradient_checkpointing_is_refused_where_it_would_be_wrong(tmp_path: Pat
         )
 
 
-def gemma2_with_capped_attention(folder: Path) -> Path:
-    config = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=None, attn_logit_softcapping=0.5)
+def gemma2_with_capped_attention(folder: Path, cap: float = 0.5) -> Path:
+    config = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=None, attn_logit_softcapping=cap)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -389,13 +391,41 @@ def test_attention_that_leaves_out_a_cap_is_never_used(tmp_path: Path, monkeypat
     folder = gemma2_with_capped_attention(tmp_path)
     right = load_policy(folder, PolicyConfig(attention="eager"))
     assert right.notes == ()
-    with pytest.raises(UsageError, match=r"attention 'sdpa' is off by .* set policy.attention = \"eager\""):
+    with pytest.raises(UsageError, match=r"'sdpa' leaves out .*_softcapping; set policy.attention = \"eager\""):
         load_policy(folder, PolicyConfig(attention="sdpa"))
     monkeypatch.setattr("rl.models.policy.ATTENTION_ON_CPU", "sdpa")  # what "auto" is on a GPU
+    # A cap that does nothing to random tokens may do so to others.
+    idle = load_policy(gemma2_with_capped_attention(tmp_path / "idle", cap=1e6))
     chosen = load_policy(folder)
-    assert "which is used instead" in chosen.notes[0]
+    for each in (idle, chosen):
+        assert "'eager' is used instead" in each.notes[0]
+        assert each.settings.attention == "eager"
+    monkeypatch.setattr("rl.models.policy.is_capped", lambda _: False)  # as if it had another name
+    unnamed = load_policy(folder)
+    assert re.search(r"'sdpa' is off by \d.* nats a token from 'eager': 'eager' is used instead", unnamed.notes[0])
     values = [policy.token_log_probs(PROMPTS, OWNER, RESPONSES) for policy in (right, chosen)]
     assert torch.equal(*values)
+
+
+def test_weights_in_bfloat16_are_compared_in_float32(tmp_path: Path) -> None:
+    """Where rounding to bfloat16 is larger than what a lost cap does, it neither refuses a model nor hides the cap."""
+    policy = new_policy(ModelConfig(layers=8, hidden_size=64, heads=2, initializer_range=0.3), "abcdefgh", seed=0)
+    folder = save(policy, tmp_path / "deep")
+    opened = load_policy(folder, PolicyConfig(attention="sdpa"), dtype=torch.bfloat16)
+    unpack(opened.model)
+    with widened(opened.model):
+        exact = attention_gap(opened.model, "sdpa")
+    held = opened.model.state_dict()
+    rounded = attention_gap(opened.model, "sdpa")
+    assert exact < FINE < 0.25 < rounded
+    # The weights are as they were read.
+    for name, weight in policy.model.state_dict().items():
+        assert torch.equal(held[name], weight.bfloat16())
+    capped = AutoModelForCausalLM.from_pretrained(
+        gemma2_with_capped_attention(tmp_path / "capped", cap=150.0), dtype=torch.bfloat16, attn_implementation="sdpa"
+    )
+    with widened(capped):
+        assert FINE < attention_gap(capped, "sdpa") < 0.25
 
 
 @pytest.mark.slow
@@ -668,4 +698,4 @@ def test_a_garbled_config_is_one_sentence(text: str, tmp_path: Path) -> None:
 def test_ways_of_computing_are_held_to_each_other_in_a_context_however_short(context: int) -> None:
     shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=context)
     model = new_policy(shape, "0123456789+=", seed=0).model
-    assert prefix_gap(model) < tolerance(model)
+    assert prefix_gap(model) < FINE

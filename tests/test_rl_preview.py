@@ -387,7 +387,7 @@ def test_tokens_of_a_step_are_those_of_its_micro_batches(
 
     policy.output_layer.decoder.register_forward_pre_hook(count, with_kwargs=True)
     distinct = 0
-    for piece in micro_batches(rows, 100):
+    for piece in micro_batches(rows, 100, layout=policy.layout):
         said = list({row.prompt: None for row in piece})
         policy.token_log_probs(said, [said.index(row.prompt) for row in piece], [row.response for row in piece])
         distinct += len(piece)  # the last token of a response is told and not read

@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import rl.learning.reference
 import rl.train
 from weightopt.cli import main
 from rl.errors import SyncError
@@ -45,6 +46,7 @@ from rl.config import load_config, parse_config
 from rl.processes.ranks import ALONE, open_ranks
 from rl.models.policy import new_policy, save_policy
 from rl.processes.sharded import gathered, own_part, shard, whole
+from rl.learning.config import KlConfig
 from rl.learning.reference import open_reference
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.registry import open_sampler
@@ -147,6 +149,12 @@ def start(cases, folder):
             held = sum(own_part(value).numel() for value in policy.model.parameters())
             moulded = {value.device.type for value in policy.mould.model.parameters()}
             calls, expected = ranks.gather(len(read)), opened()
+            referred, load = [], rl.learning.reference.load_policy
+            rl.learning.reference.load_policy = lambda *given, **more: referred.append(1) or load(*given, **more)
+            reference = open_reference(KlConfig(coefficient=0.1), config.lora, policy, folder / name).policy
+            rl.learning.reference.load_policy = load
+            kept, again = reference.model.state_dict(), load(folder / name, dtype=reference.model.dtype)
+            same = again.model.state_dict()
             alone, expected = expected.published_weights(), expected.model
             found[name] = {
                 "calls": calls,
@@ -167,6 +175,9 @@ def start(cases, folder):
                 "tied": policy.model.get_input_embeddings().weight is policy.model.get_output_embeddings().weight,
                 "share": held / expected.num_parameters(),
                 "mould": sorted(moulded),
+                "referred": ranks.gather(len(referred)),
+                "reference": kept.keys() == same.keys() and all(torch.equal(kept[key], same[key]) for key in same)
+                    and not any(value.requires_grad for value in reference.model.parameters()),
             }
             (folder / f"{name}-{ranks.rank}.json").write_text(json.dumps(found[name]))
 

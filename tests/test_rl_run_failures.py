@@ -109,6 +109,24 @@ def test_a_mistake_that_is_found_late_leaves_the_folder_to_the_corrected_call(
     assert train(parse_config(settings), output, quiet=True).finished
 
 
+def test_attention_that_is_used_instead_has_to_fit_too(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = []
+
+    def check(config: Config, *_: Any, **__: Any) -> None:
+        planned.append(config.policy.attention)
+        if config.policy.attention == "eager":
+            raise UsageError("the run does not fit")
+
+    monkeypatch.setattr("rl.models.policy.ATTENTION_ON_CPU", "sdpa")
+    monkeypatch.setattr("rl.models.policy.is_capped", lambda _: True)
+    monkeypatch.setattr("rl.run.run.check_memory", check)
+    with pytest.raises(UsageError, match=r"^the run does not fit$"):
+        train(parse_config(document(table)), tmp_path / "run", quiet=True)
+    assert planned == ["auto", "eager"]
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "", '{"schema": 1}', '{"schema": "rl.run/4", "config": []}', "\x00"])
 def test_a_garbled_run_json_is_one_sentence(config: Config, tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)

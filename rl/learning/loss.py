@@ -18,7 +18,7 @@ clip (`rl.learning.ppo_clip`) looks at r and at the sign of each A_i. A penalty 
 (`rl.learning.kl`) takes its own part from A_i, token by token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from random import Random
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Penalty, baselines
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.learning.ppo_clip import Clip, ClippedTokens
-from rl.models.packing import sent
+from rl.models.packing import Layout, sent
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 
@@ -155,41 +155,45 @@ def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, eve
     ]
 
 
-def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = True) -> Iterator[list[Row]]:
+def micro_batches(rows: Sequence[Row], tokens: int, *, layout: Layout = "packed") -> list[list[Row]]:
     """Cut rows into pieces of at most so many tokens; a longer row stands alone.
 
     Parameters
     ----------
-    packed
-        Whether tokens are computed as in `rl.models.packing`: a prompt counts once in a piece, and the rows of one
-        prompt stay together. Otherwise each row has its prompt and is padded, and rows are taken in order of length, so
-        that little is padding.
+    layout
+        How they are computed, `rl.models.policy.Policy.layout`. ``"packed"``: a prompt counts once in a piece, and the
+        rows of one prompt stay together. Otherwise each row counts with its prompt and as if it were as long as the
+        longest. ``"padded"``: they are taken in order of length, so that little is padding. ``"grid"``: so they are
+        where it makes fewer pieces than keeping the rows of one prompt together.
     """
-    piece: list[Row] = []
-    size = prompt = response = 0
-    for row in _in_order(rows, packed=packed):
-        if packed:
-            size += len(row.response) + (0 if piece and row.prompt == piece[-1].prompt else len(row.prompt))
-        else:
-            prompt, response = max(prompt, len(row.prompt)), max(response, len(row.response))
-            size = (len(piece) + 1) * (prompt + response)
-        if piece and size > tokens:
-            yield piece
-            piece, prompt, response = [], len(row.prompt), len(row.response)
-            size = prompt + response
-        piece.append(row)
-    if piece:
-        yield piece
-
-
-def _in_order(rows: Sequence[Row], *, packed: bool) -> list[Row]:
-    if not packed:
-        return sorted(rows, key=lambda row: (len(row.prompt) + len(row.response), row.prompt))
+    by_length = sorted(rows, key=lambda row: (len(row.prompt) + len(row.response), row.prompt))
+    if layout == "padded":
+        return _cut(by_length, tokens)
     longest: dict[tuple[int, ...], int] = {}
     for row in rows:
         longest[row.prompt] = max(longest.get(row.prompt, 0), len(row.response))
-    # By length here, too: attention pads where it has no kernel for packed texts.
-    return sorted(rows, key=lambda row: (len(row.prompt) + longest[row.prompt], row.prompt, len(row.response)))
+    by_prompt = sorted(rows, key=lambda row: (len(row.prompt) + longest[row.prompt], row.prompt, len(row.response)))
+    if layout == "packed":
+        return _cut(by_prompt, tokens, once=True)
+    return min(_cut(by_prompt, tokens), _cut(by_length, tokens), key=len)
+
+
+def _cut(rows: Sequence[Row], tokens: int, *, once: bool = False) -> list[list[Row]]:
+    """In this order; with ``once`` a prompt counts once, and nothing as padding."""
+    pieces: list[list[Row]] = []
+    size = prompt = response = 0
+    for row in rows:
+        if once:
+            size += len(row.response) + (0 if pieces and row.prompt == pieces[-1][-1].prompt else len(row.prompt))
+        else:
+            prompt, response = max(prompt, len(row.prompt)), max(response, len(row.response))
+            size = (len(pieces[-1]) + 1 if pieces else 1) * (prompt + response)
+        if not pieces or size > tokens:
+            pieces.append([])
+            prompt, response = len(row.prompt), len(row.response)
+            size = prompt + response
+        pieces[-1].append(row)
+    return pieces
 
 
 def deal(rows: Sequence[Row], processes: int) -> list[list[Row]]:
@@ -214,10 +218,10 @@ def deal(rows: Sequence[Row], processes: int) -> list[list[Row]]:
 
 @torch.no_grad()
 def log_probs_of(
-    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int, packed: bool = True
+    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int, layout: Layout = "packed"
 ) -> list[Tensor]:
     """Log-probabilities of the tokens of rows, without gradient: for each micro-batch of them, shape (R, columns)."""
-    pieces = micro_batches(rows, tokens_per_micro_batch, packed=packed)
+    pieces = micro_batches(rows, tokens_per_micro_batch, layout=layout)
     return [token_log_probs(policy, piece, temperature) for piece in pieces]
 
 
@@ -227,7 +231,7 @@ def penalties_of(
     config: KlConfig,
     tokens_per_micro_batch: int,
     *,
-    packed: bool = True,
+    layout: Layout = "packed",
 ) -> list[Penalty]:
     """What the divergence from a reference adds to the gradient, for each micro-batch of rows.
 
@@ -238,7 +242,7 @@ def penalties_of(
     reference
         What the reference says of them, from `log_probs_of`.
     """
-    pieces = list(micro_batches(rows, tokens_per_micro_batch, packed=packed))
+    pieces = micro_batches(rows, tokens_per_micro_batch, layout=layout)
     estimates = []
     for piece, log_probs in zip(pieces, reference, strict=True):
         owner, sampled, written = _occurrences(piece, log_probs)
@@ -257,7 +261,7 @@ def accumulate_gradient(
     responses: int,
     temperature: float,
     tokens_per_micro_batch: int,
-    packed: bool = True,
+    layout: Layout = "packed",
     importance_cap: float | None = None,
     before: Sequence[Tensor] | None = None,
     clip: Clip = NO_CLIP,
@@ -273,7 +277,7 @@ def accumulate_gradient(
         The denominator of the update, from `denominator`.
     temperature
         At which the responses were sampled: log π is that of the policy that acted.
-    tokens_per_micro_batch, packed
+    tokens_per_micro_batch, layout
         See `micro_batches`.
     importance_cap
         ≥ 1: multiply the gradient of each token by min(π_old/μ, cap), π_old the policy's probability of it before the
@@ -290,7 +294,7 @@ def accumulate_gradient(
     # Looked at when all is under way: who looks waits for a GPU, which then waits for the next micro-batch.
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     plain = importance_cap is None and before is None and penalties is None
-    for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch, packed=packed)):
+    for number, piece in enumerate(micro_batches(rows, tokens_per_micro_batch, layout=layout)):
         log_probs = token_log_probs(policy, piece, temperature)
         now = log_probs.detach()
         old = now if before is None else before[number]

@@ -1,9 +1,10 @@
 """The reference of the penalty on the divergence: a policy that stays as it was.
 
 With LoRA and the start model for a reference it is the trained policy with its adapter switched off, and takes no
-memory. Otherwise, and with several processes, it is a second model, whole in each, held and computed as the trained one
-is: from the start model the two begin equal but for rounding (torch picks a product by who wants a gradient). On resume
-it is read again from its folder, so it needs no place in a checkpoint; ``run.json`` has the checksum of its weights.
+memory. Otherwise, and with several processes, it is a second model, read by one and whole in each, held and computed as
+the trained one is: from the start model the two begin equal but for rounding (torch picks a product by who wants a
+gradient). On resume it is read again from its folder, so it needs no place in a checkpoint; ``run.json`` has the
+checksum of its weights.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from rl.learning.config import KlConfig
 from rl.models.config import LoraConfig
 from rl.models.policy import Policy, load_policy
 from rl.models.start import start_folder
+from rl.processes.sharded import beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def open_reference(kl: KlConfig, lora: LoraConfig, policy: Policy, start: Path) 
     settings = policy.settings.model_copy(update={"gradient_checkpointing": False})
     frozen_in_bf16 = lora.rank and settings.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
-    reference = load_policy(folder, settings, device=policy.device, dtype=dtype)
+    reference = beside(policy, lambda: load_policy(folder, settings, device=policy.device, dtype=dtype))
     if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UsageError(f"kl.reference {str(folder)!r} has another tokenizer than the start model")
     reference.model.requires_grad_(False)

@@ -119,8 +119,8 @@ def learn(
         If a loss or a gradient is not finite, and then that update is not made, or if a weight is not finite after one.
     """
     clip = Clip(low=settings.clip_low, high=settings.clip_high)
-    temperature, tokens, packed = rollout.temperature, settings.tokens_per_micro_batch, policy.packed
-    told = partial(log_probs_of, temperature=temperature, tokens_per_micro_batch=tokens, packed=packed)
+    temperature, tokens, layout = rollout.temperature, settings.tokens_per_micro_batch, policy.layout
+    told = partial(log_probs_of, temperature=temperature, tokens_per_micro_batch=tokens, layout=layout)
     rate = settings.rate_at(step)
     # The parts of the step, a whole number of groups each, as rows.
     parts = [
@@ -135,11 +135,11 @@ def learn(
     # This process's groups of each; all make as many passes as the one that has most to compute.
     hands = [deal(rows, ranks.size) for rows in parts]
     own = [hand[ranks.rank] for hand in hands]
-    passes = [[len(list(micro_batches(rows, tokens, packed=packed))) for rows in hand] for hand in hands]
+    passes = [[len(micro_batches(rows, tokens, layout=layout)) for rows in hand] for hand in hands]
     rest = [max(each) - each[ranks.rank] for each in passes]
     # What the reference says of them; and the policy as it is now, of those that come after the first update.
     penalties = [
-        None if reference is None else penalties_of(rows, told(reference, rows), reference.kl, tokens, packed=packed)
+        None if reference is None else penalties_of(rows, told(reference, rows), reference.kl, tokens, layout=layout)
         for rows in own
     ]
     before: list[list[torch.Tensor] | None] = []
@@ -158,7 +158,7 @@ def learn(
             responses=denominator(rollout, parts=len(parts)),
             temperature=temperature,
             tokens_per_micro_batch=tokens,
-            packed=packed,
+            layout=layout,
             importance_cap=cap,
             before=before[part] if number else None,
             clip=clip,

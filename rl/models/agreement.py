@@ -2,11 +2,13 @@
 
 A fused kernel that does not know what a model asks of its attention, such as a cap on its logits, leaves it out in
 silence; trainer and sampler then agree with each other and neither with the model. So every model is computed both
-ways, once, when it is opened. Gaps are in nats, between log-probabilities of a token.
+ways, once, when it is opened, in float32 however it is held (`widened`): rounding to bfloat16 may be as large as what
+is left out. Gaps are in nats, between log-probabilities of a token.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +23,11 @@ PLAIN = "eager"
 ROWS, TOKENS = 2, 32  # of the sequences on which two ways are compared
 LONGEST = 1024  # sequences that are longer than a sliding window, up to this
 
-# Nats by which log-probabilities of a token may differ: rounding of float32 and bfloat16 in some dozens of layers. What
-# a kernel leaves out shows as more. In bfloat16 logits of unlikely tokens are rounded to an eighth or worse (SmolLM2's
-# largest gap is 0.26, its typical one 0.026), so there it is the typical gap of packed texts that is held to a bound.
-FINE, ROUGH, TYPICAL = 1e-4, 0.25, 0.1
+# Nats by which log-probabilities of a token may differ: rounding of float32 in some dozens of layers (SmolLM2's 30 make
+# 6e-5). What a kernel leaves out shows as more: of SmolLM2's attention a cap of 200 on its logits 0.03, one of 50 0.5.
+# Under autocast logits of unlikely tokens are rounded to an eighth or worse, so there it is the typical gap of packed
+# texts that is held to a bound (SmolLM2's is 0.021, its largest 0.26).
+FINE, TYPICAL = 1e-3, 0.1
 
 
 def attention_gap(model: PreTrainedModel, used: str) -> float:
@@ -71,9 +74,33 @@ def checkpointing_gap(model: PreTrainedModel) -> float:
         return _distance(plain, _log_probs(model))
 
 
-def tolerance(model: PreTrainedModel) -> float:
-    """What a gap may be."""
-    return FINE if model.dtype.itemsize >= torch.float32.itemsize else ROUGH
+@contextmanager
+def widened(model: PreTrainedModel) -> Iterator[None]:
+    """Compute in float32 with weights that are held in bfloat16; those of one layer at a time are both."""
+    held: dict[torch.nn.Parameter, Tensor] = {}
+
+    def widen(module: torch.nn.Module, *_: Any) -> None:
+        for each in module.parameters(recurse=False):
+            held[each] = each.data
+            each.data = each.data.float()
+
+    def narrow(module: torch.nn.Module, *_: Any) -> None:
+        for each in module.parameters(recurse=False):
+            each.data = held.pop(each)
+
+    hooks = [
+        hook
+        for module in model.modules()
+        if any(each.itemsize < torch.float32.itemsize for each in module.parameters(recurse=False))
+        for hook in (module.register_forward_pre_hook(widen), module.register_forward_hook(narrow))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for each, data in held.items():  # where a computation has failed
+            each.data = data
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from rl.errors import UsageError
 from rl.hub import is_hub_name, read_hub_name
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
-from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, settled
+from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, is_capped, settled
 from rl.models.start import check_model, reading
 
 GIB = 2**30
@@ -44,6 +44,9 @@ TALKING = int(0.5 * GIB)
 GRAPHS = int(1.0 * GIB)
 # Tokens that vLLM reads at once, or the whole context where it is longer.
 TOKENS_AT_ONCE = 4096
+
+# Kinds of layers that keep a state of what they have read.
+RECURRENT = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
 
 # Longest prompt where nobody says and the context leaves more room.
 PROMPT = 512
@@ -92,6 +95,8 @@ class ModelShape:
         Longest prompt with its response; None without a limit.
     tied
         Whether embedding and output layer have one weight.
+    capped
+        Whether attention has a cap on its logits, so that it is computed as plain products.
     products
         Name, inputs and outputs of each linear layer but the output layer.
     """
@@ -107,14 +112,21 @@ class ModelShape:
     vocabulary: int
     context: int | None
     tied: bool
+    capped: bool
     products: tuple[tuple[str, int, int], ...]
 
     @classmethod
     def of(cls, about: PreTrainedConfig) -> "ModelShape":
         """From a configuration of transformers; the model is built without weights."""
+        text = about.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ()) & RECURRENT
+        if kinds or not hasattr(text, "num_attention_heads"):
+            raise UsageError(
+                f"a model of type {about.model_type!r} cannot be trained: responses share what was read of their "
+                f"prompt, and it keeps more than keys and values ({', '.join(sorted(kinds)) or 'no attention'})"
+            )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(about, trust_remote_code=False)
-        text = about.get_text_config()
         blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         heads, output = text.num_attention_heads, model.get_output_embeddings()
         head = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -135,6 +147,7 @@ class ModelShape:
             vocabulary=text.vocab_size,
             context=getattr(text, "max_position_embeddings", None),
             tied=bool(about.tie_word_embeddings),
+            capped=is_capped(about),
             products=tuple(products),  # type: ignore[arg-type]
         )
 
@@ -225,8 +238,9 @@ class MemoryPlan:
     Attributes
     ----------
     phases
-        For ``"sampling"``, ``"learning"``, ``"hand-over"`` and, with several processes, ``"start"``: bytes by what
-        takes them. A start from a checkpoint takes less than sampling, which counts AdamW's means too.
+        For ``"sampling"``, ``"learning"`` and ``"hand-over"``, with an engine that sleeps ``"first hand-over"``, with
+        an adapter ``"merging"``, with several processes ``"start"``: bytes by what takes them. A start from a
+        checkpoint takes less than sampling, which counts AdamW's means too.
     engine
         Of these what vLLM takes while it samples; 0 without it.
     cache_tokens
@@ -341,24 +355,33 @@ def plan_memory(
         at_once = max(min(limits, default=0), TOKENS_AT_ONCE)
         sampling = _sum(weights, cache, _of_an_engine(shape, at_once, config.sampler.max_sequences, at))
         asleep = {"graphs": weights["graphs"]}
+        sampler = _sum(weights, cache)
         plan = {
             "sampling": sampling,
-            "learning": _sum(asleep if config.sampler.sleep else _sum(weights, cache), backward),
-            "hand-over": _sum(weights, {} if config.sampler.sleep else cache, {"layers gathered": made + piece * at}),
+            "learning": _sum(asleep if config.sampler.sleep else sampler, backward),
+            "hand-over": _sum(weights if config.sampler.sleep else sampler, {"layers gathered": made + piece * at}),
         }
+        if config.sampler.sleep:  # before anything is learnt; a model that is saved is merged beside the same
+            plan["first hand-over"] = _sum(plan["hand-over"], cache, {"gradients": -held["gradients"]})
         engine, held_by_cache = sum(sampling.values()), cache["KV cache"] // (2 * shape.layers * shape.keys * at)
     else:
-        copy = {"sampler": _of_a_copy(shape, bf16)}
+        sampler = {"sampler": _of_a_copy(shape, bf16)}
+        evaluated = ceil(config.evaluation.prompts / ranks)
+        most = (  # prompts and responses at a time
+            max(ceil(responses / rollout.group_size), evaluated),
+            max(responses, evaluated * config.evaluation.samples),
+        )
         plan = {
-            "sampling": _sum(
-                copy, _of_decoding(shape, ceil(responses / rollout.group_size), responses, prompt, length, bf16, gpu)
-            ),
-            "learning": _sum(copy, backward),
-            "hand-over": _sum(copy, {"layers gathered": made}),
+            "sampling": _sum(sampler, _of_decoding(shape, *most, prompt, length, bf16, gpu)),
+            "learning": _sum(sampler, backward),
+            "hand-over": _sum(sampler, {"layers gathered": made}),
         }
         engine, held_by_cache = 0, None
     if gpu and config.sampler.ahead is not None:  # it samples on a device of its own
         plan = {"sampling": {}, "learning": backward, "hand-over": {"layers gathered": made}}
+    elif lora and not (gpu and engine):
+        # A sampler's copy is whole in float32 until it is rounded; on a CPU a model that is saved stands beside it.
+        plan["merging"] = _sum({} if gpu else sampler, {"merged copy": FP32 * shape.parameters})
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
         phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})
@@ -405,10 +428,13 @@ def _of_a_backward_pass(
 ) -> dict[str, int]:
     """What the longest micro-batch holds, in the larger of two moments."""
     policy, lora, at = config.policy, bool(config.lora.rank), BF16 if bf16 else FP32
-    eager = policy.attention == "eager" or (policy.attention == "auto" and not gpu)
-    attention = "eager" if eager else "packed" if gpu and bf16 else "grid"
+    eager = policy.attention == "eager" or (policy.attention == "auto" and (shape.capped or not gpu))
+    kernel = gpu and bf16 and shape.queries // shape.heads % 8 == 0
+    attention = "eager" if eager else "packed" if kernel else "grid"
     new = config.rollout.max_new_tokens
     repeated = length / (new + (length - new) / config.rollout.group_size)
+    if attention != "packed":  # there what is repeated is what the micro-batch is bound by
+        repeated = min(repeated, max(1, config.optimizer.tokens_per_micro_batch / tokens))
     layer = int(
         tokens * _kept_by_a_layer(shape, bf16=bf16, lora=lora, attention=attention, length=length, repeated=repeated)
     )

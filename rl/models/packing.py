@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ KERNEL_TYPES = (torch.bfloat16, torch.float16)
 KERNEL_WIDTH = 256
 
 PREFIX = "packed_"
+
+# How texts are learnt from: without padding, without any but for attention, or each with its prompt and padding.
+Layout = Literal["packed", "grid", "padded"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -292,6 +295,16 @@ def is_packed(model: PreTrainedModel) -> bool:
 def _attention(model: PreTrainedModel) -> str:
     """Name of the implementation that a model's attention has; of a model that has none an empty one."""
     return model.config._attn_implementation or ""
+
+
+def layout_of(model: PreTrainedModel, dtype: torch.dtype) -> Layout:
+    """How texts are laid out in a model that computes in this type."""
+    if not is_packed(model):
+        return "padded"
+    text = model.config.get_text_config()
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = torch.empty(0, 1, size, dtype=dtype, device=model.device)
+    return "packed" if _attention(model) == PREFIX + "sdpa" and _has_kernel(heads, heads, heads) else "grid"
 
 
 def packed_attention(

@@ -18,12 +18,20 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rl.errors import UsageError, one_line
 from rl.models.agreement import (
+    FINE,
     PLAIN,
     TYPICAL,
     attention_gap,
@@ -31,12 +39,12 @@ from rl.models.agreement import (
     layers_checkpointed,
     packed_gap,
     prefix_gap,
-    tolerance,
+    widened,
 )
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.lora import Adapter, MergedWeights, save_adapter
 from rl.models.output_layer import OutputLayer, chosen_log_probs
-from rl.models.packing import Packed, is_packed, pack, sent
+from rl.models.packing import Layout, Packed, is_packed, layout_of, pack, sent
 from rl.models.prefix import said
 from rl.models.start import check_model, parameters_in, reading, weight_files
 from rl.models.tokenizer import encode_prompt, load_tokenizer
@@ -122,6 +130,11 @@ class Policy:
         return is_packed(self.model)
 
     @property
+    def layout(self) -> Layout:
+        """What counts as a token of a micro-batch; see `rl.learning.loss.micro_batches`."""
+        return layout_of(self.model, torch.bfloat16 if self.settings.precision == "bf16" else self.model.dtype)
+
+    @property
     def logits_at_once(self) -> int:
         """Bound on the logits that exist at a time while learning."""
         if self.settings.logits_at_once == "auto":
@@ -163,11 +176,33 @@ class Policy:
         """The policy whose layers hold an adapter, which was made for its model."""
         return replace(self, model=adapter.model, adapter=adapter)
 
-    def without_adapter(self) -> "Policy":
-        """A copy whose model is one of transformers and nothing else, an adapter merged in, in float32."""
+    def without_weights(self) -> "Policy":
+        """A copy whose weights have a shape and no values."""
+        memo: dict[int, object] = {
+            id(each): torch.nn.Parameter(each.to("meta"), requires_grad=each.requires_grad)
+            for each in self.model.parameters()
+        }
         if self.adapter is None:
-            return replace(self, model=copy.deepcopy(self.model))
-        return replace(self, model=copy.deepcopy(self.adapter.wrapped).float().merge_and_unload(), adapter=None)
+            return replace(self, model=copy.deepcopy(self.model, memo))
+        wrapped = copy.deepcopy(self.adapter.wrapped, memo)
+        return replace(self, model=wrapped.base_model.model, adapter=replace(self.adapter, wrapped=wrapped))
+
+    def filled(self, weights: Mapping[str, Tensor], device: torch.device) -> "Policy":
+        """This policy, made `without_weights`, with weights on a device that are nobody else's."""
+        self.model.load_state_dict(weights, assign=True)
+        self.model.tie_weights()
+        self.model.to(device)  # type: ignore[arg-type]  # what is no weight, and in no dictionary
+        return self
+
+    def without_adapter(self, device: torch.device | None = None) -> "Policy":
+        """A copy whose model is one of transformers and nothing else, an adapter merged in, in float32.
+
+        By default it is where the policy is. Of what is merged one weight exists beside those of the copy.
+        """
+        place, plain, weights = device or self.device, self.without_weights(), self.published_weights()
+        if plain.adapter is not None:
+            plain = replace(plain, model=plain.adapter.wrapped.unload().float(), adapter=None)
+        return plain.filled({name: weights[name].to(place, copy=True) for name in weights}, place)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision to compute in, for the length of a ``with`` block."""
@@ -289,7 +324,8 @@ def save_policy(policy: Policy, folder: Path, *, merge: bool = True) -> None:
     if policy.adapter is None:
         policy.model.save_pretrained(folder)
     elif merge:
-        policy.without_adapter().model.save_pretrained(folder)
+        # Not where it is trained: there an engine may hold what it does not take.
+        policy.without_adapter(torch.device("cpu")).model.save_pretrained(folder)
     else:
         save_adapter(policy.adapter, folder)
     policy.tokenizer.save_pretrained(folder)
@@ -347,7 +383,8 @@ def load_policy(
         )
     tokenizer = load_tokenizer(folder)
     model.eval().to(device)  # type: ignore[arg-type]
-    notes += _agree(model, folder, attention, forced=settings.attention != "auto")
+    if instead := _agree(model, folder, attention, forced=settings.attention != "auto"):
+        notes, settings = notes + instead, settings.model_copy(update={"attention": PLAIN})
     notes += _packs(model, folder, settings)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
@@ -376,23 +413,33 @@ def _has_bf16() -> bool:
 def _agree(model: PreTrainedModel, folder: Path, attention: str, *, forced: bool) -> tuple[str, ...]:
     """Hold the ways of computing this model to each other; where fused attention fails, "auto" takes the plain kind."""
     notes: tuple[str, ...] = ()
-    gap, allowed = attention_gap(model, attention), tolerance(model)
-    if gap > allowed:
-        said = f"model {str(folder)!r}: attention {attention!r} is off by {gap:.2g} nats a token from {PLAIN!r}"
+    with widened(model):
+        gap = attention_gap(model, attention)
+    missed = f"is off by {gap:.2g} nats a token from {PLAIN!r}" if gap > FINE else ""
+    if attention != PLAIN and is_capped(model.config):
+        missed = "leaves out the model's attn_logit_softcapping"  # which may not show on tokens drawn at random
+    if missed:
+        said = f"model {str(folder)!r}: attention {attention!r} {missed}"
         if forced:
             raise UsageError(f'{said}; set policy.attention = "{PLAIN}"')
         model.set_attn_implementation(PLAIN)
-        notes = (f"{said}, which is used instead",)
+        notes = (f"{said}: {PLAIN!r} is used instead",)
     try:
-        gap, reason = prefix_gap(model), ""
+        with widened(model):
+            gap, reason = prefix_gap(model), ""
     except Exception as error:  # a cache of another kind raises whatever it raises
         gap, reason = float("inf"), f" ({one_line(error)[:200]})"
-    if gap > allowed:
+    if gap > FINE:
         raise UsageError(
             f"model {str(folder)!r} cannot be trained: responses share what was read of their prompt, and it keeps "
             f"more than keys and values{reason or f', off by {gap:.2g} nats a token'}"
         )
     return notes
+
+
+def is_capped(about: PreTrainedConfig) -> bool:
+    """Whether a model's attention has a cap on its logits, which only plain products know."""
+    return getattr(about.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tuple[str, ...]:
@@ -404,7 +451,7 @@ def _packs(model: PreTrainedModel, folder: Path, settings: PolicyConfig) -> tupl
         reason = f"it is off by {gap:.2g} nats a token"
     except Exception as error:  # attention that cannot be exchanged raises whatever it raises
         gap, reason = float("inf"), one_line(error)[:200]
-    if gap <= (TYPICAL if rough else tolerance(model)):
+    if gap <= (TYPICAL if rough else FINE):
         pack(model)
         return ()
     return (
@@ -455,9 +502,9 @@ def choose_device(name: str, *, key: str = "device") -> torch.device:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on a device; None where nobody says."""
+    """Bytes that this process has or can have on a device; None where nobody says."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     try:
         found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -481,7 +528,7 @@ def _checkpoint_gradients(model: PreTrainedModel, folder: Path) -> None:
         raise UsageError(f"policy.gradient_checkpointing: model {str(folder)!r} has no layers that support it")
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()  # for the other kind of checkpoint; the hook would spoil frozen embeddings
-    if (gap := checkpointing_gap(model)) > tolerance(model):
+    if (gap := checkpointing_gap(model)) > FINE:
         raise UsageError(
             f"policy.gradient_checkpointing: the layers of model {str(folder)!r} apply dropout, which differs between "
             f"a computation and its repetition ({gap:.2g} nats a token): set it to 0 in its config.json"

@@ -9,10 +9,8 @@ The whole computation of log-probabilities is the forward pass of one module, so
 there for all of it: it calls parts of the model one by one, and the model more than once.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -87,27 +85,15 @@ class ShardedPolicy(Policy):
             return MergedWeights(self.local.model, gathered)
         return GatheredWeights(self.local.model.state_dict())
 
-    def without_adapter(self) -> Policy:
-        """A whole copy for each process; done together."""
-        plain = self._filled(self._weights(), self.device)
-        return plain if plain.adapter is None else plain.without_adapter()
+    def without_weights(self) -> Policy:
+        """The policy as it was before it was sharded, without weights."""
+        return self.mould.without_weights()
 
     def whole(self) -> Policy | None:
         """The policy as one process would hold it, for the leading process, on the CPU; done together."""
-        weights = self._weights(cpu_offload=True)  # none for the others
-        return self._filled(weights, torch.device("cpu")) if self.ranks.leading else None
-
-    def _weights(self, *, cpu_offload: bool = False) -> dict[str, Any]:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=cpu_offload)
-        return get_model_state_dict(self.local.model, options=options)
-
-    def _filled(self, weights: dict[str, Any], device: torch.device) -> Policy:
-        """The mould with these weights."""
-        plain = _copy(self.mould)
-        plain.model.load_state_dict(weights, assign=True)
-        plain.model.tie_weights()
-        plain.model.to(device)  # type: ignore[arg-type]  # what is no weight, and in no dictionary
-        return plain
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(self.local.model, options=options)  # none for the others
+        return self.without_weights().filled(weights, torch.device("cpu")) if self.ranks.leading else None
 
 
 class GatheredWeights(Mapping[str, Tensor]):
@@ -135,8 +121,19 @@ def shard(opened: Callable[[], Policy], ranks: Ranks) -> Policy:
     return opened() if ranks.size == 1 else shard_over(opened, ranks)
 
 
-def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
-    """The same also with one process."""
+def beside(policy: Policy, opened: Callable[[], Policy]) -> Policy:
+    """A second policy, whole in each process that has a part of the first, and opened by one alone; done together."""
+    if not isinstance(policy, ShardedPolicy):
+        return opened()
+    _, local, weights, device = _opened_by_one(opened, policy.ranks)
+    _fill(local.model, local.model, weights, device)
+    return local
+
+
+def _opened_by_one(
+    opened: Callable[[], Policy], ranks: Ranks
+) -> tuple[Policy, Policy, Mapping[str, Tensor], torch.device]:
+    """Twice the policy without weights; these, which the first process alone has; and the device that they are for."""
     weights: Mapping[str, Tensor] = {}
     about: tuple[Policy, bool, torch.device] | None = None
     if ranks.leading:
@@ -144,10 +141,16 @@ def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
         separable, device = policy.output_layer.separable, policy.device
         policy.model.to("cpu")  # type: ignore[arg-type]
         weights = dict(policy.model.named_parameters())
-        about = _without_weights(policy), separable, device
+        about = policy.without_weights(), separable, device
     mould, separable, device = next(each for each in ranks.gather(about) if each is not None)
-    local = _copy(mould)
+    local = mould.without_weights()
     local.__dict__["output_layer"] = OutputLayer(local.model, separable=separable)
+    return mould, local, weights, device
+
+
+def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
+    """The same also with one process."""
+    mould, local, weights, device = _opened_by_one(opened, ranks)
     mesh = init_device_mesh(device.type, (ranks.size,))
     root = Computation(local.model)
     layers = [module for module in local.model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -173,7 +176,7 @@ def shard_over(opened: Callable[[], Policy], ranks: Ranks) -> ShardedPolicy:
 
 
 @torch.no_grad()
-def _fill(root: Computation, model: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
+def _fill(root: torch.nn.Module, model: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
     """Give a model without weights those that the first process has, one after the other."""
     buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
     root.to_empty(device=device)
@@ -222,21 +225,3 @@ def parted_like(tensor: Tensor, other: Tensor) -> Tensor:
     if not isinstance(other, DTensor):
         return tensor
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
-
-
-def _without_weights(policy: Policy) -> Policy:
-    """A copy whose weights have a shape and no values."""
-    nothing = {
-        id(parameter): torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-        for parameter in policy.model.parameters()
-    }
-    return _copy(policy, nothing)
-
-
-def _copy(policy: Policy, instead: dict[int, torch.nn.Parameter] | None = None) -> Policy:
-    """A copy with other parameters in the place of some, which are known by their address."""
-    memo: dict[int, object] = dict(instead or {})
-    if policy.adapter is None:
-        return replace(policy, model=copy.deepcopy(policy.model, memo))
-    wrapped = copy.deepcopy(policy.adapter.wrapped, memo)
-    return replace(policy, model=wrapped.base_model.model, adapter=replace(policy.adapter, wrapped=wrapped))

@@ -164,6 +164,9 @@ class Run:
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
             ranks,
         )
+        if policy.settings.attention != config.policy.attention:  # the plain kind, which takes more
+            told = config.model_copy(update={"policy": policy.settings})
+            check_memory(told, start, held_out, ranks=ranks.size)
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)

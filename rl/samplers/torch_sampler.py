@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rl.errors import UsageError
-from rl.models.agreement import continuation_gap, tolerance
+from rl.models.agreement import FINE, continuation_gap
 from rl.models.fused import Continuations, fits
 from rl.models.packing import unpack
 from rl.models.policy import Policy
@@ -36,7 +36,7 @@ class TorchSampler:
         self._policy = policy.without_adapter()
         model = self._policy.model
         unpack(model)
-        self._fused = fits(model) and continuation_gap(model) <= tolerance(model)
+        self._fused = fits(model) and continuation_gap(model) <= FINE
         if policy.settings.precision == "bf16":
             _round_linear_layers(model)
         self._stop = StopStrings(self._policy, stop, include=include_stop)
