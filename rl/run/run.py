@@ -166,7 +166,7 @@ class Run:
         )
         if policy.settings.attention != config.policy.attention:  # the plain kind, which takes more
             told = config.model_copy(update={"policy": policy.settings})
-            check_memory(told, start, held_out, ranks=ranks.size)
+            check_memory(told, start, self._ready, ranks=ranks.size)
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)
