@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from rl.records.metrics import read_metrics
 from rl.run.check import check
 from rl.run.checkpoint import kept_steps, prune
 from rl.run.config import TrackingConfig
-from rl.run.folder import run_folder
+from rl.run.folder import ABOUT, run_folder
 from rl.run.lock import check_unlocked, locked
 from rl.run.prepare import prepare
 from rl.run.records import Records
@@ -273,6 +274,19 @@ def test_records_may_be_ahead_of_the_checkpoint(run: Path, finished: Path, toml:
         before.pop(str(name))
         after.pop(str(name))
     assert before == after
+
+
+@pytest.mark.parametrize("cosine_until", [None, 100])
+def test_a_run_of_a_version_before_goes_on_unless_it_used_what_is_gone(
+    run: Path, longer: Config, cosine_until: int | None
+) -> None:
+    about = json.loads((run / ABOUT).read_text(encoding="utf-8"))
+    del about["config"]["rollout"]["include_stop"], about["config"]["sampler"]["threads"]
+    about["config"]["optimizer"] |= {"cosine_until": cosine_until, "final_share": 0.1}
+    about["config"]["kl"]["estimator"] = "score"
+    (run / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    with nullcontext() if cosine_until is None else pytest.raises(UsageError, match="cosine_until' was 100"):
+        train(longer, run, resume=True, quiet=True)
 
 
 def test_another_process_is_kept_out(run: Path, longer: Config, toml: Path, invoke: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rl.config import Config
+from rl.config import Config, load_config
 from rl.errors import UsageError
 from rl.hub import is_hub_name
 from rl.models.start import WANTED, hub_revisions, start_folder, weights_checksum
@@ -59,6 +59,8 @@ CHANGEABLE = (
     "config.sampler.threads",
 )
 STEPS = "config.training.steps"
+# Keys that versions before had, and the value at which each did nothing.
+GONE = {"config.optimizer.cosine_until": None, "config.optimizer.final_share": 0.1, "config.kl.estimator": "score"}
 
 
 @contextmanager
@@ -226,7 +228,11 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         raise UsageError(f"cannot resume {str(output)!r}: another version wrote it; start in a new folder")
     # What samples is known only when it has been started.
     changed = differences({key: value for key, value in before.items() if key != "engine"}, run)
+    # A version before may lack keys that do nothing by default, and have some that are gone.
+    asked = {f"config.{key}" for key, *_ in differences(load_config(None).to_json(), run["config"])}
     for key, was, now in changed:
+        if (was is None and key.startswith("config.") and key not in asked) or (key in GONE and was == GONE[key]):
+            continue
         if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue
         hint = " (it can only be raised)" if key == STEPS else _pinned(key, before, run)
