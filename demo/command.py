@@ -46,12 +46,13 @@ QUICK = Size(
     1,
     (
         "supervised.steps=30",
+        "supervised.batch_size=192",
         "supervised.check_every=30",
-        "training.steps=30",
-        "training.evaluate_every=10",
-        "training.checkpoint_every=30",
+        "training.steps=24",
+        "training.evaluate_every=8",
+        "training.checkpoint_every=24",
         "training.rollout_share=0.05",
-        "rollout.prompts_per_step=32",
+        "rollout.prompts_per_step=24",
         "evaluation.prompts=64",
     ),
     None,  # three short runs on two cores end sooner than two and then one
