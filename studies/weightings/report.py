@@ -20,7 +20,7 @@ from studies.weightings.findings import Interval, arrived, difference, measures,
 from studies.weightings.plan import Plan, Setting
 
 PAGE = Path("docs/results.md")
-BLOCK = re.compile(r"(<!-- ([a-z-]+) ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- ([a-z0-9-]+) ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 class Results:
