@@ -23,10 +23,8 @@ from demo.tables import ADVISED, REFERENCE
 
 NAMED = (REFERENCE, "sqrt-r")  # what everybody uses, and a named weighting that trained well from starts as hard
 PILOT_SEED = 1000  # whose prompts and random numbers no run has
-PILOT_STEPS, PILOT_LEAST = (
-    4,
-    64,
-)  # the pilot is one step with the prompts of so many, and not fewer than so many prompts
+PILOT_STEPS = 4  # the pilot is one step with the prompts of so many
+PILOT_LEAST = 64  # and with no fewer prompts
 BAD_USAGE, INTERRUPTED = 2, 130
 INSTALL = "pip install 'weightopt[rl]'"
 
@@ -69,7 +67,8 @@ def demo(
         ),
     ] = "demo",
     output: Annotated[
-        Path | None, typer.Option(help=f"Folder; default {FULL.folder}, with --quick {QUICK.folder}.")
+        Path | None,
+        typer.Option(help=f"Folder; default {FULL.folder}, with --quick {QUICK.folder}, with --config out/demo-NAME."),
     ] = None,
     quick: Annotated[
         bool,
@@ -85,9 +84,7 @@ def demo(
     ] = None,
     at_once: Annotated[
         int | None,
-        typer.Option(
-            help=f"Runs side by side, one thread each; default {FULL.at_once}, with --quick all.", show_default=False
-        ),
+        typer.Option(help=f"Runs side by side; default {FULL.at_once}, with --quick all.", show_default=False),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -113,7 +110,7 @@ def demo(
     try:
         _demonstrate(
             config,
-            output or size.folder,
+            output or (size.folder if config == "demo" else size.folder.with_name(f"demo-{Path(config).stem}")),
             count,
             at_once or size.at_once or count * (1 + len(NAMED)),
             [*size.changes, *(overrides or [])],
@@ -160,7 +157,8 @@ def _demonstrate(name: str, folder: Path, seeds: int, at_once: int, changes: lis
         _weightopt("table", "--weighting", weighting, "--group-size", group_size, "--output", str(tables[weighting]))
     pilot = folder / "pilot"
     if not (pilot / "model").exists():
-        prompts = max(PILOT_LEAST, PILOT_STEPS * config.rollout.prompts_per_step)
+        each = config.rollout.prompts_per_step
+        prompts = each * max(PILOT_STEPS, -(-PILOT_LEAST // each))  # what divides a step divides it too
         changed = (
             f"seed={PILOT_SEED}",
             f"table={tables[REFERENCE]}",

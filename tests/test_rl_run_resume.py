@@ -289,6 +289,11 @@ def test_a_run_of_a_version_before_goes_on_unless_it_used_what_is_gone(
         train(longer, run, resume=True, quiet=True)
 
 
+def test_what_a_run_never_had_is_no_key_of_a_version_before(run: Path, toml: Path) -> None:
+    with pytest.raises(UsageError, match="'sampler.ahead' was None and is now 'cpu'"):
+        train(load_config(toml, ["sampler.ahead=cpu"]), run, resume=True, quiet=True)
+
+
 def test_another_process_is_kept_out(run: Path, longer: Config, toml: Path, invoke: Callable[..., Any]) -> None:
     before = contents(run)
     arguments = ["--config", toml, "--output", run, "--resume", "--quiet"]

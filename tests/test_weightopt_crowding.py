@@ -158,7 +158,8 @@ def test_a_limit_that_cannot_be_held_names_ends_that_can_and_a_tight_one_what_is
     with pytest.raises(ProblemError, match="raise it to") as caught:
         GroupProblem(REGULAR, 8, **impossible)
     limit, low = map(float, re.findall(r"to (0\.\d+)", caught.value.sentence))
-    for change in ({"crowding": limit}, {"crowding_range": (low, 0.5)}):
+    changes: tuple[dict[str, Any], ...] = ({"crowding": limit}, {"crowding_range": (low, 0.5)})
+    for change in changes:
         assert solve(GroupProblem(REGULAR, 8, **impossible | change)).status is Status.OPTIMAL
     tight = GroupProblem(REGULAR, 16, crowding=0.3, crowding_range=(0.0447, 0.7))
     with pytest.raises(SolverError, match=r"within 0\.0019 of the least that these groups can hold"):

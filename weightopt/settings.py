@@ -6,6 +6,7 @@ mistake is one sentence. pydantic has its host here and in the sections that sta
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
@@ -170,7 +171,7 @@ def load(
         If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
     """
     document = {} if path is None else _read(_found(path, shipped))
-    document.update(changes or {})
+    document.update(copy.deepcopy(dict(changes or {})))
     for override in overrides:
         _override(document, override)
     return parse(model, document, refused=refused)

@@ -97,9 +97,9 @@ class Charts:
             )
         own = study.own
         along: Callable[[Any], NDArray[np.float64]] = np.asarray if grouped else log_odds
-        weights = {"x": along(own.rho), "rho": own.rho}
-        advantages = {"x": along(own.share), "rho": own.share}
-        successes = {"rho": own.success}
+        weights: dict[str, Any] = {"x": along(own.rho), "rho": own.rho}
+        advantages: dict[str, Any] = {"x": along(own.share), "rho": own.share}
+        successes: dict[str, Any] = {"rho": own.success}
         for name in NAMES:
             line = there.get(name)
             weights[name] = _nowhere(own.rho) if line is None else _positive(line.weight)

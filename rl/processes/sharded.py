@@ -92,7 +92,7 @@ class ShardedPolicy(Policy):
     def whole(self) -> Policy | None:
         """The policy as one process would hold it, for the leading process, on the CPU; done together."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(self.local.model, options=options)  # none for the others
+        weights: Any = get_model_state_dict(self.local.model, options=options)  # none for the others
         return self.without_weights().filled(weights, torch.device("cpu")) if self.ranks.leading else None
 
 

@@ -231,7 +231,8 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     # A version before may lack keys that do nothing by default, and have some that are gone.
     asked = {f"config.{key}" for key, *_ in differences(load_config(None).to_json(), run["config"])}
     for key, was, now in changed:
-        if (was is None and key.startswith("config.") and key not in asked) or (key in GONE and was == GONE[key]):
+        lacked = was is None and key.startswith("config.") and not key.startswith("config.task.") and key not in asked
+        if lacked or (key in GONE and was == GONE[key]):
             continue
         if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue
