@@ -289,9 +289,10 @@ def test_a_run_of_a_version_before_goes_on_unless_it_used_what_is_gone(
         train(longer, run, resume=True, quiet=True)
 
 
-def test_what_a_run_never_had_is_no_key_of_a_version_before(run: Path, toml: Path) -> None:
-    with pytest.raises(UsageError, match="'sampler.ahead' was None and is now 'cpu'"):
-        train(load_config(toml, ["sampler.ahead=cpu"]), run, resume=True, quiet=True)
+@pytest.mark.parametrize("change", ["sampler.ahead=cpu", "task.digits={1=1,2=5}"])
+def test_what_a_run_never_had_is_no_key_of_a_version_before(run: Path, toml: Path, change: str) -> None:
+    with pytest.raises(UsageError, match="was None and is now"):
+        train(load_config(toml, [change]), run, resume=True, quiet=True)
 
 
 def test_another_process_is_kept_out(run: Path, longer: Config, toml: Path, invoke: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ there for all of it: it calls parts of the model one by one, and the model more 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
