@@ -140,9 +140,11 @@ def test_memory_is_told_of_a_run_that_this_machine_cannot_make(
     assert result.exit_code == 2
     assert result.stderr.startswith("weightopt: sampler.backend = 'vllm' needs vLLM")
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["memory", "GiB", "a", "process,", "cuda", "sampling", "learning", "hand-over"]
+    head = ["memory", "GiB", "a", "process,", "cuda", "sampling", "learning", "hand-over", "first", "hand-over"]
+    assert lines[0].split() == head
     shown = {line.split()[0]: line.split()[1:] for line in lines}
-    assert shown["weights"] == shown["gradients"] == ["11.50"] * 3
+    assert shown["weights"] == ["11.50"] * 4
+    assert shown["gradients"] == ["11.50"] * 3  # there are none yet at the first hand-over
     cards = {line.split(" GB")[0].strip(): line.split(" GB")[1] for line in lines if " GB " in line}
     assert cards.keys() == {"24", "40", "80", "141"}
     assert "lacks" in cards["40"]

@@ -169,8 +169,6 @@ def test_a_pilot_that_cannot_be_one_is_refused(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(UsageError, match=words):
         forecasts.read_pilot(path)
-    with pytest.raises(UsageError, match=r"^--pilot '.*nosuch' cannot be read: No such file or directory$"):
-        forecasts.read_pilot(tmp_path / "nosuch")
 
 
 def test_a_pilot_that_cannot_be_read_is_refused_in_words(tmp_path):

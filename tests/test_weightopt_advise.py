@@ -101,12 +101,12 @@ def test_from_hard_starts_the_table_has_a_crowding_limit_and_its_price_is_the_mo
 
 @pytest.mark.slow
 def test_it_recommends_the_table_where_its_interval_lies_above_the_threshold():
-    advice = advise(starts_of(0.3, 3.0, 400), [8], 0.5, lengths=LONG_WRONG, threshold=0.005)
+    advice = advise(starts_of(0.4, 3.0, 400), [8], 0.5, lengths=LONG_WRONG, threshold=0.005)
     assert advice.choice.low > 0
     assert advice.choice.helps
     assert "saves" in advice.verdict
     assert advice.choice.table().problem is not None
-    held_to_more = advise(starts_of(0.3, 3.0, 400), [8], 0.5, lengths=LONG_WRONG, threshold=0.5)
+    held_to_more = advise(starts_of(0.4, 3.0, 400), [8], 0.5, lengths=LONG_WRONG, threshold=0.5)
     assert "below the threshold" in held_to_more.verdict
 
 

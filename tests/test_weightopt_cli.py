@@ -155,12 +155,12 @@ def test_table_with_a_budget_spends_it(run):
 @pytest.mark.slow
 def test_files_are_the_same_bytes_when_written_twice(run, tmp_path):
     for _ in range(2):
-        names = [f"{kind}{len(list(tmp_path.iterdir()))}" for kind in ("table.json", "numbers.csv", "picture.png")]
+        names = [f"{len(list(tmp_path.iterdir()))}{kind}" for kind in ("table.json", "numbers.csv", "picture.png")]
         status, _, err = run(
             *SOLVE, "--group-size", 8, "--output", names[0], "--csv", names[1], "--plot", names[2], "--json"
         )
         assert (status, err) == (0, "")
-    one, other = ([tmp_path / f"{k}{n}" for k in ("table.json", "numbers.csv", "picture.png")] for n in (0, 3))
+    one, other = ([tmp_path / f"{n}{k}" for k in ("table.json", "numbers.csv", "picture.png")] for n in (0, 3))
     for a, b in zip(one, other, strict=True):
         assert a.read_bytes() == b.read_bytes()
     assert one[2].read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
