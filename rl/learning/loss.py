@@ -337,11 +337,13 @@ def accumulate_gradient(
 
 def token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
     """Log-probabilities of the tokens of a micro-batch, shape (R, columns)."""
-    prompts = {row.prompt: None for row in piece}
-    index = {prompt: number for number, prompt in enumerate(prompts)}
-    return policy.token_log_probs(
-        list(prompts), [index[row.prompt] for row in piece], [row.response for row in piece], temperature=temperature
-    )
+    return policy.token_log_probs(*texts_of(piece), temperature=temperature)
+
+
+def texts_of(piece: Sequence[Row]) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]]:
+    """Prompts, the prompt of each response, and responses."""
+    index = {prompt: number for number, prompt in enumerate(dict.fromkeys(row.prompt for row in piece))}
+    return list(index), [index[row.prompt] for row in piece], [row.response for row in piece]
 
 
 def _occurrences(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -212,7 +212,9 @@ class Packed:
             parent = self._parent[number]
             for which, steps in places.items():
                 own = np.asarray(steps)
-                before[which] = np.where(own < 0, self._begin[parent] + self._length[parent] - 1, self._begin[number] + own)
+                before[which] = np.where(
+                    own < 0, self._begin[parent] + self._length[parent] - 1, self._begin[number] + own
+                )
         pairs = np.stack([np.concatenate(before), np.array([token for each in responses for token in each])])
         self.asked = None
         if self.is_tree:  # what is asked for several times is answered once
