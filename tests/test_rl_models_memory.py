@@ -255,7 +255,13 @@ def test_a_sampler_that_draws_ahead_takes_nothing_of_the_gpu_that_trains(sampler
     for phase, parts in apart.phases.items():
         assert all(here.phases[phase][part] >= size for part, size in parts.items())
     assert apart.engine == here.engine
-    assert plan_memory(elsewhere, shape, device="cpu") == plan_memory(config, shape, device="cpu")
+
+
+def test_a_process_that_draws_ahead_on_the_cpu_shares_weights_there() -> None:
+    config, ahead = settings(), settings(sampler={"ahead": "cpu"})
+    shape = shape_of(config)
+    here, apart = (plan_memory(each, shape, device="cpu").phases["sampling"] for each in (config, ahead))
+    assert apart == {**here, "sampler": here["sampler"] + 4 * shape.parameters}
 
 
 def test_an_adapter_has_no_reference_and_a_penalty_has_one() -> None:

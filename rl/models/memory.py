@@ -366,6 +366,8 @@ def plan_memory(
         engine, held_by_cache = sum(sampling.values()), cache["KV cache"] // (2 * shape.layers * shape.keys * at)
     else:
         sampler = {"sampler": _of_a_copy(shape, bf16)}
+        if config.sampler.ahead is not None:  # what the processes share
+            sampler = _sum(sampler, {"sampler": FP32 * shape.parameters})
         evaluated = ceil(config.evaluation.prompts / ranks)
         most = (  # prompts and responses at a time
             max(ceil(responses / rollout.group_size), evaluated),

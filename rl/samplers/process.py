@@ -55,15 +55,15 @@ def _serve(requests: "SimpleQueue[str]", say: Any) -> NoReturn:
     policy = load_policy(Path(first["start"]), config.policy, device=choose_device("auto"))
     weights = shared_tensors(first["file"], first["layout"])
     policy.model.load_state_dict(weights)
-    with open_sampler(config, policy, policy.published_weights(), probe=_prompts(first["probe"])) as sampler:
+    with open_sampler(config, policy, weights, probe=_prompts(first["probe"])) as sampler:
+        del policy  # the sampler has its own
         say([sampler.ends, sampler.engine])
         while True:
             request = json.loads(requests.get())
             if request:
                 say(sampler.sample(_prompts(request["prompts"]), **request["options"]).to_json())
             else:
-                policy.model.load_state_dict(weights)
-                sampler.publish(policy.published_weights())
+                sampler.publish(weights)
                 say([])
 
 
