@@ -54,11 +54,11 @@ def make_model(source: Path | None, folder: Path, *, heads: int = 4) -> None:
     """Put the model into a folder: a copy of ``source``, weights as a link, or a small one with random weights."""
     from rl.models.config import ModelConfig
     from rl.models.policy import new_policy, save_policy
-    from rl.tasks.addition import AdditionConfig
+    from rl.tasks.addition import Addition
     from rl.tasks.registry import build_teaching_task
 
     if source is None:
-        alphabet = build_teaching_task(AdditionConfig.model_validate(TASK)).alphabet
+        alphabet = build_teaching_task(Addition.model_validate(TASK)).alphabet
         save_policy(new_policy(ModelConfig(heads=heads), alphabet, seed=0), folder)
     else:
         if not (source / "config.json").is_file():
@@ -122,11 +122,11 @@ def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
 def prompts_of(job: Mapping[str, Any], step: int) -> list[str]:
     """The prompts that our run draws in a step, from 1."""
     from rl.seeds import derive_seed
-    from rl.tasks.addition import AdditionConfig
+    from rl.tasks.addition import Addition
     from rl.tasks.registry import build_teaching_task
     from rl.tasks.split import training_prompts
 
-    task = build_teaching_task(AdditionConfig.model_validate(TASK))
+    task = build_teaching_task(Addition.model_validate(TASK))
     seed = derive_seed(config_of(job).get("seed", 0), "prompts", step)
     return [prompt.text for prompt in training_prompts(task, count=PROMPTS, seed=seed)]
 

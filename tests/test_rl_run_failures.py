@@ -450,7 +450,7 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     ):
         train(parse_config(settings), tmp_path / "none", quiet=True)
     assert not (tmp_path / "none").exists()
-    addition = Addition(digits={1: 1.0, 3: 1.0})
+    addition = Addition(name="addition", digits={1: 1.0, 3: 1.0})
     rng = Random(0)
     listed = ProblemList.divide(addition.propose(rng) for _ in range(60))
     monkeypatch.setattr(rl.run.prepare, "build_task", lambda _: listed)

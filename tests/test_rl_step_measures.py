@@ -30,7 +30,7 @@ from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from weightopt.table import WeightTable, group_table
 
-TASK = Addition(digits={2: 1.0})
+TASK = Addition(name="addition", digits={2: 1.0})
 PROMPTS = tuple(TASK.propose(Random(seed)) for seed in range(20))
 
 

@@ -38,7 +38,7 @@ from weightopt.adapters.weigher import GroupWeigher
 from weightopt.catalogue_tables import named_table
 from weightopt.table import TableError, WeightTable, group_table
 
-TASK = Addition(digits={1: 1.0, 2: 1.0})
+TASK = Addition(name="addition", digits={1: 1.0, 2: 1.0})
 SIZE = 4
 
 

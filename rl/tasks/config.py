@@ -15,10 +15,10 @@ from weightopt.settings import Number, Section
 
 # Name to the section of that name, imported when the name is used.
 TASKS: Mapping[str, str] = {
-    "addition": "rl.tasks.addition:AdditionConfig",
-    "countdown": "rl.tasks.countdown:CountdownConfig",
+    "addition": "rl.tasks.addition:Addition",
+    "countdown": "rl.tasks.countdown:Countdown",
     "countdown-text": "rl.tasks.countdown_text:CountdownTextConfig",
-    "letters": "rl.tasks.letters:LettersConfig",
+    "letters": "rl.tasks.letters:Letters",
     "gsm8k": "rl.tasks.math_file:MathConfig",
     "math": "rl.tasks.math_file:MathConfig",
     "reasoning-gym": "rl.tasks.puzzles:ReasoningGymConfig",
@@ -41,8 +41,8 @@ class TaskConfig(Section):
     """The task."""
 
     def build(self) -> Any:
-        """The task, a `rl.tasks.protocol.Task`; may need a package or data that is not there."""
-        raise NotImplementedError
+        """The task, by default the section; else a `Task`, which may need a package or data that is not there."""
+        return self
 
     def verifier(self) -> Any:
         """What judges the responses, a `rl.tasks.protocol.Verifier`; by default the task does."""

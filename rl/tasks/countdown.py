@@ -5,10 +5,10 @@ A prompt reads ``"3 7 25=46:"`` and a correct response is ``"25+3*7"``; so is ``
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
+from operator import add, mul, sub, truediv
 from random import Random
-from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,16 +21,28 @@ from weightopt.settings import Integer
 # How tightly an operator binds; a number binds tightest.
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 ATOM = 3
-
-Strata = Literal["numbers", "operators"]
+OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 # Draws of numbers for one arrangement of operators before another arrangement is tried: some, such as two divisions of
 # small numbers, hardly ever give a whole target.
 DRAWS_PER_PLAN = 64
 
 
-class CountdownConfig(TaskConfig):
-    """``[task]`` with ``name = "countdown"``."""
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The numbers of one problem, its target, and an expression that reaches it."""
+
+    given: tuple[int, ...]
+    target: int
+    solution: str
+
+
+class Countdown(TaskConfig):
+    """``[task]`` with ``name = "countdown"``: problems solvable by an expression that uses all of their numbers.
+
+    Numbers and targets begin at 1, and a target is never one of the numbers, so that no response without arithmetic is
+    right.
+    """
 
     in_process = True
 
@@ -44,44 +56,8 @@ class CountdownConfig(TaskConfig):
     """Operator to the relative frequency with which problems are built from it."""
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
     """Operator to the relative frequency with which the demonstrations of a new model use it."""
-    strata: Strata = "numbers"
+    strata: Literal["numbers", "operators"] = "numbers"
     """What counts as a problem's difficulty: how many numbers, or the operators of the solution it was built from."""
-
-    def build(self) -> "Countdown":
-        """As `TaskConfig.build`."""
-        return Countdown(
-            numbers=self.numbers,
-            largest_number=self.largest_number,
-            largest_target=self.largest_target,
-            operators={**self.operators},
-            habits={**self.habits},
-            strata=self.strata,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """The numbers of one problem, its target, and an expression that reaches it."""
-
-    given: tuple[int, ...]
-    target: int
-    solution: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Countdown:
-    """A mixture of Countdown problems, each solvable by an expression that uses all of its numbers.
-
-    Parameters are the keys of `CountdownConfig`. Numbers and targets begin at 1, and a target is never one of the
-    numbers, so that no response without arithmetic is right.
-    """
-
-    numbers: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.0, 3: 1.0, 4: 1.0}))
-    largest_number: int = 25
-    largest_target: int = 100
-    operators: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
-    habits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
-    strata: Strata = "numbers"
 
     @property
     def alphabet(self) -> str:
@@ -101,7 +77,13 @@ class Countdown:
                 target = int(built.value)
                 if target not in given:
                     rng.shuffle(given)
-                    return _prompt(given, target, built.text, self.strata)
+                    used = "".join(sorted(set(built.text) & set(PRECEDENCE)))
+                    return Prompt(
+                        id=f"{' '.join(map(str, sorted(given)))}={target}",
+                        text=f"{' '.join(map(str, given))}={target}:",
+                        difficulty=used if self.strata == "operators" else f"{count} numbers",
+                        problem=Numbers(given=tuple(given), target=target, solution=built.text),
+                    )
 
     def demonstrate(self, prompt: Prompt[Numbers], rng: Random, *, solved: bool) -> str:
         """Write the known solution, or a random expression that uses every number once and defies no rule."""
@@ -120,19 +102,8 @@ class Countdown:
             evaluation = arithmetic.evaluate(response)
         except arithmetic.ExpressionError:
             return None
-        return evaluation.value == prompt.problem.target and Counter(evaluation.numbers) <= Counter(
-            prompt.problem.given
-        )
-
-
-def _prompt(given: Sequence[int], target: int, solution: str, strata: Strata) -> Prompt[Numbers]:
-    used = "".join(sorted(set(solution) & set(PRECEDENCE)))
-    return Prompt(
-        id=f"{' '.join(str(number) for number in sorted(given))}={target}",
-        text=f"{' '.join(str(number) for number in given)}={target}:",
-        difficulty=used if strata == "operators" else f"{len(given)} numbers",
-        problem=Numbers(given=tuple(given), target=target, solution=solution),
-    )
+        problem = prompt.problem
+        return evaluation.value == problem.target and Counter(evaluation.numbers) <= Counter(problem.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +147,9 @@ class _Plan:
 
 def _join(left: _Expression, right: _Expression, operator: str) -> _Expression | None:
     """Write ``left operator right`` with the brackets it needs and no others; None if that divides by zero."""
-    if operator == "+":
-        value = left.value + right.value
-    elif operator == "-":
-        value = left.value - right.value
-    elif operator == "*":
-        value = left.value * right.value
-    elif right.value:
-        value = left.value / right.value
-    else:
+    if operator == "/" and not right.value:
         return None
-    precedence = PRECEDENCE[operator]
+    value, precedence = OPERATIONS[operator](left.value, right.value), PRECEDENCE[operator]
     binds_from_left = operator in "-/"  # a-(b+c) and a/(b*c) need their brackets, a+(b-c) and a*(b/c) do not
     first = f"({left.text})" if left.precedence < precedence else left.text
     brackets = right.precedence < precedence or (binds_from_left and right.precedence == precedence)

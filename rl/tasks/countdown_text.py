@@ -8,7 +8,7 @@ is right if it uses every number exactly once and is worth the target, and nothi
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import Annotated
@@ -50,12 +50,8 @@ class CountdownTextConfig(TextTaskConfig):
 
     def build(self) -> "CountdownText":
         """As `TaskConfig.build`."""
-        problems = Countdown(
-            numbers=self.numbers,
-            largest_number=self.largest_number,
-            largest_target=self.largest_target,
-            operators={**self.operators},
-        )
+        keys = {"numbers", "largest_number", "largest_target", "operators"}
+        problems = Countdown(name="countdown", **self.model_dump(include=keys))
         return CountdownText(problems=problems, examples=self.examples, chat=self.chat)
 
 
@@ -71,19 +67,15 @@ class CountdownText:
         Whether the prompt will be put into a chat template; if not, the instruction ends where a solution begins.
     """
 
-    problems: Countdown = field(default_factory=Countdown)
+    problems: Countdown
     examples: int = 0
     chat: bool = False
 
     def propose(self, rng: Random) -> Prompt[Numbers]:
         """Draw one problem that is none of the examples."""
-        while True:
-            prompt = self.problems.propose(rng)
-            if prompt.id not in self._shown:
-                break
-        return Prompt(
-            id=prompt.id, text=self._ask(prompt.problem), difficulty=prompt.difficulty, problem=prompt.problem
-        )
+        while (prompt := self.problems.propose(rng)).id in self._shown:
+            pass
+        return replace(prompt, text=self._ask(prompt.problem))
 
     def verify(self, prompt: Prompt[Numbers], response: str) -> bool | None:
         """Whether the answer is worth the target and uses each number exactly once; None if no expression is found."""
@@ -111,7 +103,7 @@ class CountdownText:
     def _solved(self) -> Mapping[int, tuple[Prompt[Numbers], ...]]:
         """The examples for each count of numbers: the same in every run, with operators as varied as can be found."""
         return {
-            count: _choose_examples(replace(self.problems, numbers={count: 1.0}), self.examples)
+            count: _choose_examples(self.problems.model_copy(update={"numbers": {count: 1.0}}), self.examples)
             for count in self.problems.numbers
         }
 

@@ -62,8 +62,23 @@ class ReasoningGymConfig(ForeignTaskConfig):
     """Text of a prompt, with the question in the place of {question}."""
 
     def build(self) -> "GeneratedTask[dict[str, Any]] | ProblemList":
-        """As `TaskConfig.build`."""
-        return load_puzzles(self)
+        """The puzzles: endless, or with ``problems`` a list that is made here and now.
+
+        Raises
+        ------
+        UsageError
+            If reasoning-gym does not know the data set or refuses its parameters.
+        ModuleNotFoundError
+            If it is not installed.
+        """
+        puzzles = Puzzles(self)
+        if self.problems is None:
+            return puzzles
+        rng = Random(derive_seed(self.seed, "puzzles"))
+        problems = ProblemList.divide([puzzles.propose(rng) for _ in range(self.problems)])
+        if not problems.training:
+            raise UsageError(f"task.problems is {self.problems}, which leaves no problem to train on")
+        return problems
 
     def verifier(self) -> "PuzzleVerifier":
         """As `TaskConfig.verifier`."""
@@ -72,26 +87,6 @@ class ReasoningGymConfig(ForeignTaskConfig):
     def packages(self) -> tuple[str, ...]:
         """As `TaskConfig.packages`."""
         return ("reasoning-gym", "sympy")
-
-
-def load_puzzles(config: ReasoningGymConfig) -> GeneratedTask[dict[str, Any]] | ProblemList:
-    """The puzzles of a configuration: endless, or with ``problems`` a list that is made here and now.
-
-    Raises
-    ------
-    UsageError
-        If reasoning-gym does not know the data set or refuses its parameters.
-    ModuleNotFoundError
-        If it is not installed.
-    """
-    puzzles = Puzzles(config)
-    if config.problems is None:
-        return puzzles
-    rng = Random(derive_seed(config.seed, "puzzles"))
-    problems = ProblemList.divide([puzzles.propose(rng) for _ in range(config.problems)])
-    if not problems.training:
-        raise UsageError(f"task.problems is {config.problems}, which leaves no problem to train on")
-    return problems
 
 
 class Puzzles:
