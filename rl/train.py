@@ -5,7 +5,7 @@ and wrong responses in the weight table at K, and makes one update. The table is
 baseline and a solved weighting.
 
 Options that change the weighting are off by default, and docs/training.md says what each of them changes: the
-leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
+rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
 followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of this with the same numbers. They share the work
@@ -93,9 +93,7 @@ def take_step(loop: Loop, number: int) -> Step:
     # Weigh.
     table, factor = loop.tables.at(number), all_wrong_factor(config.weighting, number)
     with stopwatch.stage("verifying"):
-        advantages = weigh(
-            config.weighting, table.group, table.weight, collected.batch_correct, all_wrong_factor=factor
-        )
+        advantages = weigh(table, collected.batch_correct, all_wrong_factor=factor)
     # Learn.
     with stopwatch.stage("learning"):
         loop.sampler.rest()
@@ -124,8 +122,8 @@ def take_step(loop: Loop, number: int) -> Step:
     return Step(
         number=number,
         collected=collected,
-        table=table.group.name,
-        table_checksum=table.group.checksum,
+        table=table.name,
+        table_checksum=table.checksum,
         all_wrong_factor=factor,
         advantages=advantages,
         responses=denominator(config.rollout),

@@ -133,10 +133,8 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.rollout.group_size == 4
     assert config.optimizer.betas == (0.5, 0.6)
     assert config.table == Path("some/where.json")
-    overrides = ['later_tables=[{from_step=9, table="b.json"}]', "weighting.estimate=leave-one-out"]
-    config = load_config(path, overrides)
+    config = load_config(path, ['later_tables=[{from_step=9, table="b.json"}]'])
     assert config.later_tables == (LaterTable(from_step=9, table=Path("b.json")),)
-    assert config.weighting.estimate == "leave-one-out"
     assert (
         load_config(path, ["task.digits={3=1}"]).task
         == Config.model_validate({"task": {"name": "addition", "digits": {3: 1}}}).task
@@ -178,10 +176,10 @@ def test_overrides(tmp_path: Path) -> None:
         ),
         ({"task": {"name": "addition", "digits": {}}}, r"'task.digits' is {}: "),
         (
-            {"task": TASK, "weighting": {"estimat": "group"}},
-            r"'weighting.estimat' is unknown; the nearest is 'weighting.es",
+            {"task": TASK, "weighting": {"all_wron": "off"}},
+            r"'weighting.all_wron' is unknown; the nearest is 'weighting.all_wrong'",
         ),
-        ({"task": TASK, "weighting": {"estimate": "mean"}}, r"'weighting.estimate' is 'mean': .*'group' or 'leave-one"),
+        ({"task": TASK, "weighting": {"all_wrong": "on"}}, r"'weighting.all_wrong' is 'on': .*'table', 'off', 'hold'"),
         ({"task": TASK, "weighting": {"all_wrong": "hold"}}, r"'weighting' is .*: all_wrong_after goes with"),
         ({"task": TASK, "weighting": {"all_wrong_after": 3}}, r"'weighting' is .*: all_wrong_after goes with"),
         (

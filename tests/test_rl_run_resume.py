@@ -284,6 +284,7 @@ def test_a_run_of_a_version_before_goes_on_unless_it_used_what_is_gone(
     del about["config"]["rollout"]["include_stop"], about["config"]["sampler"]["threads"]
     about["config"]["optimizer"] |= {"cosine_until": cosine_until, "final_share": 0.1}
     about["config"]["kl"]["estimator"] = "score"
+    about["config"]["weighting"]["estimate"] = "group"
     (run / ABOUT).write_text(json.dumps(about), encoding="utf-8")
     with nullcontext() if cosine_until is None else pytest.raises(UsageError, match="cosine_until' was 100"):
         train(longer, run, resume=True, quiet=True)

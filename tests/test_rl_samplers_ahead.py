@@ -122,7 +122,7 @@ def test_a_step_learns_from_what_the_weights_before_its_own_have_drawn(
         texts = [[each.text for group in batch.groups for each in group.completions] for batch in draws]
         assert [line["response"] for line in written if line["step"] == step] == texts[0]
         on_policy += texts[0] == texts[1]
-        advantages = weigh(config.weighting, table, None, judge(draws[0], task).correct, all_wrong_factor=1.0)
+        advantages = weigh(table, judge(draws[0], task).correct, all_wrong_factor=1.0)
         sections = config.optimizer, config.rollout
         learn(policy, optimizer, draws[0], advantages, *sections, step=step, seed=config.seed, cap=2.0)
         published.append({name: each.clone() for name, each in policy.model.state_dict().items()})

@@ -60,7 +60,12 @@ CHANGEABLE = (
 )
 STEPS = "config.training.steps"
 # Keys that versions before had, and the value at which each did nothing.
-GONE = {"config.optimizer.cosine_until": None, "config.optimizer.final_share": 0.1, "config.kl.estimator": "score"}
+GONE = {
+    "config.optimizer.cosine_until": None,
+    "config.optimizer.final_share": 0.1,
+    "config.kl.estimator": "score",
+    "config.weighting.estimate": "group",
+}
 
 
 @contextmanager

@@ -74,9 +74,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
     check_trackers(config.tracking)
     torch.set_num_threads(config.threads)
     task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
-    tables = TableSchedule.load(
-        config.table, config.later_tables, group_size=config.rollout.group_size, estimate=config.weighting.estimate
-    )
+    tables = TableSchedule.load(config.table, config.later_tables, group_size=config.rollout.group_size)
     # Of a listed task: rows that were left out.
     notes: tuple[str, ...] = (
         *getattr(task, "notes", ()),

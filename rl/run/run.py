@@ -175,9 +175,7 @@ class Run:
             task=self._ready.task,
             held_out=held_out,
             verifier=self._verifier,
-            tables=restored(
-                self._ready.tables, config.weighting, output, step=self.state.step, group_size=config.rollout.group_size
-            ),
+            tables=restored(self._ready.tables, config, output, step=self.state.step),
             policy=policy,
             optimizer=optimizer,
             reference=open_reference(config.kl, config.lora, policy, start),
@@ -204,16 +202,9 @@ class Run:
 
     def follow(self, loop: Loop) -> Loop:
         """The loop of the next step: with what the last one has drawn, and with the table that holds from now on."""
-        config = self._config
-        with self._storing(self.next_step):
-            tables, warning = followed(
-                loop.tables,
-                config.weighting,
-                self._output,
-                step=self.next_step,
-                group_size=config.rollout.group_size,
-                ranks=self._ranks,
-            )
+        step = self.next_step
+        with self._storing(step):
+            tables, warning = followed(loop.tables, self._config, self._output, step=step, ranks=self._ranks)
         if warning is not None:
             self._progress.warn(warning)
         return replace(loop, tables=tables, before=self._before, drawn=self._drawn)

@@ -5,36 +5,22 @@ when the run ends, so a run that is prolonged keeps its past.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
-
-import numpy as np
+from typing import Any, Self
 
 from rl.errors import UsageError
-from rl.step.advantage import weight_function
 from rl.step.config import LaterTable, WeightingConfig
 from weightopt.table import TableError, WeightTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledTable:
-    """A table and when it holds.
-
-    Attributes
-    ----------
-    from_step
-        The first step it holds for, ≥ 1.
-    group
-        For groups of ``rollout.group_size``.
-    weight
-        ω at any success probability in (0, 1), for estimates that are not K/M; None when K/M is all that is asked for.
-    """
+    """A table for groups of ``rollout.group_size``, and the first step it holds for, ≥ 1."""
 
     from_step: int
     group: WeightTable
-    weight: Callable[[np.ndarray], np.ndarray] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +30,13 @@ class TableSchedule:
     tables: tuple[ScheduledTable, ...]
 
     @classmethod
-    def load(
-        cls,
-        table: Path | None,
-        later: Sequence[LaterTable],
-        *,
-        group_size: int,
-        estimate: Literal["group", "leave-one-out"],
-    ) -> Self:
+    def load(cls, table: Path | None, later: Sequence[LaterTable], *, group_size: int) -> Self:
         """Read the tables of a run, those of the keys ``table`` and ``later_tables``.
 
         Raises
         ------
         UsageError
-            If none is named, or one has no weight at the success estimate that is asked for.
+            If none is named.
         weightopt.table.TableError
             If a file is bad, or is for groups of another size.
         """
@@ -71,19 +50,20 @@ class TableSchedule:
         for key, from_step, file in files:
             read = WeightTable.load(file)
             try:
-                tables.append(scheduled(read, from_step, group_size=group_size, estimate=estimate))
+                tables.append(ScheduledTable(from_step=from_step, group=read.for_group(group_size)))
             except TableError as error:
                 raise TableError(f"{key} {str(file)!r}: {error}") from error
         return cls(tables=tuple(tables))
 
-    def then(self, table: ScheduledTable) -> Self:
+    def then(self, from_step: int, group: WeightTable) -> Self:
         """The same with one more table, which holds from its step on until a later one does."""
-        others = (each for each in self.tables if each.from_step != table.from_step)
+        others = (each for each in self.tables if each.from_step != from_step)
+        table = ScheduledTable(from_step=from_step, group=group)
         return type(self)(tables=tuple(sorted((*others, table), key=lambda each: each.from_step)))
 
-    def at(self, step: int) -> ScheduledTable:
+    def at(self, step: int) -> WeightTable:
         """The table that holds at ``step`` ≥ 1."""
-        return self.tables[bisect_right([table.from_step for table in self.tables], step) - 1]
+        return self.tables[bisect_right([table.from_step for table in self.tables], step) - 1].group
 
     @property
     def name(self) -> str:
@@ -102,14 +82,6 @@ class TableSchedule:
         """Names and checksums for ``run.json``: by them a resumed run knows its tables again."""
         first, *later = ({"name": each.group.name, "checksum": each.group.checksum} for each in self.tables)
         return {"table": first, "later_tables": later}
-
-
-def scheduled(
-    table: WeightTable, from_step: int, *, group_size: int, estimate: Literal["group", "leave-one-out"]
-) -> ScheduledTable:
-    """A table as it holds from a step on; raises as `TableSchedule.load`."""
-    weight = None if estimate == "group" else weight_function(table)
-    return ScheduledTable(from_step=from_step, group=table.for_group(group_size), weight=weight)
 
 
 def all_wrong_factor(config: WeightingConfig, step: int) -> float:
