@@ -31,10 +31,9 @@ from rl.run.run import Outcome, open_run
 from rl.samplers.ahead import AheadSampler
 from rl.step.advantage import weigh
 from rl.step.draw_groups import draw_groups
-from rl.step.loop import Loop
+from rl.step.loop import Loop, Stopwatch
 from rl.step.schedule import all_wrong_factor
 from rl.step.step import Step
-from rl.step.stopwatch import Stopwatch
 
 
 def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = False) -> Outcome:

@@ -25,9 +25,9 @@ from rl.run import prepare
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.step.schedule import TableSchedule
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
+from rl.tasks.split import ProblemList
 from tests.amounts import some_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -30,7 +30,7 @@ from rl.step.evaluate import evaluate
 from rl.storage import whole_folder
 from rl.supervised import make_start_model
 from rl.tasks.addition import Addition
-from rl.tasks.problem_list import ProblemList
+from rl.tasks.split import ProblemList
 from rl.train import train
 from tests.amounts import some_of
 from tests.worlds import (

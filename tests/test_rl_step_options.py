@@ -25,8 +25,8 @@ from rl.step.advantage import weigh
 from rl.step.config import EvaluationConfig, WeightingConfig
 from rl.step.draw_groups import Collected, draw_groups
 from rl.step.evaluate import evaluate, pass_at
+from rl.step.loop import Stopwatch
 from rl.step.schedule import TableSchedule, all_wrong_factor
-from rl.step.stopwatch import Stopwatch
 from rl.step.success import histogram_by_difficulty
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt

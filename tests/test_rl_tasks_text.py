@@ -25,10 +25,9 @@ from rl.tasks.chat import chat_writer, in_chat
 from rl.tasks.countdown import Countdown, Numbers
 from rl.tasks.countdown_text import CountdownText
 from rl.tasks.math_file import READERS
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, build_verifier, wants_chat
-from rl.tasks.split import held_out_prompts, is_held_out, training_prompts
+from rl.tasks.split import ProblemList, held_out_prompts, is_held_out, training_prompts
 from rl.verification.pool import VerifierPool, open_verifier
 
 
@@ -481,7 +480,7 @@ def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_imported_task_may_be_a_list_or_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "two_tasks.py").write_text(
         "from rl.tasks.addition import Addition as teacher\n"
-        "from rl.tasks.problem_list import ProblemList\n"
+        "from rl.tasks.split import ProblemList\n"
         "from rl.tasks.protocol import Prompt\n"
         "class Listed(ProblemList):\n"
         "    def verify(self, prompt, response): return response == prompt.problem\n"

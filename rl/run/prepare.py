@@ -24,10 +24,9 @@ from rl.samplers.registry import check_backend
 from rl.seeds import derive_seed
 from rl.step.schedule import TableSchedule
 from rl.tasks.chat import asks_for_date, chat_writer, in_chat
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, Task, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, wants_chat
-from rl.tasks.split import held_out_prompts, training_prompts
+from rl.tasks.split import ProblemList, held_out_prompts, training_prompts
 
 # Prompts that are looked at before a run begins, where a task makes them without end.
 LOOKED_AT = 64

@@ -20,8 +20,7 @@ import numpy as np
 from rl.samplers.ahead import AheadSampler
 from rl.samplers.rollout import Batch, Group
 from rl.seeds import derive_seed
-from rl.step.loop import Loop
-from rl.step.stopwatch import Stopwatch
+from rl.step.loop import Loop, Stopwatch
 from rl.step.success import Judgement, judge
 from rl.tasks.split import training_prompts
 

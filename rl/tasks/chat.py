@@ -7,8 +7,8 @@ from random import Random
 from typing import Any, Protocol
 
 from rl.errors import UsageError
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, Task
+from rl.tasks.split import ProblemList
 
 LONGEST = 2**20  # characters of a prompt in its template
 

@@ -17,8 +17,8 @@ from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.tasks.config import Template, TextTaskConfig
 from rl.tasks.extraction import RULES, Form
 from rl.tasks.math_verifier import MathVerifier, Reference
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
+from rl.tasks.split import ProblemList
 from weightopt.settings import can_be_opened
 
 Row = Mapping[str, Any]

@@ -19,8 +19,8 @@ from rl.errors import UsageError
 from rl.seeds import derive_seed
 from rl.tasks.config import NONE, ForeignTaskConfig, Parameters, Template
 from rl.tasks.extraction import Form, extract
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, Prompt
+from rl.tasks.split import ProblemList
 from weightopt.settings import Integer, Number
 
 LONGEST_ANSWER = 4096

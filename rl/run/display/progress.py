@@ -14,13 +14,14 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from rl.records.metrics import METRICS_FILE, EvaluationRecord, StepRecord, TimingRecord, read_metrics
-from rl.run.display.bars import columns, sparkline
 from weightopt.heartbeat import Heartbeat
 
 # Steps over which throughput and seconds are averaged, and training reward and the groups by K are shown.
 WINDOW = 20
 # Columns of the labels, of the longest note, and of a chart where there is room.
 LABEL, NOTE, SPARK = 15, 36, 40
+# Bars of one character, from none to full.
+BLOCKS = " ▁▂▃▄▅▆▇█"
 STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
 
 
@@ -199,3 +200,28 @@ def _success(record: EvaluationRecord) -> str:
     strata = ", ".join(f"{name} {value:.0%}" for name, value in record.by_difficulty.items())
     interval = f"[{record.success_low:.1%}, {record.success_high:.1%}]"
     return f"held-out success {record.success:5.1%} {interval}  ({strata})"
+
+
+def sparkline(values: Sequence[float], *, width: int, top: float | None = None) -> str:
+    """A row of bars, one a value, from 0 to ``top``.
+
+    Parameters
+    ----------
+    values
+        At least 0 each. More of them than ``width`` are averaged in ``width`` stretches of (nearly) equal length.
+    width
+        Characters, at least 1.
+    top
+        Value of a full bar, by default the largest one. A value above 0 shows as more than nothing.
+    """
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [math.fsum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return columns(values, height=1, top=top)[0]
+
+
+def columns(values: Sequence[float], *, height: int, top: float | None = None) -> list[str]:
+    """Upright bars, one character wide, as ``height`` lines from above; see `sparkline`."""
+    full = max(values, default=0.0) if top is None else top
+    levels = [min(max(math.ceil(8 * height * value / full), value > 0), 8 * height) if full else 0 for value in values]
+    return ["".join(BLOCKS[min(max(level - 8 * row, 0), 8)] for level in levels) for row in reversed(range(height))]
