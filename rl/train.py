@@ -63,18 +63,18 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         If something cannot be written once the run is going; a saved checkpoint is intact.
     """
     with open_run(config, output, resume=resume, quiet=quiet) as run:
-        loop = run.restore()
+        run.restore()
         if run.evaluation_due:
-            run.measure(loop)
+            run.measure()
         while run.going:
-            loop = run.follow(loop)
-            step = take_step(loop, run.next_step)
+            run.follow()
+            step = take_step(run.loop, run.next_step)
             run.record(step)
             if run.evaluation_due:
-                run.measure(loop)
+                run.measure()
             if run.checkpoint_due:
-                run.checkpoint(loop)
-        return run.finish(loop)
+                run.checkpoint()
+        return run.finish()
 
 
 def take_step(loop: Loop, number: int) -> Step:
@@ -121,8 +121,7 @@ def take_step(loop: Loop, number: int) -> Step:
     return Step(
         number=number,
         collected=collected,
-        table=table.name,
-        table_checksum=table.checksum,
+        table=table,
         all_wrong_factor=factor,
         advantages=advantages,
         responses=denominator(config.rollout),

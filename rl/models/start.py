@@ -6,12 +6,12 @@ before transformers looks for any.
 
 import json
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -87,9 +87,10 @@ def check_model(folder: Path) -> None:
         most, bound = MOST_LAYERS, str(MOST_LAYERS)
     for place, sizes in (("", config), ("text_config.", config.get("text_config"))):
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            if isinstance(sizes, Mapping) and key in sizes and not _within(sizes[key], most):
+            size = sizes.get(key, 1) if isinstance(sizes, Mapping) else 1
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
                 raise UsageError(
-                    f"{name}: {place}{key} is {_shown(sizes[key])} in its config.json; it must be between 1 and {bound}"
+                    f"{name}: {place}{key} is {shown(size)} in its config.json; it must be between 1 and {bound}"
                 )
 
 
@@ -104,18 +105,10 @@ def reading(folder: Path) -> Iterator[None]:
         for file in sorted(folder.glob("*config.json")):
             if wanted := _document(file).get("auto_map"):
                 raise UsageError(
-                    f"model {str(folder)!r} asks for Python code of its own ({file.name} names {_shown(wanted)}), "
+                    f"model {str(folder)!r} asks for Python code of its own ({file.name} names {shown(wanted)}), "
                     "which is never run: only models and tokenizers that transformers has can be used"
                 ) from error
         raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error)}") from error
-
-
-def _within(count: object, most: int) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= most
-
-
-def _shown(value: object) -> str:
-    return reprlib.repr(value)
 
 
 def _document(file: Path) -> dict[str, Any]:
@@ -200,7 +193,7 @@ def weight_files(folder: Path) -> list[Path]:
         for part in named.values():
             if not isinstance(part, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", part, re.ASCII):
                 raise UsageError(
-                    f"file {str(folder / INDEX)!r} names {_shown(part)} for weights: they must be .safetensors files "
+                    f"file {str(folder / INDEX)!r} names {shown(part)} for weights: they must be .safetensors files "
                     "in the same folder"
                 )
         files = [folder / part for part in sorted(set(named.values()))]

@@ -90,9 +90,9 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             raise UsageError(
                 f"the tokenizer of the start model cannot write all of {task.alphabet!r}, the task's characters"
             )
-        asked = wants_chat(config.task) and asks_for_date(tokenizer)
-        date = (date or datetime.now().replace(microsecond=0)) if asked else None
-        if wants_chat(config.task):
+        chat = wants_chat(config.task)
+        date = (date or datetime.now().replace(microsecond=0)) if chat and asks_for_date(tokenizer) else None
+        if chat:
             write = chat_writer(tokenizer, date=date)
             try_template(write, _first_prompts(task, config))
             task = in_chat(task, write)
@@ -158,10 +158,7 @@ def _fitting(
         )
         return ProblemList(training=training, held_out=held_out), (note,)
 
-    def refuse(prompt: Prompt[Any]) -> UsageError:
-        return _too_long(tokens_in(prompt.text), room, config)
-
-    return _Fitting(task=task, fits=fits, refuse=refuse), ()
+    return _Fitting(task=task, fits=fits, refuse=lambda prompt: _too_long(tokens_in(prompt.text), room, config)), ()
 
 
 @dataclass(kw_only=True)
@@ -174,12 +171,10 @@ class _Fitting:
     left_out: int = 0
 
     def propose(self, rng: Random) -> Prompt[Any]:
-        prompt = self.task.propose(rng)
         for _ in range(TOO_LONG_IN_A_ROW):
-            if self.fits(prompt):
+            if self.fits(prompt := self.task.propose(rng)):
                 return prompt
             self.left_out += 1
-            prompt = self.task.propose(rng)
         raise self.refuse(prompt)
 
 

@@ -78,6 +78,8 @@ class Run:
         To be called with the name of the engine when all that the run goes on from has been read; see `run_folder`.
     stack
         What is closed at the end of the run.
+    loop
+        What the next step works with, once there is something: see `restore`.
     """
 
     config: Config
@@ -89,12 +91,10 @@ class Run:
     go_on: Callable[[str | None], None]
     stack: ExitStack
     state: RunState = field(default_factory=RunState)
+    loop: Loop = field(init=False)
 
     def __post_init__(self) -> None:
         self._records = Records(self.output, every=self.config.training.evaluate_every)
-        self._loop: Loop | None = None
-        self._before = (0, 0)  # mixed groups of the last step, and all its groups
-        self._drawn: str | None = None  # what has been drawn for the next step
         self._trackers: Trackers
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
@@ -133,7 +133,7 @@ class Run:
         """Whether the model is measured now, wherever the run ends."""
         return self.state.step % self.config.training.evaluate_every == 0
 
-    def restore(self) -> Loop:
+    def restore(self) -> None:
         """What the run begins or goes on with: the start model, which is made if need be, or the last checkpoint."""
         config, output, ranks = self.config, self.output, self.ranks
         if config.start_model is None and ranks.leading and not (output / START).exists():
@@ -141,7 +141,7 @@ class Run:
         ranks.wait()
         start = output / START if config.start_model is None else start_folder(config.start_model)
         checkpoint, known = latest_checkpoint(output / CHECKPOINTS), {}
-        held_out = self.ready.held_out
+        held_out, before = self.ready.held_out, (0, 0)
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
@@ -151,9 +151,8 @@ class Run:
         self._records.check(known, step=self.state.step, ended=self._ended)
         if config.rollout.dynamic_sampling and self.state.step:
             (last,) = (each for each in read_metrics(output / METRICS_FILE).steps if each.step == self.state.step)
-            self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
-        if config.sampler.ahead is not None and checkpoint:
-            self._drawn = read_drawn(checkpoint)
+            before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
+        drawn = read_drawn(checkpoint) if config.sampler.ahead is not None and checkpoint else None
         check_memory(config, start, self.ready, ranks=ranks.size)
         policy = shard(
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
@@ -165,7 +164,7 @@ class Run:
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)
-        self._loop = Loop(
+        loop = Loop(
             config=config,
             task=self.ready.task,
             held_out=held_out,
@@ -178,11 +177,13 @@ class Run:
                 open_sampler(config, policy, policy.published_weights(), start=start, probe=held_out, ranks=ranks)
             ),
             ranks=ranks,
+            before=before,
+            drawn=drawn,
         )
         # All that the run goes on from has been read, by all: from here on its files change.
         ranks.wait()
         if ranks.leading:
-            self.go_on(self._loop.sampler.engine)
+            self.go_on(loop.sampler.engine)
             self._records.cut()
             self._tidy()
         self.progress.catch_up(output)
@@ -193,16 +194,16 @@ class Run:
             Trackers(shown, output, tell=self.progress.tell, warn=self.progress.warn)
         )
         self._trackers.catch_up(output)
-        return self._loop
+        self.loop = loop
 
-    def follow(self, loop: Loop) -> Loop:
-        """The loop of the next step: with what the last one has drawn, and with the table that holds from now on."""
+    def follow(self) -> None:
+        """Take up the table that holds from the next step on."""
         step = self.next_step
         with self._storing(step):
-            tables, warning = followed(loop.tables, self.config, self.output, step=step, ranks=self.ranks)
+            tables, warning = followed(self.loop.tables, self.config, self.output, step=step, ranks=self.ranks)
         if warning is not None:
             self.progress.warn(warning)
-        return replace(loop, tables=tables, before=self._before, drawn=self._drawn)
+        self.loop = replace(self.loop, tables=tables)
 
     def record(self, step: Step) -> None:
         """Write down a step that has been made."""
@@ -216,16 +217,16 @@ class Run:
                 self._records.add(record)
             self._trackers.log(record)
             self.progress.stepped(record)
-            self._before = step.collected.mixed, len(step.collected.drawn.groups)
-            self._drawn = step.drawn
+            before = step.collected.mixed, len(step.collected.drawn.groups)
+            self.loop = replace(self.loop, before=before, drawn=step.drawn)
             self.state, self._in_step = replace(self.state, step=step.number, spent=spent), False
             self._seconds = dict(step.seconds)
             if not self.evaluation_due:
                 self._record_seconds()
 
-    def measure(self, loop: Loop) -> None:
+    def measure(self) -> None:
         """Measure the model on the held-out prompts, and keep it if it is the best so far."""
-        began, state = perf_counter(), self.state
+        began, state, loop = perf_counter(), self.state, self.loop
         record = evaluate(
             loop.sampler,
             loop.verifier,
@@ -250,23 +251,23 @@ class Run:
             if self._seconds:  # else they have been written: a failure came between the step and this measurement
                 self._record_seconds(evaluating=perf_counter() - began)
 
-    def checkpoint(self, loop: Loop) -> None:
+    def checkpoint(self) -> None:
         """Save a checkpoint, then remove what it makes superfluous."""
+        folder, loop = self.output / CHECKPOINTS, self.loop
         with self._storing(self.state.step):
-            folder = self.output / CHECKPOINTS
-            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums(), self._drawn)
-            if loop.ranks.leading:
+            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums(), loop.drawn)
+            if self.ranks.leading:
                 self._tidy()
 
-    def finish(self, loop: Loop) -> Outcome:
+    def finish(self) -> Outcome:
         """Save the model of the end, or the checkpoint of an interruption."""
         model = self.output / MODEL
         with self._storing(self.state.step):
-            if self._ended and loop.ranks.any(not model.exists()) and (plain := whole(loop.policy)) is not None:
+            if self._ended and self.ranks.any(not model.exists()) and (plain := whole(self.loop.policy)) is not None:
                 save_whole(plain, model)
         if not self._ended and self.state.step:
-            self.checkpoint(loop)
-        loop.ranks.wait()
+            self.checkpoint()
+        self.ranks.wait()
         evaluations = read_metrics(self.output / METRICS_FILE).evaluations
         return Outcome(step=self.state.step, finished=self._ended, evaluation=evaluations[-1])
 
@@ -309,10 +310,13 @@ class Run:
             if isinstance(error, LostRankError):
                 self._rescue()
             step = self.state.step + self._in_step
-            where = ""
-            if isinstance(error, DivergenceError) and error.responses and self.ranks.leading:
-                where = written(error.responses, self.output, step=step)
-            raise type(error)(f"step {step}: {error}{where}; {safe(self.output)}") from error
+            when, where = f"step {step}", ""
+            if isinstance(error, DivergenceError):
+                if error.responses and self.ranks.leading:
+                    where = written(error.responses, self.output, step=step)
+            elif not hasattr(self, "loop"):
+                when = "the engine that samples could not be opened"
+            raise type(error)(f"{when}: {error}{where}; {safe(self.output)}") from error
         except UsageError as error:
             if not self._rescue():
                 raise
@@ -328,15 +332,15 @@ class Run:
 
     def _rescue(self) -> bool:
         """Save a checkpoint after a failure, if the weights are those of the last step; whether there is one."""
-        if self._loop is None or self._interrupted is None or not self.state.step or self.ranks.size > 1:
+        if self._interrupted is None or not self.state.step or self.ranks.size > 1:
             return False
-        made = {int(each["step"]) for each in self._loop.optimizer.state.values()}
+        made = {int(each["step"]) for each in self.loop.optimizer.state.values()}
         if made != {self.state.spent.updates}:
             return False
         with suppress(StorageError):
             if self._seconds:
                 self._record_seconds()
-            self.checkpoint(self._loop)
+            self.checkpoint()
             return True
         return False
 

@@ -1,13 +1,13 @@
 """Prompts in the chat template of a model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from random import Random
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from rl.errors import UsageError
-from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, Task
+from rl.tasks.protocol import ListedTask, Prompt, Task
 from rl.tasks.split import ProblemList
 
 LONGEST = 2**20  # characters of a prompt in its template
@@ -77,13 +77,5 @@ def in_chat(task: Task[Any], write: Write) -> Task[Any]:
     """The task with every prompt rewritten by ``write``."""
     if isinstance(task, ListedTask):
         return ProblemList(training=tuple(map(write, task.training)), held_out=tuple(map(write, task.held_out)))
-    return _Generated(task=task, write=write)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Generated:
-    task: GeneratedTask[Any]
-    write: Write
-
-    def propose(self, rng: Random) -> Prompt[Any]:
-        return self.write(self.task.propose(rng))
+    generated: Any = SimpleNamespace(propose=lambda rng: write(task.propose(rng)))
+    return generated

@@ -125,7 +125,7 @@ class _Plan:
     moves: tuple[tuple[int, int, str], ...]
 
     @staticmethod
-    def draw(count: int, operators: Mapping[str, float], rng: Random) -> "_Plan":
+    def draw(count: int, operators: Mapping[Operator, float], rng: Random) -> "_Plan":
         chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
         moves: list[tuple[int, int, str]] = []
         for left, operator in zip(range(count, 1, -1), chosen, strict=True):

@@ -11,7 +11,7 @@ import reprlib
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -134,16 +134,32 @@ def _is_task_class(kind: type) -> bool:
 
 def _checked(task: Any, name: str) -> Any:
     """The members of a task that are used here, each made to give what it should."""
+
+    def propose(rng: Random) -> Prompt[Any]:
+        with _in_one_sentence(f"{name}: propose failed"):
+            proposed = task.propose(rng)
+        return _prompt(proposed, f"{name}: propose")
+
+    def demonstrate(prompt: Prompt[Any], rng: Random, *, solved: bool) -> str:
+        with _in_one_sentence(f"{name}: demonstrate failed"):
+            text = task.demonstrate(prompt, rng, solved=solved)
+        if not isinstance(text, str):
+            raise UsageError(f"{name}: demonstrate gave {_short(text)}: it must be a text")
+        return text
+
+    def listed(side: str) -> tuple[Prompt[Any], ...]:
+        with _in_one_sentence(f"{name}: the list {side} cannot be read"):
+            each = tuple(getattr(task, side))
+        return tuple(_prompt(prompt, f"{name}: the list {side}") for prompt in each)
+
     members: dict[str, Any] = {"verify": task.verify}
     if isinstance(task, GeneratedTask):
-        members["propose"] = _proposing(task.propose, f"{name}: propose")
+        members["propose"] = propose
     if isinstance(task, TeachingTask):
         with _in_one_sentence(f"{name}: the alphabet cannot be read"):
-            members["alphabet"] = "".join(task.alphabet)
-        members["demonstrate"] = _demonstrating(task.demonstrate, f"{name}: demonstrate")
+            members |= {"alphabet": "".join(task.alphabet), "demonstrate": demonstrate}
     if isinstance(task, ListedTask):
-        members["training"] = _prompts(task.training, f"{name}: the list training")
-        members["held_out"] = _prompts(task.held_out, f"{name}: the list held_out")
+        members |= {"training": listed("training"), "held_out": listed("held_out")}
         if not members["training"]:
             raise UsageError(f"{name}: the list training is empty")
         names = Counter(prompt.id for prompt in (*members["training"], *members["held_out"]))
@@ -154,32 +170,6 @@ def _checked(task: Any, name: str) -> Any:
                 "so that no prompt is both trained on and measured"
             )
     return SimpleNamespace(**members)
-
-
-def _proposing(propose: Callable[[Random], Any], name: str) -> Callable[[Random], Prompt[Any]]:
-    def checked(rng: Random) -> Prompt[Any]:
-        with _in_one_sentence(f"{name} failed"):
-            proposed = propose(rng)
-        return _prompt(proposed, name)
-
-    return checked
-
-
-def _demonstrating(demonstrate: Callable[..., Any], name: str) -> Callable[..., str]:
-    def checked(prompt: Prompt[Any], rng: Random, *, solved: bool) -> str:
-        with _in_one_sentence(f"{name} failed"):
-            text = demonstrate(prompt, rng, solved=solved)
-        if not isinstance(text, str):
-            raise UsageError(f"{name} gave {_short(text)}: it must be a text")
-        return text
-
-    return checked
-
-
-def _prompts(prompts: Sequence[Any], name: str) -> tuple[Prompt[Any], ...]:
-    with _in_one_sentence(f"{name} cannot be read"):
-        each = tuple(prompts)
-    return tuple(_prompt(prompt, name) for prompt in each)
 
 
 def _prompt(prompt: Any, name: str) -> Prompt[Any]:

@@ -11,7 +11,7 @@ nothing but themselves.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 # Beyond these a number is no numeral: powers would take memory.
@@ -96,35 +96,22 @@ def read_numeral(text: str) -> Numeral | None:
     Spacing commands of LaTeX must have become blanks before.
     """
     text = text.strip()
-    if shorter := _without_brackets(text):
-        return read_numeral(shorter)
-    percent = PERCENT.search(text)
-    if percent:
+    if len(text) > 2 and text[0] + text[-1] in ("()", "{}") and not set("(){}") & set(text[1:-1]):
+        if inner := text[1:-1].strip():
+            return read_numeral(inner)
+    elif percent := PERCENT.search(text):
         hundredths = read_numeral(text[: percent.start()])
         if hundredths is None or PERCENT.search(text[: percent.start()]):
             return None
-        return Numeral(value=hundredths.value / 100, rounded=hundredths.rounded, composed=hundredths.composed)
+        return replace(hundredths, value=hundredths.value / 100)
     sign = -1 if text[:1] == "-" else 1
     if text[:1] in ("-", "+"):
         text = text[1:].strip()
         if text[:1] in ("-", "+", "("):
             return None
-    found = _unsigned(text)
-    return found and Numeral(value=sign * found.value, rounded=found.rounded, composed=found.composed)
-
-
-def _without_brackets(text: str) -> str | None:
-    """What stands in the one pair of brackets around a whole text."""
-    if len(text) > 2 and (text[0], text[-1]) in (("(", ")"), ("{", "}")) and not set("(){}") & set(text[1:-1]):
-        return text[1:-1].strip()
-    return None
-
-
-def _unsigned(text: str) -> Numeral | None:
-    for read in (_decimal, _scientific, _power, _fraction, _mixed, _repeating, _to_a_base):
-        if found := read(text):
-            return found
-    return None
+    readers = (_decimal, _scientific, _power, _fraction, _mixed, _repeating, _to_a_base)
+    found = next(filter(None, (read(text) for read in readers)), None)
+    return found and replace(found, value=sign * found.value)
 
 
 def _decimal(text: str) -> Numeral | None:

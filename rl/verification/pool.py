@@ -69,7 +69,8 @@ class VerifierPool:
         self._start = task.model_dump(mode="json"), settings.model_dump(mode="json")
         self._limit = PATIENCE * settings.seconds_per_answer + GRACE
         self._workers: list[_Worker] = []
-        self._count = settings.workers or min(8, _cores())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._count = settings.workers or min(8, cores)
 
     def __enter__(self) -> Self:
         try:
@@ -207,8 +208,3 @@ class _Worker:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -120,7 +120,8 @@ class Progress:
         # What is left of a line beside the label and the longest note, so that nothing is cut at 80 characters.
         width = min(max(self._console.width - LABEL - NOTE, 9), SPARK)
         # A terminal of another encoding has no blocks: the numbers stay.
-        chart = _blank if not self._console.encoding.lower().startswith("utf") else sparkline
+        blocks = self._console.encoding.lower().startswith("utf")
+        chart = sparkline if blocks else lambda *_, **__: ""
         lines: list[Text] = []
         if self._supervised and not self._evaluations:
             note = f"step {self._supervised.step}: {self._supervised.success:.1%}"
@@ -136,7 +137,7 @@ class Progress:
             note = f"{math.fsum(recent) / len(recent):.1%} in the last {len(recent)} steps"
             lines.append(_line("training", chart(self._rewards, width=width), "cyan", note, width=width))
         if self._steps:
-            lines += _groups_by_successes(self._steps, width=width, blocks=chart is sparkline)
+            lines += _groups_by_successes(self._steps, width=width, blocks=blocks)
         if self._timing:
             lines += self._throughput()
         return Group(self._bar, *lines)
@@ -186,10 +187,6 @@ def _groups_by_successes(records: Sequence[StepRecord], *, width: int, blocks: b
 def _line(label: str, chart: str, style: str, note: str, *, width: int) -> Text:
     parts = ((f"{label:<{LABEL}}", "dim"), (f"{chart:<{width}}" + "  " * (width > 0), style), note)
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
-
-
-def _blank(values: Sequence[float], *, width: int) -> str:  # noqa: ARG001
-    return ""
 
 
 def _short(seconds: float) -> str:
