@@ -300,7 +300,10 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
     lines = table("memory", [f"{unit} a process, {about['device']}", *phases], rows)
     if config.device != "cpu":
         counts = next(iter(cards.values()))
-        left = [[card, *(_left(size) for size in sizes.values())] for card, sizes in cards.items()]
+        left = [
+            [card, *(f"{size / GIB:.1f}" if size >= 0 else f"lacks {-size / GIB:.1f}" for size in sizes.values())]
+            for card, sizes in cards.items()
+        ]
         lines += table("cards", ["GiB to spare", *counts], left)
     if room is not None:
         each = config.sampler.context or "the model's context"
@@ -308,10 +311,6 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
             "", f"The engine's cache holds {room:,} tokens; the longest response with its prompt has {each}."
         )
     return lines
-
-
-def _left(size: int) -> str:
-    return f"{size / GIB:.1f}" if size >= 0 else f"lacks {-size / GIB:.1f}"
 
 
 def report(found: DryRun, config: Config, answer: str | None = None) -> list[str]:

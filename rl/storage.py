@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from rl.errors import StorageError, UsageError, one_line
+from rl.errors import StorageError, UsageError, one_line, refusing
 
 
 def sha256_of(path: Path) -> str:
@@ -98,16 +98,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def check_new(folder: Path, what: str) -> None:
     """Refuse, by a `UsageError`, a folder for ``what`` that exists or that `whole_folder` could not begin to fill."""
-    try:
-        if not (taken := folder.exists()):  # tried now, and not when all the work is done
-            partial = _partial(folder)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            partial.rmdir()
-    except OSError as error:
-        raise UsageError(f"output {str(folder)!r} cannot be written: {error.strerror}") from error
-    if taken:
-        raise UsageError(f"output {str(folder)!r} exists: name another folder for the {what}")
+    with refusing(f"output {str(folder)!r} cannot be written", OSError):
+        if folder.exists():
+            raise UsageError(f"output {str(folder)!r} exists: name another folder for the {what}")
+        partial = _partial(folder)  # tried now, and not when all the work is done
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        partial.rmdir()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rl.errors import UsageError
 from rl.run.config import TrackingConfig
 from rl.samplers.config import SamplerConfig
 from rl.step.config import LaterTable, WeightingConfig
-from rl.tasks.countdown_text import CountdownTextConfig
+from rl.tasks.countdown_text import CountdownText
 from rl.tasks.extraction import CLOSING
 from rl.tasks.registry import build_task, wants_chat
 from rl.tasks.split import held_out_prompts
@@ -84,7 +84,7 @@ def test_the_experiments_are_those_that_are_known() -> None:
     assert str(tinyzero.start_model) == "hub:Qwen/Qwen2.5-3B"
     assert (tinyzero.rollout.group_size, tinyzero.rollout.prompts_per_step) == (16, 256)
     assert tinyzero.optimizer.learning_rate == 1e-6
-    assert isinstance(tinyzero.task, CountdownTextConfig)
+    assert isinstance(tinyzero.task, CountdownText)
     assert set(tinyzero.task.numbers) == {3, 4}
     assert str(gsm8k.start_model) == "hub:meta-llama/Llama-3.1-8B"
     assert (gsm8k.rollout.group_size, gsm8k.rollout.prompts_per_step) == (16, 128)
@@ -96,7 +96,7 @@ def test_a_base_model_that_answers_in_tags_ends_with_the_second() -> None:
     found = []
     for path in CONFIGS:
         config = load_config(path)
-        tags = isinstance(config.task, CountdownTextConfig) and not config.task.examples
+        tags = isinstance(config.task, CountdownText) and not config.task.examples
         tags = tags or getattr(config.task, "answer", None) == "tags"
         if tags and config.start_model is not None and not wants_chat(config.task):
             found.append(path.stem)

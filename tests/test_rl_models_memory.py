@@ -374,7 +374,7 @@ def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: 
     config = settings(str(tmp_path / "model"))
     short, long = (Prompt(id=text, text=text, difficulty="", problem=0) for text in ("1", "1" * 40))
     listed = prepare.Prepared(
-        task=ProblemList(training=(short, long), held_out=(short,)), held_out=(short,), tables=TableSchedule(tables=())
+        task=ProblemList(training=(short, long), held_out=(short,)), held_out=(short,), tables=TableSchedule(tables={})
     )
     lengths: list[int] = []
     planned = prepare.plan_memory

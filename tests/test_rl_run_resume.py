@@ -198,7 +198,7 @@ DAMAGE = [
         r"its optimizer\.safetensors is not that of its model: 'exp_avg/model\.layers\.0\.input_layernorm",
     ),
     (STATE, Path.unlink, r"its state\.json cannot be read"),
-    (STATE, state(best_success=math.inf), r"its state\.json cannot be read"),
+    (STATE, state(best_success=math.inf), r"its state\.json is not one that a run has written"),
     (STATE, state(step="4"), NOT_OURS),
     (STATE, state(best_success=2.0), NOT_OURS),
     (STATE, state(evaluated=-2), NOT_OURS),

@@ -22,7 +22,7 @@ from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.success import Judgement, judge
 from rl.tasks import extraction
 from rl.tasks.chat import chat_writer, in_chat
-from rl.tasks.countdown import Countdown, Numbers
+from rl.tasks.countdown import Numbers
 from rl.tasks.countdown_text import CountdownText
 from rl.tasks.math_file import READERS
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
@@ -97,8 +97,9 @@ def test_what_is_extracted_stands_in_the_text(text: str) -> None:
 
 
 def countdown(**options: Any) -> CountdownText:
-    problems = Countdown(name="countdown", numbers={2: 1.0, 3: 1.0}, largest_number=9, largest_target=40)
-    return CountdownText(problems=problems, **options)
+    return CountdownText(
+        name="countdown-text", numbers={2: 1.0, 3: 1.0}, largest_number=9, largest_target=40, **options
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"chat": True}, {"examples": 3}], ids=str)

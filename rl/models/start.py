@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from rl.errors import UsageError, one_line
+from rl.errors import UsageError, one_line, refusing
 from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.storage import sha256_of
 
@@ -113,10 +113,8 @@ def reading(folder: Path) -> Iterator[None]:
 
 def _document(file: Path) -> dict[str, Any]:
     """A JSON object that stands in a file of a model."""
-    try:
+    with refusing(f"file {str(file)!r} cannot be read", OSError, ValueError, RecursionError):
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"file {str(file)!r} cannot be read: {one_line(error)}") from error
     if not isinstance(document, dict):
         raise UsageError(f"file {str(file)!r} must hold a JSON object")
     return document
@@ -133,10 +131,8 @@ def weights_checksum(folder: Path, *, key: str = "start_model") -> str:
         If the folder has no weights in safetensors that can be read, or one of its files is cut or garbled.
     """
     parts = weight_files(folder)
-    try:
+    with refusing(f"{key} {str(folder)!r} has no readable {WEIGHTS}", OSError):
         digests = [sha256_of(part) for part in parts]
-    except OSError as error:
-        raise _unreadable(folder, error, key) from error
     for part in parts:
         check_weights(part)
     if len(digests) == 1:
@@ -149,10 +145,8 @@ def parameters_in(folder: Path, *, key: str = "start_model") -> int:
     """Number of parameters of a model, read off the heads of its files of weights; raises like `weights_checksum`."""
     count = 0
     for part in weight_files(folder):
-        try:
+        with refusing(f"{key} {str(folder)!r} has no readable {WEIGHTS}", OSError):
             part.open("rb").close()  # safetensors does not say why a file cannot be opened
-        except OSError as error:
-            raise _unreadable(folder, error, key) from error
         check_weights(part)
         with safe_open(part, framework="pt") as weights:
             count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
@@ -171,10 +165,6 @@ def check_weights(path: Path) -> None:
             f"file {str(path)!r} is damaged ({one_line(error)}): put a whole copy of it there, or start again without "
             "it"
         ) from error
-
-
-def _unreadable(folder: Path, error: OSError, key: str) -> UsageError:
-    return UsageError(f"{key} {str(folder)!r} has no readable model.safetensors: {error.strerror}")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
+STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
 RECORD_FILES = (METRICS_FILE, TIMING_FILE, ROLLOUTS_FILE)
 
 
@@ -205,8 +206,7 @@ class TimingRecord:
     @classmethod
     def from_seconds(cls, step: int, seconds: Mapping[str, float]) -> "TimingRecord":
         """From the seconds spent in each stage; a stage that is absent took none."""
-        stages = ("sampling", "verifying", "learning", "hand_over", "evaluating")
-        return cls(step=step, **{stage: round(seconds.get(stage, 0.0), 4) for stage in stages})
+        return cls(step=step, **{stage: round(seconds.get(stage, 0.0), 4) for stage in STAGES})
 
 
 @dataclass(frozen=True, kw_only=True)

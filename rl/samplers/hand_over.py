@@ -126,13 +126,8 @@ class HandOver:
 
 def compare(first: LogProbs, second: LogProbs) -> np.ndarray:
     """First minus second, place by place, shape (tokens,); raises ValueError if they are not of the same shape."""
-    return np.array(
-        [
-            one - other
-            for row, other_row in zip(first, second, strict=True)
-            for one, other in zip(row, other_row, strict=True)
-        ]
-    )
+    pairs = (pair for rows in zip(first, second, strict=True) for pair in zip(*rows, strict=True))
+    return np.array([one - other for one, other in pairs])
 
 
 def make_probe(

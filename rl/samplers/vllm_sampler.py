@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.errors import DivergenceError, UsageError, one_line
+from rl.errors import DivergenceError, UsageError, refusing
 from rl.models.policy import Policy
 from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
@@ -212,7 +212,8 @@ class _Engine:
             self._sleeps = config.sleep
             self._asleep = False
             _check_support(policy, config, on_cpu=current_platform.is_cpu())
-            with _folder_without_weights(policy) as folder, _as_usage_error():
+            refused = "vLLM cannot run this model with [sampler] as it is"
+            with _folder_without_weights(policy) as folder, refusing(refused, ValueError):
                 self._llm = vllm.LLM(
                     model=folder,
                     load_format="dummy",
@@ -380,12 +381,3 @@ def _folder_without_weights(policy: Policy) -> Iterator[str]:
         shape.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
         yield folder
-
-
-@contextmanager
-def _as_usage_error() -> Iterator[None]:
-    """One sentence for a model that vLLM cannot run, or memory that is too small."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {one_line(error)}") from error

@@ -38,11 +38,7 @@ class WeightingConfig(Section):
             raise ValueError("all_wrong_after goes with all_wrong = 'hold' or 'ramp', and they with it")
         if (self.all_wrong_full_at is not None) != (self.all_wrong == "ramp"):
             raise ValueError("all_wrong_full_at goes with all_wrong = 'ramp', and that with it")
-        if (
-            self.all_wrong_after is not None
-            and self.all_wrong_full_at is not None
-            and self.all_wrong_full_at <= self.all_wrong_after
-        ):
+        if self.all_wrong_full_at is not None and self.all_wrong_full_at <= (self.all_wrong_after or 0):
             raise ValueError("all_wrong_full_at must be greater than all_wrong_after")
         return self
 

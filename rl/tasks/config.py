@@ -17,7 +17,7 @@ from weightopt.settings import Number, Section
 TASKS: Mapping[str, str] = {
     "addition": "rl.tasks.addition:Addition",
     "countdown": "rl.tasks.countdown:Countdown",
-    "countdown-text": "rl.tasks.countdown_text:CountdownTextConfig",
+    "countdown-text": "rl.tasks.countdown_text:CountdownText",
     "letters": "rl.tasks.letters:Letters",
     "gsm8k": "rl.tasks.math_file:MathConfig",
     "math": "rl.tasks.math_file:MathConfig",

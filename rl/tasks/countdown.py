@@ -68,10 +68,10 @@ class Countdown(TaskConfig):
         """Draw one problem."""
         (count,) = rng.choices(list(self.numbers), weights=list(self.numbers.values()))
         while True:
-            plan = _Plan.draw(count, self.operators, rng)
+            plan = _plan(count, self.operators, rng)
             for _ in range(DRAWS_PER_PLAN):
                 given = [rng.randint(1, self.largest_number) for _ in range(count)]
-                built = plan.build(given)
+                built = _build(plan, given)
                 if built is None or built.value.denominator != 1 or not 1 <= built.value <= self.largest_target:
                     continue
                 target = int(built.value)
@@ -92,7 +92,7 @@ class Countdown(TaskConfig):
         while True:
             given = list(prompt.problem.given)
             rng.shuffle(given)
-            built = _Plan.draw(len(given), self.habits, rng).build(given)
+            built = _build(_plan(len(given), self.habits, rng), given)
             if built is not None:
                 return built.text
 
@@ -115,34 +115,26 @@ class _Expression:
     precedence: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The order in which numbers are combined and the operators used, without the numbers.
+# The order in which numbers are combined and the operators used, without the numbers: each move takes the expressions
+# at two positions out of the list, joins them and appends the result.
+Plan = list[tuple[int, int, str]]
 
-    Each move takes the expressions at two positions out of the list, joins them and appends the result.
-    """
 
-    moves: tuple[tuple[int, int, str], ...]
+def _plan(count: int, operators: Mapping[Operator, float], rng: Random) -> Plan:
+    chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
+    return [(*rng.sample(range(left), 2), operator) for left, operator in zip(range(count, 1, -1), chosen, strict=True)]
 
-    @staticmethod
-    def draw(count: int, operators: Mapping[Operator, float], rng: Random) -> "_Plan":
-        chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
-        moves: list[tuple[int, int, str]] = []
-        for left, operator in zip(range(count, 1, -1), chosen, strict=True):
-            first, second = rng.sample(range(left), 2)
-            moves.append((first, second, operator))
-        return _Plan(tuple(moves))
 
-    def build(self, given: Sequence[int]) -> _Expression | None:
-        """Fill in the numbers; None if that divides by zero."""
-        parts = [_Expression(str(number), Fraction(number), ATOM) for number in given]
-        for first, second, operator in self.moves:
-            joined = _join(parts[first], parts[second], operator)
-            if joined is None:
-                return None
-            parts = [part for position, part in enumerate(parts) if position not in (first, second)]
-            parts.append(joined)
-        return parts[0]
+def _build(plan: Plan, given: Sequence[int]) -> _Expression | None:
+    """Fill in the numbers; None if that divides by zero."""
+    parts = [_Expression(str(number), Fraction(number), ATOM) for number in given]
+    for first, second, operator in plan:
+        joined = _join(parts[first], parts[second], operator)
+        if joined is None:
+            return None
+        parts = [part for position, part in enumerate(parts) if position not in (first, second)]
+        parts.append(joined)
+    return parts[0]
 
 
 def _join(left: _Expression, right: _Expression, operator: str) -> _Expression | None:

@@ -8,7 +8,7 @@ is right if it uses every number exactly once and is worth the target, and nothi
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from random import Random
 from typing import Annotated
@@ -26,8 +26,11 @@ from weightopt.settings import Integer
 DRAWS_PER_EXAMPLE = 100
 
 
-class CountdownTextConfig(TextTaskConfig):
-    """``[task]`` with ``name = "countdown-text"``; the defaults are TinyZero's three and four numbers."""
+class CountdownText(TextTaskConfig):
+    """``[task]`` with ``name = "countdown-text"``; the defaults are TinyZero's three and four numbers.
+
+    No example is ever asked. In a chat the instruction ends as it is, else where a solution begins.
+    """
 
     in_process = True
 
@@ -43,33 +46,16 @@ class CountdownTextConfig(TextTaskConfig):
     """Solved problems before an open last line, for which rollout.stop = ["\\n"] saves tokens; 0 is an instruction."""
 
     @model_validator(mode="after")
-    def _one_manner(self) -> "CountdownTextConfig":
+    def _one_manner(self) -> "CountdownText":
         if self.examples and self.chat:
             raise ValueError("examples are a text to be continued and chat is a conversation: set one of them")
         return self
 
-    def build(self) -> "CountdownText":
-        """As `TaskConfig.build`."""
+    @cached_property
+    def problems(self) -> Countdown:
+        """The problems, without words."""
         keys = {"numbers", "largest_number", "largest_target", "operators"}
-        problems = Countdown(name="countdown", **self.model_dump(include=keys))
-        return CountdownText(problems=problems, examples=self.examples, chat=self.chat)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CountdownText:
-    """Countdown problems in words, each solvable by an expression that uses all of its numbers.
-
-    Parameters
-    ----------
-    examples
-        Solved problems before the question, with as many numbers as it has; they never are asked. 0: an instruction.
-    chat
-        Whether the prompt will be put into a chat template; if not, the instruction ends where a solution begins.
-    """
-
-    problems: Countdown
-    examples: int = 0
-    chat: bool = False
+        return Countdown(name="countdown", **self.model_dump(include=keys))
 
     def propose(self, rng: Random) -> Prompt[Numbers]:
         """Draw one problem that is none of the examples."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rl.errors import UsageError
+from rl.errors import UsageError, refusing
 from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.tasks.config import Template, TextTaskConfig
 from rl.tasks.extraction import RULES, Form
@@ -179,10 +179,8 @@ def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
         raise UsageError(
             f"data file {source!r} is of another kind, or not there: {ENDINGS}; a data set of the hub is named {FORM}"
         )
-    try:
+    with refusing(f"data file {source!r} cannot be read", OSError):
         return list(reader(path))
-    except OSError as error:
-        raise UsageError(f"data file {source!r} cannot be read: {error.strerror or error}") from error
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -204,11 +202,9 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise UsageError(f"to read {str(path)!r} pyarrow is needed: pip install 'weightopt[tasks]'") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
@@ -231,8 +227,6 @@ def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
         raise UsageError(
             f"for {name!r}, a data set of the hub, the package datasets is needed: pip install datasets"
         ) from error
-    try:
+    with refusing(f"data set {name!r} cannot be loaded", Exception):  # whatever network, hub or data set lead to
         rows: Any = datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)
-    except Exception as error:  # it raises whatever the network, the hub or the data set leads to
-        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
     return rows

@@ -23,9 +23,7 @@ SIGNIFICANT_DIGITS = 4
 
 GROUPED = r"[0-9]{1,3}(?P<separator>[, ])[0-9]{3}(?:(?P=separator)[0-9]{3})*"
 DECIMAL = re.compile(rf"(?P<whole>{GROUPED}|[0-9]+)?(?P<point>\.(?P<places>[0-9]*))?")
-EXPONENT = (
-    r"(?:(?P<bare>[0-9]+)|\{\s*(?P<braced>[-+]?\s*[0-9]+)\s*\}|\((?P<bracketed>[-+]?[0-9]+)\)|(?P<signed>-[0-9]+))"
-)
+EXPONENT = r"(?P<exponent>-?[0-9]+|\{\s*[-+]?\s*[0-9]+\s*\}|\([-+]?[0-9]+\))"
 SCIENTIFIC = re.compile(
     rf"(?P<factor>[0-9., ]*[0-9.])(?:[eE](?P<short>[-+]?[0-9]+)|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*{EXPONENT})"
 )
@@ -123,16 +121,16 @@ def _decimal(text: str) -> Numeral | None:
     return Numeral(value=Fraction(int(whole + places), 10 ** len(places)), rounded=bool(match["point"]))
 
 
-def _exponent(match: re.Match[str], *more: str) -> int | None:
-    said = next(match[name] for name in ("bare", "braced", "bracketed", "signed", *more) if match[name] is not None)
-    exponent = int(said.replace(" ", "")) if len(said) < LONGEST_POWER_BASE else LARGEST_EXPONENT + 1
+def _exponent(said: str) -> int | None:
+    said = re.sub(r"[(){}\s]", "", said)
+    exponent = int(said) if len(said) < LONGEST_POWER_BASE else LARGEST_EXPONENT + 1
     return exponent if abs(exponent) <= LARGEST_EXPONENT else None
 
 
 def _scientific(text: str) -> Numeral | None:
     match = SCIENTIFIC.fullmatch(text)
     factor = match and _decimal(match["factor"].strip())
-    exponent = match and _exponent(match, "short")
+    exponent = match and _exponent(match["short"] or match["exponent"])
     if not factor or exponent is None:
         return None
     return Numeral(value=factor.value * Fraction(10) ** exponent, rounded=True)
@@ -142,7 +140,7 @@ def _power(text: str) -> Numeral | None:
     match = POWER.fullmatch(text)
     if not match or len(match["base"]) > LONGEST_POWER_BASE:
         return None
-    base, exponent = int(match["base"]), _exponent(match)
+    base, exponent = int(match["base"]), _exponent(match["exponent"])
     if exponent is None or (base == 0 and exponent <= 0):
         return None
     return Numeral(value=Fraction(base) ** exponent, composed=True)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from rl.records.metrics import METRICS_FILE, EvaluationRecord, StepRecord, TimingRecord, read_metrics
+from rl.records.metrics import METRICS_FILE, STAGES, EvaluationRecord, StepRecord, TimingRecord, read_metrics
 from weightopt.heartbeat import Heartbeat
 
 # Steps over which throughput and seconds are averaged, and training reward and the groups by K are shown.
@@ -22,7 +22,6 @@ WINDOW = 20
 LABEL, NOTE, SPARK = 15, 36, 40
 # Bars of one character, from none to full.
 BLOCKS = " ▁▂▃▄▅▆▇█"
-STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
 
 
 class Progress:
@@ -150,11 +149,9 @@ class Progress:
         tokens = sum(record.tokens for record in steps)
         training = sum(seconds.values()) - seconds["evaluating"]
         rates = f"{responses / training:,.0f} responses/s, {tokens / training:,.0f} tokens/s" if training > 0 else ""
-        shares = [
-            f"{stage.replace('_', '-')} {_short(value / len(self._timing))}"
-            for stage, value in seconds.items()
-            if value >= 0.005 * sum(seconds.values())  # less is noise, and the line is short
-        ]
+        each = {stage.replace("_", "-"): value / len(self._timing) for stage, value in seconds.items()}
+        least = 0.005 * sum(each.values())  # less is noise, and the line is short
+        shares = [f"{name} {value:{'.1f' if value >= 10 else '.2g'}}" for name, value in each.items() if value >= least]
         return [_line("throughput", "", "", rates, width=0), _line("seconds/step", "", "", ", ".join(shares), width=0)]
 
 
@@ -187,10 +184,6 @@ def _groups_by_successes(records: Sequence[StepRecord], *, width: int, blocks: b
 def _line(label: str, chart: str, style: str, note: str, *, width: int) -> Text:
     parts = ((f"{label:<{LABEL}}", "dim"), (f"{chart:<{width}}" + "  " * (width > 0), style), note)
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def _success(record: EvaluationRecord) -> str:
