@@ -68,7 +68,7 @@ class Outcome:
     evaluation: EvaluationRecord
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(eq=False)
 class Run:
     """An open run; see `open_run`. Of several processes all must make the same calls.
 
@@ -364,15 +364,6 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
         go_on = stack.enter_context(folder) if ranks.leading else (lambda _: None)
         quiet, steps = quiet or not ranks.leading, config.training.steps
         progress = stack.enter_context(Progress(quiet=quiet, name=ready.tables.name, steps=steps))
-        run = Run(
-            config=config,
-            output=output,
-            ready=ready,
-            ranks=ranks,
-            verifier=verifier,
-            progress=progress,
-            go_on=go_on,
-            stack=stack,
-        )
+        run = Run(config, output, ready, ranks, verifier, progress, go_on, stack)
         with run.explaining():
             yield run

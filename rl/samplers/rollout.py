@@ -128,20 +128,16 @@ class Sampler(Protocol):
     @property
     def ends(self) -> Sequence[str]:
         """What ends a response, as a text shows it: end tokens and stop strings."""
-        ...
 
     @property
     def engine(self) -> str | None:
         """What computes, where it is not the trained model's own code: recorded with the run."""
-        ...
 
     def publish(self, weights: "Mapping[str, Tensor]") -> None:
         """Take over the weights of the trained model, all of its state dictionary, before the next `sample`."""
-        ...
 
     def rest(self) -> None:
         """Give memory away, if it can, until the next `publish`: nothing is sampled before."""
-        ...
 
     def sample(
         self,
@@ -170,4 +166,3 @@ class Sampler(Protocol):
         first
             Where ``prompts`` are a part of more, how many stand before them; another part gets other responses.
         """
-        ...

@@ -22,7 +22,6 @@ class ChatTokenizer(Protocol):
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
         """The conversation as the model reads it."""
-        ...
 
 
 def asks_for_date(tokenizer: ChatTokenizer) -> bool:

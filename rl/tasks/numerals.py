@@ -11,6 +11,7 @@ nothing but themselves.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -107,14 +108,18 @@ def read_numeral(text: str) -> Numeral | None:
         text = text[1:].strip()
         if text[:1] in ("-", "+", "("):
             return None
-    readers = (_decimal, _scientific, _power, _fraction, _mixed, _repeating, _to_a_base)
-    found = next(filter(None, (read(text) for read in readers)), None)
+    found = _first(text, *SIMPLE, *FRACTIONS, *OTHERS)
     return found and replace(found, value=sign * found.value)
 
 
-def _decimal(text: str) -> Numeral | None:
-    match = DECIMAL.fullmatch(text)
-    if not match or not (match["whole"] or match["places"]):
+def _first(text: str, *forms: "Form") -> Numeral | None:
+    """What the first of some forms, which are matched by the whole of a text, makes of it."""
+    found = (read(match) for pattern, read in forms if (match := pattern.fullmatch(text)))
+    return next(filter(None, found), None)
+
+
+def _decimal(match: re.Match[str]) -> Numeral | None:
+    if not (match["whole"] or match["places"]):
         return None
     whole = (match["whole"] or "0").replace(match["separator"] or ",", "")
     places = match["places"] or ""
@@ -127,33 +132,24 @@ def _exponent(said: str) -> int | None:
     return exponent if abs(exponent) <= LARGEST_EXPONENT else None
 
 
-def _scientific(text: str) -> Numeral | None:
-    match = SCIENTIFIC.fullmatch(text)
-    factor = match and _decimal(match["factor"].strip())
-    exponent = match and _exponent(match["short"] or match["exponent"])
+def _scientific(match: re.Match[str]) -> Numeral | None:
+    factor = _first(match["factor"].strip(), (DECIMAL, _decimal))
+    exponent = _exponent(match["short"] or match["exponent"])
     if not factor or exponent is None:
         return None
     return Numeral(value=factor.value * Fraction(10) ** exponent, rounded=True)
 
 
-def _power(text: str) -> Numeral | None:
-    match = POWER.fullmatch(text)
-    if not match or len(match["base"]) > LONGEST_POWER_BASE:
+def _power(match: re.Match[str]) -> Numeral | None:
+    base, exponent = match["base"], _exponent(match["exponent"])
+    if len(base) > LONGEST_POWER_BASE or exponent is None or (int(base) == 0 and exponent <= 0):
         return None
-    base, exponent = int(match["base"]), _exponent(match["exponent"])
-    if exponent is None or (base == 0 and exponent <= 0):
-        return None
-    return Numeral(value=Fraction(base) ** exponent, composed=True)
+    return Numeral(value=Fraction(int(base)) ** exponent, composed=True)
 
 
-def _fraction(text: str) -> Numeral | None:
-    if match := FRACTION.fullmatch(text):
-        parts = [match[name] or match[f"{name}_digit"] for name in ("over", "under")]
-    elif match := SLASHED.fullmatch(text):
-        parts = [match["over"], match["under"]]
-    else:
-        return None
-    over, under = (_part(part) for part in parts)
+def _fraction(match: re.Match[str]) -> Numeral | None:
+    given = match.groupdict()
+    over, under = (_part(given[name] or given.get(f"{name}_digit")) for name in ("over", "under"))
     if over is None or not under:
         return None
     return Numeral(value=over / under, composed=True)
@@ -163,34 +159,24 @@ def _part(text: str | None) -> Fraction | None:
     """A numerator or denominator: a number without a bar of its own."""
     text = (text or "").strip()
     sign = -1 if text[:1] == "-" else 1
-    text = text.removeprefix("-").strip()
-    found = _decimal(text) or _scientific(text) or _power(text)
+    found = _first(text.removeprefix("-").strip(), *SIMPLE)
     return sign * found.value if found else None
 
 
-def _mixed(text: str) -> Numeral | None:
-    match = MIXED.fullmatch(text)
-    if not match:
-        return None
-    part = _fraction(match["latex"] or f"{match['over']}/{match['under']}")
+def _mixed(match: re.Match[str]) -> Numeral | None:
+    part = _first(match["latex"] or f"{match['over']}/{match['under']}", *FRACTIONS)
     if part is None or not 0 < part.value < 1 or not re.sub(r"\\frac|[{}\s/]", "", match["latex"] or "0").isdecimal():
         return None
     return Numeral(value=int(match["whole"]) + part.value, composed=True)
 
 
-def _repeating(text: str) -> Numeral | None:
-    match = REPEATING.fullmatch(text)
-    if not match:
-        return None
+def _repeating(match: re.Match[str]) -> Numeral:
     whole, places, period = match["whole"] or "0", match["places"], match["period"]
     tail = Fraction(int(period), 10 ** len(period) - 1)
     return Numeral(value=(int(whole + places) + tail) / 10 ** len(places), composed=True)
 
 
-def _to_a_base(text: str) -> Numeral | None:
-    match = BASED.fullmatch(text)
-    if not match:
-        return None
+def _to_a_base(match: re.Match[str]) -> Numeral | None:
     said = match["digit"] or re.sub(r"\\(?:text|mathrm|textrm|mbox)|[{}\s]|base", "", match["base"])
     base = BASES.get(said.lower()) or (int(said) if said.isdecimal() and len(said) <= 2 else 0)
     if not 2 <= base <= 36:
@@ -199,3 +185,9 @@ def _to_a_base(text: str) -> Numeral | None:
         return Numeral(value=Fraction(int(match["plain"] or match["bracketed"], base)), composed=True)
     except ValueError:  # a digit that the base does not have
         return None
+
+
+Form = tuple[re.Pattern[str], Callable[[re.Match[str]], Numeral | None]]
+SIMPLE: tuple[Form, ...] = ((DECIMAL, _decimal), (SCIENTIFIC, _scientific), (POWER, _power))
+FRACTIONS: tuple[Form, ...] = ((FRACTION, _fraction), (SLASHED, _fraction))
+OTHERS: tuple[Form, ...] = ((MIXED, _mixed), (REPEATING, _repeating), (BASED, _to_a_base))
