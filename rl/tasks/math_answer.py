@@ -159,13 +159,8 @@ def read(answer: str, *, lone_letters: bool) -> Reading | None:
     ``lone_letters`` says whether a single letter behind a blank, as in ``72 m``, may be a unit.
     """
     text, worded = undecorated(answer)
-    if not text:
-        return None
-    split = _split_unit(text, lone_letters=lone_letters)
-    if split is None:
-        return None
-    mathematics, unit = split
-    return Reading(text=text, mathematics=mathematics, unit=unit, worded=worded)
+    split = _split_unit(text, lone_letters=lone_letters) if text else None
+    return split and Reading(text=text, mathematics=split[0], unit=split[1], worded=worded)
 
 
 def as_it_stands(reference: str) -> Reading:

@@ -27,8 +27,6 @@ JSON_LINES = "a .jsonl or .json file must be JSON lines, one object a line and n
 # Of a number in a file; with a larger one it would have too many digits to be written out.
 LARGEST_EXPONENT = 308
 
-ENDINGS = "files are read that end in .jsonl, .json or .parquet"
-
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(can_be_opened)]
 
@@ -177,7 +175,8 @@ def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
     reader = READERS.get(path.suffix)
     if reader is None:
         raise UsageError(
-            f"data file {source!r} is of another kind, or not there: {ENDINGS}; a data set of the hub is named {FORM}"
+            f"data file {source!r} is of another kind, or not there: files are read that end in .jsonl, .json or "
+            f".parquet; a data set of the hub is named {FORM}"
         )
     with refusing(f"data file {source!r} cannot be read", OSError):
         return list(reader(path))
@@ -228,5 +227,4 @@ def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
             f"for {name!r}, a data set of the hub, the package datasets is needed: pip install datasets"
         ) from error
     with refusing(f"data set {name!r} cannot be loaded", Exception):  # whatever network, hub or data set lead to
-        rows: Any = datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)
-    return rows
+        return datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)

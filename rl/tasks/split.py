@@ -8,6 +8,7 @@ brings its two sides along.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from random import Random
 from typing import Any, Self
 
@@ -65,12 +66,8 @@ def training_prompts(task: Task[Any], *, count: int, seed: int) -> tuple[Prompt[
     rng = Random(seed)
     if isinstance(task, ListedTask):
         return tuple(rng.choices(task.training, k=count))
-    prompts: list[Prompt[Any]] = []
-    while len(prompts) < count:
-        prompt = task.propose(rng)
-        if not is_held_out(prompt.id):
-            prompts.append(prompt)
-    return tuple(prompts)
+    proposed = iter(lambda: task.propose(rng), None)
+    return tuple(islice((prompt for prompt in proposed if not is_held_out(prompt.id)), count))
 
 
 def held_out_prompts(task: Task[Any], *, count: int, seed: int) -> tuple[Prompt[Any], ...]:

@@ -107,8 +107,7 @@ class VerifierPool:
                 key, answer = waiting.popleft()
                 worker.send(*answer, limit=self._limit)
                 busy[worker.replies] = worker, key
-            now = time.monotonic()
-            patience = max(0.0, min(worker.deadline for worker, _ in busy.values()) - now)
+            patience = max(0.0, min(worker.deadline for worker, _ in busy.values()) - time.monotonic())
             ready, _, _ = select.select(list(busy), [], [], patience)
             now = time.monotonic()
             for replies, (worker, key) in list(busy.items()):

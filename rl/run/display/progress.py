@@ -51,7 +51,8 @@ class Progress:
         self._live = Live(get_renderable=self.render, console=self._console, transient=True) if drawn else None
         self._steps_to_make, self._now = steps, "getting ready"
         # Between two evaluations of a large model there may be an hour, and a log should show it.
-        self._beat = Heartbeat(self._still, self.tell, active=not (drawn or self._console.quiet))
+        active = not (drawn or self._console.quiet)
+        self._beat = Heartbeat(lambda seconds: f"{self._now}, after {seconds:.0f} s", self.tell, active=active)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -110,9 +111,6 @@ class Progress:
         # A file or a pipe has no width, and what reads it reads line by line.
         self._console.print(line, soft_wrap=not self._console.is_terminal)
         self._beat.heard()
-
-    def _still(self, seconds: float) -> str:
-        return f"{self._now}, after {seconds:.0f} s"
 
     def render(self) -> RenderableType:
         """The live display as it is now."""
