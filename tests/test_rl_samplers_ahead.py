@@ -210,6 +210,18 @@ def test_a_run_whose_process_is_killed_ends_in_one_sentence_and_goes_on(
 
 
 @pytest.mark.slow
+def test_a_process_that_cannot_be_opened_is_no_failure_of_a_step(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.samplers.ahead.STARTER", "raise SystemExit(3)")
+    sentence = (
+        "the engine that samples could not be opened: the process that draws ahead has ended with exit status 3; "
+    )
+    with pytest.raises(LostRankError, match=f"^{sentence}there is no checkpoint yet$"):
+        train(parse_config(settings), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.slow
 def test_what_the_process_refuses_is_said_here(sampler: AheadSampler) -> None:
     assert os.getsid(sampler._process.pid) != os.getsid(0)  # Ctrl-C does not reach it
     weights = {name: each.clone() for name, each in sampler._weights.items()}

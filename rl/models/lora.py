@@ -34,10 +34,8 @@ class Adapter:
     ----------
     wrapped
         The `peft.PeftModel` around the model.
-    base
-        Folder of the model it belongs to.
-    base_weights
-        Checksum of that model's weights.
+    base, base_weights
+        Folder of the model it belongs to, and the checksum of its weights.
     """
 
     wrapped: Any

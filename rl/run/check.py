@@ -15,11 +15,8 @@ from rl.storage import damage_in
 def check(output: Path) -> dict[str, Any]:
     """Compare every file of a run with its checksum, and its records with those of the last checkpoint.
 
-    Returns
-    -------
-    dict
-        What was checked, as JSON: ``step`` of the last checkpoint (0 without one), number of ``files`` with a checksum,
-        of ``steps`` and ``evaluations`` recorded.
+    Returns what was checked, as JSON: ``step`` of the last checkpoint (0 without one), number of ``files`` with a
+    checksum, of ``steps`` and ``evaluations`` recorded.
 
     Raises
     ------

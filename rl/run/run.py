@@ -52,15 +52,10 @@ from rl.verification.pool import VerifierPool, open_verifier
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended, with the last measurement on held-out prompts.
 
-    Attributes
-    ----------
-    finished
-        Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
-        if it has made a step.
-    evaluation
-        The last measurement on held-out prompts.
+    One that has not finished, which is to make all steps, was interrupted and can be resumed; it has saved a checkpoint
+    if it has made a step.
     """
 
     step: int

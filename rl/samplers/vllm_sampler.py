@@ -46,14 +46,8 @@ class VllmSampler:
     ----------
     policy
         The policy that is trained: its tokenizer is used, and its weights when the engine is checked against it.
-    stop, include_stop
-        See `rl.samplers.rollout.Sampler`.
-    weights
-        Its weights, for the first hand-over; see `publish`.
-    probe
-        Prompts to check the engine on after every hand-over, at least one.
-    seed
-        Of the tokens that follow them.
+    probe, seed
+        Prompts to check the engine on after every hand-over, at least one, and of the tokens that follow them.
     utilization
         Share of the GPU that vLLM asks for; None on a CPU, where it asks for what it is told to take.
 

@@ -47,13 +47,7 @@ class Loop:
 
 
 class Stopwatch:
-    """Seconds spent in each stage.
-
-    Attributes
-    ----------
-    seconds
-        Stage to seconds; a stage that was never entered is absent.
-    """
+    """Seconds spent in each stage; one that was never entered is absent."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -18,10 +18,6 @@ class Step:
 
     Attributes
     ----------
-    number
-        From 1.
-    table
-        That held.
     all_wrong_factor, lag
         As in a `StepRecord`.
     advantages
@@ -30,8 +26,6 @@ class Step:
         Of a full step: the denominator of the loss.
     drawn
         What has been drawn for the next step, as JSON; None if that draws its own.
-    seconds
-        Wall-clock time by stage.
     """
 
     number: int

@@ -30,15 +30,7 @@ class ExpressionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an expression is worth and what it is made of.
-
-    Attributes
-    ----------
-    value
-        Exact value.
-    numbers
-        Every number written in the expression, in order, repeats included.
-    """
+    """The exact value of an expression, and every number written in it, in order, repeats included."""
 
     value: Fraction
     numbers: tuple[int, ...]

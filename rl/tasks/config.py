@@ -1,7 +1,7 @@
 """Which tasks there are, and what their sections of a configuration have in common.
 
-A task is one module: its section stands there, with the packages that it needs and what it builds. A new one takes a
-line in `TASKS` and that module.
+A task is one module: its section stands there, with the packages that it needs, and is the task or builds it. A new one
+takes a line in `TASKS` and that module.
 """
 
 import json

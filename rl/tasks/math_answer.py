@@ -132,10 +132,8 @@ class Reading:
 
     Attributes
     ----------
-    text
-        The answer without decoration.
-    mathematics
-        That text without its unit.
+    text, mathematics
+        The answer without decoration, and that without its unit.
     unit
         The unit of measure, or None.
     worded

@@ -51,8 +51,6 @@ class Numeral:
 
     Attributes
     ----------
-    value
-        What it is worth, exactly.
     rounded
         Whether it is a decimal with a point or an exponent, which people write for a number that has more digits.
     composed

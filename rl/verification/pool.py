@@ -135,12 +135,8 @@ class VerifierPool:
 class _Worker:
     """One process of the pool, in a session of its own: Ctrl-C lets the step be finished, and `kill` reaches all of it.
 
-    Attributes
-    ----------
-    replies
-        File descriptor to wait for.
-    deadline
-        When the reply to what was sent last must be there, on the monotonic clock.
+    ``replies`` is the file descriptor to wait for; ``deadline``, on the monotonic clock, is when the reply to what was
+    sent last must be there.
     """
 
     def __init__(self, *start: Any) -> None:
