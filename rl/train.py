@@ -92,7 +92,7 @@ def take_step(loop: Loop, number: int) -> Step:
     # Weigh.
     table, factor = loop.tables.at(number), all_wrong_factor(config.weighting, number)
     with stopwatch.stage("verifying"):
-        advantages = weigh(table, collected.batch_correct, all_wrong_factor=factor)
+        advantages = weigh(table, collected.correct[collected.kept], all_wrong_factor=factor)
     # Learn.
     with stopwatch.stage("learning"):
         loop.sampler.rest()

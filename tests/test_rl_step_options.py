@@ -224,7 +224,7 @@ def test_without_dynamic_sampling_one_draw_is_the_step() -> None:
     )
     assert step.kept.tolist() == list(range(8))
     assert step.batch == step.drawn
-    np.testing.assert_array_equal(step.batch_correct, step.correct)
+    np.testing.assert_array_equal(step.correct[step.kept], step.correct)
 
 
 def test_dynamic_sampling_keeps_the_first_mixed_groups() -> None:
@@ -273,7 +273,7 @@ def test_drawing_ahead_takes_few_draws_and_few_groups(rho: float, serial: float)
 def test_the_over_generation_limit_holds() -> None:
     step, sampler = collected(0.0, dynamic_sampling=True, over_generation_limit=3)
     assert (len(step.drawn.groups), len(step.batch.groups)) == (24, 0)
-    assert step.batch_correct.shape == (0, SIZE)
+    assert step.correct[step.kept].shape == (0, SIZE)
     assert sum(count for count, _ in sampler.asked) == 24
     step, _ = collected(0.02, dynamic_sampling=True, over_generation_limit=3)
     assert len(step.drawn.groups) <= 24

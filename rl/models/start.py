@@ -82,9 +82,8 @@ def check_model(folder: Path) -> None:
         with safe_open(part, framework="np") as weights:
             tensors += len(weights.keys())
     # Each layer has weights, so this bounds the model before any of it is built.
-    most, bound = max(tensors, 1), f"the number of tensors in its weights, {tensors}"
-    if not there:
-        most, bound = MOST_LAYERS, str(MOST_LAYERS)
+    most = max(tensors, 1) if there else MOST_LAYERS
+    bound = f"the number of tensors in its weights, {tensors}" if there else MOST_LAYERS
     for place, sizes in (("", config), ("text_config.", config.get("text_config"))):
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
             size = sizes.get(key, 1) if isinstance(sizes, Mapping) else 1

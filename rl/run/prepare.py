@@ -171,10 +171,12 @@ class _Fitting:
     left_out: int = 0
 
     def propose(self, rng: Random) -> Prompt[Any]:
+        prompt = self.task.propose(rng)
         for _ in range(TOO_LONG_IN_A_ROW):
-            if self.fits(prompt := self.task.propose(rng)):
+            if self.fits(prompt):
                 return prompt
             self.left_out += 1
+            prompt = self.task.propose(rng)
         raise self.refuse(prompt)
 
 
@@ -184,9 +186,8 @@ def check_memory(config: Config, folder: Path, ready: Prepared, *, ranks: int = 
     The longest prompt counts; of a generated task those held out stand for all. Raises `UsageError`.
     """
     device = choose_device(config.device)
-    if device.type == "cpu":
-        return
-    plan_here(config, folder, ready, device=device, ranks=ranks)
+    if device.type != "cpu":
+        plan_here(config, folder, ready, device=device, ranks=ranks)
 
 
 def plan_here(

@@ -34,12 +34,14 @@ class Engine(Protocol):
 
     def versions(self) -> Sequence[int]:
         """The number of the weights that each worker of the engine holds; 0 before the first."""
+        ...
 
     def forget(self) -> None:
         """Drop what was computed with earlier weights: the cache of prompts."""
 
     def score(self, sequences: Sequence[Sequence[int]]) -> LogProbs:
         """Log-probability, at temperature 1, of each token after the first, for each sequence of length ≥ 2."""
+        ...
 
 
 @dataclass(eq=False)

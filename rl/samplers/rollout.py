@@ -128,6 +128,7 @@ class Sampler(Protocol):
     @property
     def ends(self) -> Sequence[str]:
         """What ends a response, as a text shows it: end tokens and stop strings."""
+        ...
 
     @property
     def engine(self) -> str | None:
@@ -166,3 +167,4 @@ class Sampler(Protocol):
         first
             Where ``prompts`` are a part of more, how many stand before them; another part gets other responses.
         """
+        ...

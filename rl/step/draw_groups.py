@@ -66,11 +66,6 @@ class Collected:
         """The groups to train on."""
         return Batch(groups=tuple(self.drawn.groups[index] for index in self.kept))
 
-    @property
-    def batch_correct(self) -> np.ndarray:
-        """Which of their responses are correct, shape (P, M)."""
-        return self.correct[self.kept]
-
 
 def draw_groups(loop: Loop, step: int, stopwatch: Stopwatch) -> Collected:
     """Sample and judge the groups of a step; a pure function of weights and arguments.

@@ -122,7 +122,8 @@ Plan = list[tuple[int, int, str]]
 
 def _plan(count: int, operators: Mapping[Operator, float], rng: Random) -> Plan:
     chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
-    return [(*rng.sample(range(left), 2), operator) for left, operator in zip(range(count, 1, -1), chosen, strict=True)]
+    places = (rng.sample(range(left), 2) for left in range(count, 1, -1))
+    return [(first, second, operator) for (first, second), operator in zip(places, chosen, strict=True)]
 
 
 def _build(plan: Plan, given: Sequence[int]) -> _Expression | None:

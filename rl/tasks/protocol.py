@@ -51,6 +51,7 @@ class GeneratedTask(Protocol[ProblemT]):
 
     def propose(self, rng: Random) -> Prompt[ProblemT]:
         """Draw one solvable problem."""
+        ...
 
 
 @runtime_checkable
@@ -60,10 +61,12 @@ class ListedTask(Protocol[ProblemT]):
     @property
     def training(self) -> Sequence[Prompt[ProblemT]]:
         """Problems to train on, at least one, each name once."""
+        ...
 
     @property
     def held_out(self) -> Sequence[Prompt[ProblemT]]:
         """Problems to evaluate on, each name once."""
+        ...
 
 
 Task = GeneratedTask[ProblemT] | ListedTask[ProblemT]
@@ -76,6 +79,8 @@ class TeachingTask(GeneratedTask[ProblemT], Verifier[ProblemT], Protocol[Problem
     @property
     def alphabet(self) -> str:
         """Every character of a prompt and of a demonstration, each once."""
+        ...
 
     def demonstrate(self, prompt: Prompt[ProblemT], rng: Random, *, solved: bool) -> str:
         """Write a response in the right format: a correct one, or a random one that is mostly wrong."""
+        ...
