@@ -8,6 +8,7 @@ start model the weights are random, so lengths and success are not those of the 
 
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,10 +21,11 @@ import torch
 
 from rl.config import Config
 from rl.errors import UsageError
-from rl.learning.loss import Row, micro_batches, rows_of, token_log_probs
+from rl.learning.loss import Row, micro_batches, rows_of, texts_of, token_log_probs
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
 from rl.models.memory import CARDS, GIB, MemoryPlan, plan_memory, shape_of
+from rl.models.packing import Packed
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.models.start import start_folder
 from rl.processes.failures import processes
@@ -213,20 +215,21 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
     that was cut is as long as it may become.
     """
     rollout, optimizer = config.rollout, config.optimizer
+    vocabulary = policy.output_layer.vocabulary
     cut = {each.tokens for group in batch.groups for each in group.completions if not each.finished}
     rows = []
     for row in rows_of(batch, np.ones((len(batch.groups), len(batch.groups[0].completions)))):
-        longer = [replace(row, response=(0,) * rollout.max_new_tokens)] * len(row.occurrences)
+        rest = rollout.max_new_tokens - len(row.response)
+        longer = [
+            replace(row, response=row.response + (each % vocabulary,) * rest) for each in range(len(row.occurrences))
+        ]
         rows += longer if row.response in cut else [row]
 
-    def answers(piece: Sequence[Row]) -> int:
-        return sum(len(row.response) for row in piece)
-
     def computed(piece: Sequence[Row]) -> int:
-        """Tokens that go through the model: a prompt once, or with each response and padding."""
+        """Tokens that go through the model: what begins alike once, or all with padding."""
         if policy.packed:
-            return sum(map(len, {row.prompt for row in piece})) + answers(piece)
-        return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
+            return Packed(*texts_of(piece), device=torch.device("cpu"), layout=policy.layout).tokens.numel()
+        return len(piece) * (max(len(row.prompt) + len(row.response) for row in piece) - 1)
 
     pieces = micro_batches(rows, optimizer.tokens_per_micro_batch, layout=policy.layout)
     here = sum(map(computed, pieces))
@@ -235,7 +238,8 @@ def probe_learning(policy: Policy, batch: Batch, config: Config) -> tuple[float,
 
     def back(tokens: int) -> tuple[int, float]:
         """Tokens that went forward and back, at most about ``tokens``, and seconds."""
-        piece = [row for number, row in enumerate(tried) if computed(tried[: number + 1]) <= tokens]
+        fits = bisect_right(range(1, len(tried) + 1), tokens, key=lambda count: computed(tried[:count]))
+        piece = tried[:fits]
         if not piece:
             half = max(1, tokens // 2)
             piece = [replace(tried[0], prompt=tried[0].prompt[-half:], response=tried[0].response[:half])]

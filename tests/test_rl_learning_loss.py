@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, micro_batches, rows_of
-from rl.models.packing import Layout
+from rl.models.packing import PACKED, Layout
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.advantage import weigh
@@ -267,20 +267,35 @@ def test_a_step_without_signal_has_no_rows() -> None:
     assert row == Row(prompt=(0,), response=(END,), coefficient=-3.0, occurrences=(occurrence,) * 3)
 
 
-@pytest.mark.parametrize("layout", ["packed", "grid", "padded"])
-def test_micro_batches_keep_to_their_budget(layout: Layout) -> None:
+LAYOUTS = {
+    "packed": PACKED,
+    "grid": Layout(kind="grid", slot=0.05, pair=0.001),
+    "padded": Layout(kind="padded"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_micro_batches_keep_to_their_budget(name: str) -> None:
     rng = np.random.default_rng(0)
     rows = [
         Row(prompt=(int(n),) * int(p), response=tuple(range(int(r))), coefficient=1.0, occurrences=())
         for n, p, r in rng.integers(1, (4, 20, 20), size=(200, 3))
     ]
 
-    def computed(piece: list[Row]) -> int:
-        if layout == "packed":
-            return sum(map(len, {row.prompt for row in piece})) + sum(len(row.response) for row in piece)
-        return len(piece) * (max(len(row.prompt) for row in piece) + max(len(row.response) for row in piece))
+    def computed(piece: list[Row]) -> float:
+        wide, long = (
+            max(len(each) for each in some) for some in zip(*((r.prompt, r.response) for r in piece), strict=True)
+        )
+        if name == "padded":
+            return len(piece) * (wide + long)
+        prompts = {row.prompt for row in piece}
+        tokens = sum(map(len, prompts)) + sum(len(row.response) for row in piece)
+        if name == "packed":
+            return tokens
+        slots = len(prompts) * wide + len(piece) * (wide + long)
+        return tokens + 0.05 * slots + 0.001 * (len(prompts) * wide**2 + len(piece) * long * (wide + long))
 
-    pieces = micro_batches(rows, 64, layout=layout)
+    pieces = micro_batches(rows, 64, layout=LAYOUTS[name])
     assert sorted((row for piece in pieces for row in piece), key=repr) == sorted(rows, key=repr)
     assert all(computed(piece) <= 64 or len(piece) == 1 for piece in pieces)
     # Nor is a piece cut before it has to be.
@@ -290,17 +305,18 @@ def test_micro_batches_keep_to_their_budget(layout: Layout) -> None:
 def test_a_group_is_split_where_one_long_response_would_pad_all_others() -> None:
     """As a reasoning model writes: most responses are short, one of each group is not."""
     rows = [
-        Row(prompt=(group,) * 20, response=tuple(range(100 if one == 0 else one)), coefficient=1.0, occurrences=())
+        Row(prompt=(group,) * 20, response=tuple(range(400 if one == 0 else one)), coefficient=1.0, occurrences=())
         for group in range(8)
         for one in range(16)
         if one != 1
     ]
-    pieces = micro_batches(rows, 1000, layout="grid")
-    assert max(len(piece) * (20 + max(len(row.response) for row in piece)) for piece in pieces) <= 1000
-    assert len(pieces) <= 6  # padded to 120 each, the 120 rows would take 15
+    layout = LAYOUTS["grid"]
+    pieces = micro_batches(rows, 6000, layout=layout)
+    # Together they are 4,312 tokens; as rows of 420 the attention of the 120 alone would take 22,680.
+    assert len(pieces) == 2
     # Where it makes no fewer pieces the rows of one prompt stay together, in the order of packed texts.
     even = [row for row in rows if len(row.response) in (14, 15)]
-    assert micro_batches(even, 1000, layout="grid") == micro_batches(even, 1000)
+    assert micro_batches(even, 1000, layout=layout) == micro_batches(even, 1000)
 
 
 # What each option does to the expected gradient: one prompt, all outcomes of its group, through the loop's functions.

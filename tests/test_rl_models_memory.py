@@ -311,10 +311,11 @@ def test_an_evaluation_that_samples_more_than_a_step_is_planned() -> None:
 
 
 def test_attention_with_a_cap_is_planned_as_plain_products() -> None:
-    config = settings(policy={"precision": "bf16"})
+    whole = {"tokens_per_micro_batch": 2**20}  # or probabilities would count as tokens of it
+    config = settings(policy={"precision": "bf16"}, optimizer=whole)
     shape = shape_of(config)
     assert not shape.capped
-    plain = plan_memory(settings(policy={"precision": "bf16", "attention": "eager"}), shape)
+    plain = plan_memory(settings(policy={"precision": "bf16", "attention": "eager"}, optimizer=whole), shape)
     assert plan_memory(config, replace(shape, capped=True)).phases == plain.phases
     assert plain.peak_learning > plan_memory(config, shape).peak_learning
     assert ModelShape.of(AutoConfig.for_model("gemma2", **SIZES, vocab_size=50, head_dim=16)).capped

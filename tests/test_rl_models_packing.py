@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,15 +14,17 @@ from transformers import AttentionInterface, AutoModelForCausalLM, GptOssConfig,
 from rl.models import packing
 from rl.models.agreement import FINE, packed_gap
 from rl.models.config import PolicyConfig
-from rl.models.packing import Packed, is_packed, pack, unpack
+from rl.models.packing import Layout, Packed, is_packed, pack, unpack
 from rl.models.policy import Policy, load_policy
 from rl.samplers.torch_sampler import TorchSampler
 from tests.amounts import some_of
 from tests.test_rl_models_policy import (
     FAMILIES,
+    OWNER,
     PROMPTS,
     RESPONSES,
     SIZES,
+    Texts,
     make,
     plain,
     save,
@@ -31,44 +34,90 @@ from tests.test_rl_models_policy import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # A prompt whose only response is a single token, prompts that are longer and shorter than their responses.
-TEXTS = (
+TEXTS: Texts = (
     [[1, 2, 3, 4, 5], [6], [7, 8, 9]],
     [0, 2, 1, 0, 1, 2],
     [[1], [2, 3, 4, 5], [6], [1, 2, 3, 4, 5, 6, 7], [8], [9, 1]],
 )
 
 
-@some_of("family", FAMILIES, 2)
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "computed again"])
-def test_packed_texts_have_the_values_and_gradients_of_transformers(
-    family: str, attention: str, checkpointed: bool
-) -> None:
-    policy = make(family, gradient_checkpointing=checkpointed)
-    expected, expected_gradients = plain(policy)
+# Prompts that begin alike in two ways, one that is the beginning of another, one like no other, and responses that
+# begin alike, end where another goes on, or are the same.
+STEMS = [[*range(3, 20)], [7, 5] * 10]
+BRANCHING: Texts = (
+    [[*STEMS[0], 4, 4], [*STEMS[1], 9], [8, 7], [*STEMS[0]], [*STEMS[0], 4, 5, 6], [*STEMS[1], 3, 3, 3]],
+    [0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5],
+    [
+        [12, 13, 14, 15, 1],
+        [12, 13, 14, 16],
+        [12, 13, 1],
+        [12],
+        [2, 3, 4],
+        [2, 3, 4, 5, 6, 7],
+        [9, 9, 9, 1],
+        [9, 9, 1],
+        [5, 5, 1],
+        [6, 1],
+        [6, 7, 8],
+        [6, 7, 9],
+        [10],
+        [11],
+    ],
+)
+ALL = {"apart": (PROMPTS, OWNER, RESPONSES), "branching": BRANCHING}
+
+
+def agrees(policy: Policy, texts: Texts, attention: str, expected: tuple[Tensor, dict[str, Tensor]]) -> None:
+    """Values and gradients of a policy, packed, are those expected."""
     policy.model.set_attn_implementation(attention)
     pack(policy.model)
+    values, gradients = values_and_gradients(policy, texts=texts)
+    # float64, also of the softmax; rotations and norms without a mean are computed in float32.
+    torch.testing.assert_close(values, expected[0], rtol=1e-10, atol=1e-10)
+    for name, gradient in gradients.items():
+        scale = float(expected[1][name].abs().max())
+        torch.testing.assert_close(gradient, expected[1][name], rtol=0, atol=1e-6 * scale)
+
+
+@some_of("family", FAMILIES, 2)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("texts", ALL)
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "computed again"])
+def test_packed_texts_have_the_values_and_gradients_of_transformers(
+    family: str, attention: str, texts: str, checkpointed: bool
+) -> None:
+    policy = make(family, gradient_checkpointing=checkpointed)
+    expected = plain(policy, texts=ALL[texts])
     if checkpointed:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         policy.model.disable_input_require_grads()
-    assert policy.packed
-    values, gradients = values_and_gradients(policy)
-    # float64, also of the softmax; rotations and norms without a mean are computed in float32.
-    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-10)
-    for name, gradient in gradients.items():
-        scale = float(expected_gradients[name].abs().max())
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=0, atol=1e-6 * scale)
+    agrees(policy, ALL[texts], attention, expected)
 
 
-def test_every_token_is_read_once() -> None:
+@pytest.mark.parametrize("texts", ALL)
+def test_what_begins_alike_is_read_once(texts: str) -> None:
     policy = make("tied llama")
     pack(policy.model)
     read: list[int] = []
     policy.output_layer  # noqa: B018 - tries the model out
     policy.model.model.layers[0].register_forward_pre_hook(lambda _, given: read.append(given[0].shape[:2].numel()))  # type: ignore[union-attr, index]
-    values_and_gradients(policy)
-    # Of a response the last token is asked for and not read.
-    assert read == [sum(map(len, PROMPTS)) + sum(len(each) - 1 for each in RESPONSES)]
+    values_and_gradients(policy, texts=ALL[texts])
+    prompts, owner, responses = ALL[texts]
+    # Of a response the last token is asked for and not read. Beginnings of prompts that are short are read twice: of
+    # those in STEMS the last common token is the last but one of [*STEMS[0]], and of [4, 4] and [4, 5, 6] one more.
+    trees = {(who, *each[:n]) for who, each in zip(owner, responses, strict=True) for n in range(1, len(each))}
+    alike = {"apart": 0, "branching": 2 * 16 + 20}
+    assert read == [sum(map(len, prompts)) - alike[texts] + len(trees)]
+
+
+def test_long_responses_that_differ_are_no_tree() -> None:
+    """A tree of them would hold a pair for each token of one and each of another."""
+    rng = np.random.default_rng(0)
+    layout = Layout(kind="grid", slot=0.05, pair=0.001)
+    for length, are in ((200, False), (4, True)):
+        responses = [[1, 2, 3, *rng.integers(9, size=length).tolist()] for _ in range(16)]
+        packed = Packed([[1, 2, 3, 4]], [0] * 16, responses, device=torch.device("cpu"), layout=layout)
+        assert packed.is_tree == are
 
 
 def reference(
@@ -106,10 +155,11 @@ def reference(
 
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("keys", [4, 2])
+@pytest.mark.parametrize("texts", [TEXTS, BRANCHING], ids=["apart", "branching"])
 def test_the_kernel_is_told_where_sequences_begin(
-    window: int | None, keys: int, monkeypatch: pytest.MonkeyPatch
+    window: int | None, keys: int, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed = Packed(*TEXTS, device=torch.device("cpu"))
+    packed = Packed(*texts, device=torch.device("cpu"))
     total = packed.tokens.shape[1]
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(1, n, total, 8, generator=generator, dtype=torch.float64) for n in (4, keys, keys)]
@@ -133,22 +183,16 @@ def test_the_kernel_is_told_where_sequences_begin(
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_window_that_slides_is_kept(attention: str) -> None:
-    config = MistralConfig(**SIZES, head_dim=8, sliding_window=3)
-    FAMILIES["mistral"] = config
+@pytest.mark.parametrize("texts", ALL)
+def test_a_window_that_slides_is_kept(attention: str, texts: str) -> None:
+    FAMILIES["mistral"] = MistralConfig(**SIZES, head_dim=8, sliding_window=3)
     try:
         policy = make("mistral")
-        expected, expected_gradients = plain(policy)
+        expected = plain(policy, texts=ALL[texts])
         assert packed_gap(policy.model) < FINE
-        policy.model.set_attn_implementation(attention)
-        pack(policy.model)
-        values, gradients = values_and_gradients(policy)
+        agrees(policy, ALL[texts], attention, expected)
     finally:
         del FAMILIES["mistral"]
-    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-10)
-    for name, gradient in gradients.items():
-        scale = float(expected_gradients[name].abs().max())
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=0, atol=1e-6 * scale)
 
 
 def test_attention_that_asks_for_more_is_not_packed(tmp_path: Path) -> None:

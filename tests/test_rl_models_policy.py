@@ -102,25 +102,37 @@ def make(family: str, *, dtype: torch.dtype = torch.float64, **settings: Any) ->
     return Policy(model=model.eval(), tokenizer=tokenizer, settings=PolicyConfig(**settings))
 
 
-def values_and_gradients(policy: Policy, temperature: float = 0.7) -> tuple[Tensor, dict[str, Tensor]]:
+Texts = tuple[list[list[int]], list[int], list[list[int]]]
+
+
+def coefficients(texts: Texts) -> Tensor:
+    return COEFFICIENTS.repeat(len(texts[1]))[: len(texts[1])]
+
+
+def values_and_gradients(
+    policy: Policy, temperature: float = 0.7, texts: Texts = (PROMPTS, OWNER, RESPONSES)
+) -> tuple[Tensor, dict[str, Tensor]]:
     policy.model.zero_grad()
-    log_probs = policy.token_log_probs(PROMPTS, OWNER, RESPONSES, temperature=temperature)
-    (COEFFICIENTS.to(log_probs.dtype) * log_probs.sum(dim=1)).sum().backward()
+    log_probs = policy.token_log_probs(*texts, temperature=temperature)
+    (coefficients(texts).to(log_probs.dtype) * log_probs.sum(dim=1)).sum().backward()
     return log_probs.detach(), {
         name: parameter.grad.clone() for name, parameter in policy.trained().items() if parameter.grad is not None
     }
 
 
-def plain(policy: Policy, temperature: float = 0.7) -> tuple[Tensor, dict[str, Tensor]]:
+def plain(
+    policy: Policy, temperature: float = 0.7, texts: Texts = (PROMPTS, OWNER, RESPONSES)
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Transformers alone: one sequence at a time, no padding, no cache, the whole log-softmax."""
     policy.model.zero_grad()
-    result = torch.zeros(len(RESPONSES), max(len(response) for response in RESPONSES), dtype=torch.float64)
-    for row, (owner, response) in enumerate(zip(OWNER, RESPONSES, strict=True)):
-        prompt = PROMPTS[owner]
+    prompts, owners, responses = texts
+    result = torch.zeros(len(responses), max(map(len, responses)), dtype=torch.float64)
+    for row, (owner, response) in enumerate(zip(owners, responses, strict=True)):
+        prompt = prompts[owner]
         logits = policy.model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits
         every = torch.log_softmax(logits[0, len(prompt) - 1 : -1] / temperature, dim=-1)
         chosen = every[torch.arange(len(response)), torch.tensor(response)]
-        (COEFFICIENTS[row] * chosen.sum()).backward()
+        (coefficients(texts)[row] * chosen.sum()).backward()
         result[row, : len(response)] = chosen.detach()
     return result, {name: each.grad.clone() for name, each in policy.trained().items() if each.grad is not None}
 

@@ -31,7 +31,7 @@ from rl.learning.config import KlConfig
 from rl.learning.kl import Divergence, Penalty, baselines
 from rl.learning.mismatch import Mismatch, importance_weights
 from rl.learning.ppo_clip import Clip, ClippedTokens
-from rl.models.packing import Layout, sent
+from rl.models.packing import PACKED, Layout, sent
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch
 
@@ -155,44 +155,48 @@ def rows_of(batch: Batch, advantages: np.ndarray, *, weighted: bool = False, eve
     ]
 
 
-def micro_batches(rows: Sequence[Row], tokens: int, *, layout: Layout = "packed") -> list[list[Row]]:
+def micro_batches(rows: Sequence[Row], tokens: int, *, layout: Layout = PACKED) -> list[list[Row]]:
     """Cut rows into pieces of at most so many tokens; a longer row stands alone.
 
     Parameters
     ----------
     layout
-        How they are computed, `rl.models.policy.Policy.layout`. ``"packed"``: a prompt counts once in a piece, and the
-        rows of one prompt stay together. Otherwise each row counts with its prompt and as if it were as long as the
-        longest. ``"padded"``: they are taken in order of length, so that little is padding. ``"grid"``: so they are
-        where it makes fewer pieces than keeping the rows of one prompt together.
+        How they are computed, `rl.models.policy.Policy.layout`. Packed: a prompt counts once in a piece, and the rows
+        of one prompt stay together. On a grid what attention holds counts as well, as so many tokens. Padded: each row
+        counts with its prompt and as if it were as long as the longest. Rows are taken in order of length where little
+        is padding then and it makes fewer pieces.
     """
     by_length = sorted(rows, key=lambda row: (len(row.prompt) + len(row.response), row.prompt))
-    if layout == "padded":
-        return _cut(by_length, tokens)
+    if layout.kind == "padded":
+        return _cut(by_length, tokens, layout)
     longest: dict[tuple[int, ...], int] = {}
     for row in rows:
         longest[row.prompt] = max(longest.get(row.prompt, 0), len(row.response))
     by_prompt = sorted(rows, key=lambda row: (len(row.prompt) + longest[row.prompt], row.prompt, len(row.response)))
-    if layout == "packed":
-        return _cut(by_prompt, tokens, once=True)
-    return min(_cut(by_prompt, tokens), _cut(by_length, tokens), key=len)
+    together = _cut(by_prompt, tokens, layout)
+    return together if layout.kind == "packed" else min(together, _cut(by_length, tokens, layout), key=len)
 
 
-def _cut(rows: Sequence[Row], tokens: int, *, once: bool = False) -> list[list[Row]]:
-    """In this order; with ``once`` a prompt counts once, and nothing as padding."""
+def _cut(rows: Sequence[Row], tokens: int, layout: Layout) -> list[list[Row]]:
+    """In this order."""
     pieces: list[list[Row]] = []
-    size = prompt = response = 0
+    prompts: set[tuple[int, ...]] = set()
+    count = wide = long = 0
     for row in rows:
-        if once:
-            size += len(row.response) + (0 if pieces and row.prompt == pieces[-1][-1].prompt else len(row.prompt))
+        new = 0 if row.prompt in prompts else len(row.prompt)
+        count, wide, long = count + new + len(row.response), max(wide, len(row.prompt)), max(long, len(row.response))
+        members = len(pieces[-1]) + 1 if pieces else 1
+        if layout.kind == "padded":
+            size = members * (wide + long)
         else:
-            prompt, response = max(prompt, len(row.prompt)), max(response, len(row.response))
-            size = (len(pieces[-1]) + 1 if pieces else 1) * (prompt + response)
+            size = layout.size(count, [(len(prompts) + (new > 0), 0, wide), (members, wide, long)])
         if not pieces or size > tokens:
             pieces.append([])
-            prompt, response = len(row.prompt), len(row.response)
-            size = prompt + response
+            prompts = set()
+            wide, long = len(row.prompt), len(row.response)
+            count = wide + long
         pieces[-1].append(row)
+        prompts.add(row.prompt)
     return pieces
 
 
@@ -218,7 +222,7 @@ def deal(rows: Sequence[Row], processes: int) -> list[list[Row]]:
 
 @torch.no_grad()
 def log_probs_of(
-    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int, layout: Layout = "packed"
+    policy: LogProbs, rows: Sequence[Row], *, temperature: float, tokens_per_micro_batch: int, layout: Layout = PACKED
 ) -> list[Tensor]:
     """Log-probabilities of the tokens of rows, without gradient: for each micro-batch of them, shape (R, columns)."""
     pieces = micro_batches(rows, tokens_per_micro_batch, layout=layout)
@@ -231,7 +235,7 @@ def penalties_of(
     config: KlConfig,
     tokens_per_micro_batch: int,
     *,
-    layout: Layout = "packed",
+    layout: Layout = PACKED,
 ) -> list[Penalty]:
     """What the divergence from a reference adds to the gradient, for each micro-batch of rows.
 
@@ -261,7 +265,7 @@ def accumulate_gradient(
     responses: int,
     temperature: float,
     tokens_per_micro_batch: int,
-    layout: Layout = "packed",
+    layout: Layout = PACKED,
     importance_cap: float | None = None,
     before: Sequence[Tensor] | None = None,
     clip: Clip = NO_CLIP,
@@ -333,11 +337,13 @@ def accumulate_gradient(
 
 def token_log_probs(policy: LogProbs, piece: Sequence[Row], temperature: float) -> Tensor:
     """Log-probabilities of the tokens of a micro-batch, shape (R, columns)."""
-    prompts = {row.prompt: None for row in piece}
-    index = {prompt: number for number, prompt in enumerate(prompts)}
-    return policy.token_log_probs(
-        list(prompts), [index[row.prompt] for row in piece], [row.response for row in piece], temperature=temperature
-    )
+    return policy.token_log_probs(*texts_of(piece), temperature=temperature)
+
+
+def texts_of(piece: Sequence[Row]) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]]:
+    """Prompts, the prompt of each response, and responses."""
+    index = {prompt: number for number, prompt in enumerate(dict.fromkeys(row.prompt for row in piece))}
+    return list(index), [index[row.prompt] for row in piece], [row.response for row in piece]
 
 
 def _occurrences(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl.models.fused import Continuations
-from rl.models.packing import Packed, pack, unpack
+from rl.models.packing import Packed, layout_of, pack, unpack
 from rl.models.prefix import Prefix
 
 PLAIN = "eager"
@@ -43,7 +43,7 @@ def attention_gap(model: PreTrainedModel, used: str) -> float:
 
 
 def packed_gap(model: PreTrainedModel, *, typical: bool = False) -> float:
-    """Between texts that are laid end to end, two responses to one prompt among them, and whole texts read alone.
+    """Between texts that are laid end to end, two responses that begin alike among them, and whole texts read alone.
 
     The largest gap, or with ``typical`` the root of the mean square.
     A model may differ, or raise whatever it raises, that does not let attention be exchanged, or asks more of it.
@@ -52,12 +52,15 @@ def packed_gap(model: PreTrainedModel, *, typical: bool = False) -> float:
     long, short = tokens.shape[1], tokens.shape[1] // 2
     rows = tokens.tolist()
     prompts, owner = [rows[0][: long // 3], rows[1][:short]], [0, 1, 1]
-    responses = [rows[0][long // 3 :], rows[1][short:], rows[0][: short // 2]]
-    packed = Packed(prompts, owner, responses, device=model.device)
+    responses = [rows[0][long // 3 :], rows[1][short:], [*rows[1][short : -short // 2], *rows[0][: short // 2]]]
+    autocast = torch.is_autocast_enabled(model.device.type)
     pack(model)
     try:
+        layout = layout_of(model, torch.get_autocast_dtype(model.device.type) if autocast else model.dtype)
+        packed = Packed(prompts, owner, responses, device=model.device, layout=layout)
         with torch.no_grad():
             said = torch.log_softmax(packed.read(model)[packed.before].float(), dim=-1)
+            said = said if packed.asked is None else said[packed.asked]
     finally:
         unpack(model)
     apart = []

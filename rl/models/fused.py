@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from rl.models.prefix import Prefix
+from rl.models.prefix import Prefix, sees_all
 
 KIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -28,9 +28,7 @@ ROOM = 8
 
 def fits(model: PreTrainedModel) -> bool:
     """Whether a model is computed as is done here, and each of its layers looks at all tokens."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    whole = kinds == {"full_attention"} and getattr(model.config, "sliding_window", None) is None
-    return type(model) in KIN and whole
+    return type(model) in KIN and sees_all(model)
 
 
 class Continuations:

@@ -2,8 +2,9 @@
 
 A plan says, for one process, how many bytes are taken by what in each phase of a step. What stays (weights, gradients,
 AdamW's means, the sampler) follows from the number of parameters. What a backward pass holds is counted token by token
-from what transformers' decoder layers keep, for the longest micro-batch; see `_kept_by_a_layer`. Of two moments the
-larger counts: the output layer's turn, when all layers hold what they keep, and that of a layer below it.
+from what transformers' decoder layers keep (`rl.models.activations`), for the longest micro-batch, as if no two texts
+began alike. Of two moments the larger counts: the output layer's turn, when all layers hold what they keep, and that of
+a layer below it.
 
 A sampler of its own or an engine has its weights and its keys and values besides. An engine that sleeps while the model
 learns takes its memory back in the order of a hand-over: first the weights, at last keys and values.
@@ -26,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from rl.config import Config
 from rl.errors import UsageError
 from rl.hub import is_hub_name, read_hub_name
+from rl.models.activations import BF16, FP32, Kept
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
 from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, is_capped, settled
@@ -50,8 +52,6 @@ RECURRENT = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
 
 # Longest prompt where nobody says and the context leaves more room.
 PROMPT = 512
-
-FP32, BF16 = 4, 2
 
 # Shapes of models on the hub, for a plan without a network. Names that end in -Base or -Instruct are those without.
 QWEN, LLAMA = {"model_type": "qwen2", "vocab_size": 151936}, {"model_type": "llama", "vocab_size": 128256}
@@ -394,35 +394,6 @@ def _sum(*several: Mapping[str, int]) -> dict[str, int]:
     return {name: value for name in names if (value := sum(each.get(name, 0) for each in several))}
 
 
-def _kept_by_a_layer(
-    shape: ModelShape, *, bf16: bool, lora: bool, attention: str, length: int, repeated: float
-) -> float:
-    """Bytes a token that one layer keeps for its backward pass.
-
-    Of each of two norms its input, in float32, and if its weight is trained what that is multiplied by. The inputs of
-    the products, which autocast casts anew for each: three of them read the first norm, two the second. Queries, and
-    what attention makes of them, twice where a fused kernel works on padded rows. Keys and values, those of a prompt
-    again for each response, and there with as many heads as the queries. With plain attention the probabilities too.
-    The MLP's two products, the activation of one, and the product of both.
-
-    Parameters
-    ----------
-    attention
-        ``"eager"``; ``"grid"``, fused on padded rows; or ``"packed"``, a kernel for sequences of any lengths.
-    length
-        Of a sequence.
-    repeated
-        Slots of keys over tokens, ≥ 1.
-    """
-    at, h = BF16 if bf16 else FP32, shape.hidden
-    norms = 2 * (FP32 + (0 if lora else FP32)) * h
-    inputs = (5 if bf16 else 2) * at * h
-    queries = (2 + (attention == "grid") + (lora and bf16)) * at * shape.queries
-    keys = 2 * repeated * at * (shape.queries if attention == "grid" else shape.keys)
-    probabilities = shape.heads * length * (FP32 + (BF16 if bf16 else 0)) if attention == "eager" else 0
-    return norms + inputs + queries + keys + probabilities + 4 * at * shape.intermediate
-
-
 def _of_a_backward_pass(
     config: Config, shape: ModelShape, *, tokens: int, length: int, bf16: bool, gpu: bool
 ) -> dict[str, int]:
@@ -431,13 +402,23 @@ def _of_a_backward_pass(
     eager = policy.attention == "eager" or (policy.attention == "auto" and (shape.capped or not gpu))
     kernel = gpu and bf16 and shape.queries // shape.heads % 8 == 0
     attention = "eager" if eager else "packed" if kernel else "grid"
-    new = config.rollout.max_new_tokens
-    repeated = length / (new + (length - new) / config.rollout.group_size)
-    if attention != "packed":  # there what is repeated is what the micro-batch is bound by
-        repeated = min(repeated, max(1, config.optimizer.tokens_per_micro_batch / tokens))
-    layer = int(
-        tokens * _kept_by_a_layer(shape, bf16=bf16, lora=lora, attention=attention, length=length, repeated=repeated)
+    kept_of = Kept.of(
+        hidden=shape.hidden,
+        intermediate=shape.intermediate,
+        queries=shape.queries,
+        keys=shape.keys,
+        heads=shape.heads,
+        attention=attention,
+        bf16=bf16,
+        lora=lora,
     )
+    new = config.rollout.max_new_tokens
+    # Keys of a prompt stand once for each response; a query has a text of keys at most.
+    repeated = length / (new + (length - new) / config.rollout.group_size)
+    layer = int(tokens * (kept_of.token + repeated * kept_of.slot + length * kept_of.pair))
+    if attention != "packed":  # there these count as tokens of the micro-batch, unless it is a single text
+        alone = length * kept_of.token + 2 * length * kept_of.slot + length**2 * kept_of.pair
+        layer = int(min(layer, max(alone, config.optimizer.tokens_per_micro_batch * kept_of.token)))
     residual = tokens * shape.hidden * (BF16 if bf16 and lora else FP32)
     if policy.gradient_checkpointing:
         kept, again = shape.layers * residual, layer - residual

@@ -1,26 +1,31 @@
-"""Texts that share their prompts, laid end to end in one row without padding, and the attention among them.
+"""Texts that begin alike, laid end to end in one row without padding, and the attention among them.
 
-A row holds P prompts and then R responses, each without its last token, whose successor nobody asks for. Every token is
-computed once: a response looks at the keys and values of its prompt, which stand there once for all responses. Only
-attention knows of this; whatever else a model does, it does token by token.
+Every beginning that texts share is computed once: what several prompts begin with (`shared_beginnings`), the prompt of
+a group, and, where attention can be told, what its responses begin with. A row is made of *segments*, runs of tokens
+that have one context, the segments before them; a response is read without its last token, whose successor nobody asks
+for. Only attention knows of this; whatever else a model does, it does token by token.
 
-On a GPU in half precision attention is torch's variable-length kernel. Elsewhere, and where there is none, queries and
-keys are spread over a grid with padding for the length of it: one for prompts and one for responses.
+On a GPU in half precision attention is torch's variable-length kernel, and each response a segment. Elsewhere, and
+where there is none, queries and keys are spread over grids with padding, one for segments of each depth. There the
+responses to a prompt may be one segment, a tree, in which a token sees those it follows: it has fewer tokens and copies
+of its prompt, and more pairs of them. Whichever holds less memory is taken.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from rl.models.prefix import said
+from rl.models.activations import Kept
+from rl.models.prefix import said, shared_beginnings
 
 # What the kernel can do.
 KERNEL_TYPES = (torch.bfloat16, torch.float16)
@@ -28,13 +33,36 @@ KERNEL_WIDTH = 256
 
 PREFIX = "packed_"
 
-# How texts are learnt from: without padding, without any but for attention, or each with its prompt and padding.
-Layout = Literal["packed", "grid", "padded"]
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How texts are learnt from, and what that takes.
+
+    Attributes
+    ----------
+    kind
+        ``"packed"``: without padding. ``"grid"``: without any but for attention. ``"padded"``: each text with its
+        prompt and padding.
+    slot, pair
+        On a grid what a place of a key, and a pair of places of a query and a key, take of a backward pass, in tokens.
+    """
+
+    kind: Literal["packed", "grid", "padded"]
+    slot: float = 0.0
+    pair: float = 0.0
+
+    def size(self, tokens: int, grids: Sequence[tuple[int, int, int]]) -> float:
+        """What tokens take together with grids of so many rows, the longest context and the longest segment."""
+        slots = sum(rows * (wide + long) for rows, wide, long in grids)
+        return tokens + self.slot * slots + self.pair * sum(r * long * (wide + long) for r, wide, long in grids)
+
+
+PACKED = Layout(kind="packed")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Places:
-    """Where each of T tokens stands among the slots that attention reads; a prompt's stand in several.
+    """Where each of T tokens stands among the slots that attention reads; one that is a context stands in several.
 
     Attributes
     ----------
@@ -43,7 +71,7 @@ class Places:
     slot
         A slot of each token, shape (T,).
     more
-        The other slots of the tokens of prompts, shape (most, prompt tokens).
+        The other slots of the tokens of contexts, which come first, shape (most, tokens of contexts).
     used
         Which of those there are, 1 or 0.
     """
@@ -63,16 +91,65 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Grid:
-    """Texts as padded rows, for attention that needs them so: P prompts, then R responses.
+class Segment:
+    """Tokens that have one context.
 
     Attributes
     ----------
-    queries, keys
-        Slots: first (P, longest prompt), then (R, longest response) of queries and (R, longest prompt + longest
-        response) of keys.
+    parent
+        The segment that they follow; -1: they begin a text.
+    after
+        Of each token the place of the one before it in the segment, -1: the end of the parent. None: it is a chain.
     """
 
+    tokens: Sequence[int]
+    parent: int
+    after: Sequence[int] | None = None
+
+    def depths(self) -> np.ndarray:
+        """How many tokens of the segment each follows, shape (n,)."""
+        depths = np.arange(len(self.tokens))
+        for place, before in enumerate(self.after or ()):
+            depths[place] = depths[before] + 1 if before >= 0 else 0
+        return depths
+
+    def seen(self, long: int) -> np.ndarray:
+        """Which places each sees, its own and those that it follows, shape (long, long); ``long`` is at least n."""
+        if self.after is None:
+            return np.tri(long, dtype=bool)
+        seen = np.eye(long, dtype=bool)
+        for place, before in enumerate(self.after):
+            if before >= 0:
+                seen[place] |= seen[before]
+        return seen
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Level:
+    """Segments of one depth as padded rows.
+
+    Attributes
+    ----------
+    segments
+        Their numbers, shape (rows,).
+    wide, long
+        Longest context, and longest segment.
+    queries, keys
+        Slots: (rows, long) and (rows, wide + long).
+    """
+
+    segments: np.ndarray
+    wide: int
+    long: int
+    queries: slice
+    keys: slice
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """All segments as padded rows, level after level."""
+
+    levels: tuple[Level, ...]
     queries: Places
     keys: Places
 
@@ -86,13 +163,19 @@ class Packed:
         Token ids, each of length ≥ 1.
     owner
         For each response the index of its prompt, length R.
+    layout
+        On a grid the responses to a prompt may be a tree.
 
     Attributes
     ----------
     tokens, positions
         What a model is given, shape (1, T).
-    before
-        Places, among the T, of the token before each token of the responses, one response after the other.
+    before, after
+        Places, among the T, after which a token is asked for, and that token, shape (n,).
+    asked
+        Which of the n each token of the responses is, one response after the other; None: they are in this order.
+    is_tree
+        Whether the responses to a prompt are one segment.
     """
 
     def __init__(
@@ -102,22 +185,45 @@ class Packed:
         responses: Sequence[Sequence[int]],
         *,
         device: torch.device,
+        layout: Layout = PACKED,
     ) -> None:
         self._device = device
-        self._owner = torch.tensor(owner)
-        self._prompt = torch.tensor([len(each) for each in prompts])
-        self._response = torch.tensor([len(each) - 1 for each in responses])
-        self._begin = _before(torch.cat([self._prompt, self._response]))
-        row = [*(token for each in prompts for token in each), *(token for each in responses for token in each[:-1])]
-        self.tokens = sent(torch.tensor([row]), device)
-        after = self._prompt[self._owner].repeat_interleave(self._response)
-        self._positions = torch.cat([_count(self._prompt), _count(self._response) + after])
-        self.positions = sent(self._positions.unsqueeze(0), device)
-        # The first token of a response follows the end of the prompt.
-        place = _count(self._response + 1)
-        last = (self._begin[: len(prompts)] + self._prompt - 1)[self._owner].repeat_interleave(self._response + 1)
-        own = self._begin[len(prompts) :].repeat_interleave(self._response + 1) + place - 1
-        self.before = sent(torch.where(place == 0, last, own), device)
+        self._segments, ends = _prompts(prompts)
+        self._shared = sum(len(each.tokens) for each in self._segments)
+        branches = _branches(owner, responses, ends, layout, wide=max(map(len, prompts)))
+        self.is_tree = len(branches) < len(responses)
+        first = len(self._segments)
+        self._segments += [segment for segment, _ in branches]
+        self._length = np.array([len(each.tokens) for each in self._segments])
+        self._begin = self._length.cumsum() - self._length
+        self._parent = np.array([each.parent for each in self._segments])
+        self._context, self._depth = np.zeros((2, len(self._segments)), dtype=int)
+        for number, parent in enumerate(self._parent):
+            if parent >= 0:
+                self._context[number] = self._context[parent] + self._length[parent]
+                self._depth[number] = self._depth[parent] + 1
+        tokens = [token for each in self._segments for token in each.tokens]
+        depths = np.concatenate([each.depths() for each in self._segments])
+        self.tokens = self._sent(np.array([tokens]))
+        self.positions = self._sent((self._context.repeat(self._length) + depths)[None])
+        # The first token of a response follows the end of its context.
+        before: list[np.ndarray] = [np.zeros(0, dtype=int)] * len(responses)
+        for number, (_, places) in enumerate(branches, start=first):
+            parent = self._parent[number]
+            for which, steps in places.items():
+                own = np.asarray(steps)
+                before[which] = np.where(
+                    own < 0, self._begin[parent] + self._length[parent] - 1, self._begin[number] + own
+                )
+        pairs = np.stack([np.concatenate(before), np.array([token for each in responses for token in each])])
+        self.asked = None
+        if self.is_tree:  # what is asked for several times is answered once
+            pairs, asked = np.unique(pairs, axis=1, return_inverse=True)
+            self.asked = self._sent(asked.reshape(-1))
+        self.before, self.after = (self._sent(np.ascontiguousarray(each)) for each in pairs)
+
+    def _sent(self, numbers: np.ndarray) -> Tensor:
+        return sent(torch.from_numpy(numbers), self._device)
 
     def read(self, model: PreTrainedModel) -> Tensor:
         """What a model that is packed says after each token, shape (T, features)."""
@@ -134,104 +240,165 @@ class Packed:
 
         The kernel lets the last query look at the last key, the one before it at all but that, and so on.
         """
-        # A response of a single token asks nothing, so its prompt has no copy among the keys.
-        seen = torch.where(self._response > 0, self._prompt[self._owner] + self._response, 0)
-        lengths, keys = torch.cat([self._prompt, self._response]), torch.cat([self._prompt, seen])
-        begin = _before(keys)
-        places = self._places(
-            begin[: len(self._prompt)], begin[len(self._prompt) :], self._prompt[self._owner], int(keys.sum())
-        )
-        there = lengths > 0
-        ends = [sent(F.pad(each[there].cumsum(0), (1, 0)).int(), self._device) for each in (lengths, keys)]
-        return places, (ends[0], ends[1], int(lengths.max()), int(keys[there].max()))
+        there = self._length > 0  # a response of a single token asks nothing
+        keys = np.where(there, self._context + self._length, 0)
+        begin = keys.cumsum() - keys
+        places = self._places(begin + self._context, int(keys.sum()), copies=begin)
+        ends = [self._sent(np.append(0, each[there].cumsum()).astype(np.int32)) for each in (self._length, keys)]
+        return places, (ends[0], ends[1], int(self._length.max()), int(keys.max()))
 
     @cached_property
     def grid(self) -> Grid:
         """For attention of padded rows."""
-        wide, long = self._sizes
-        prompts = torch.arange(len(self._prompt)) * wide
-        first, numbers = len(self._prompt) * wide, torch.arange(len(self._owner))
-        none = torch.zeros_like(numbers)
+        levels: list[Level] = []
+        asking, seen = np.zeros((2, len(self._segments)), dtype=int)
+        queries = keys = 0
+        for depth in range(self._depth.max() + 1):
+            some = np.flatnonzero((self._depth == depth) & (self._length > 0))
+            if not len(some):
+                continue
+            wide, long, numbers = int(self._context[some].max()), int(self._length[some].max()), np.arange(len(some))
+            asking[some], seen[some] = queries + numbers * long, keys + numbers * (wide + long)
+            ends = queries + len(some) * long, keys + len(some) * (wide + long)
+            slots = slice(queries, ends[0]), slice(keys, ends[1])
+            levels.append(Level(segments=some, wide=wide, long=long, queries=slots[0], keys=slots[1]))
+            queries, keys = ends
+        wide = np.zeros(len(self._segments), dtype=int)
+        for level in levels:
+            wide[level.segments] = level.wide
         return Grid(
-            queries=self._places(prompts, first + numbers * long, none, first + len(numbers) * long, shared=False),
-            keys=self._places(
-                prompts, first + numbers * (wide + long), none + wide, first + len(numbers) * (wide + long)
-            ),
+            levels=tuple(levels),
+            queries=self._places(asking, queries),
+            keys=self._places(seen + wide, keys, copies=seen),
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attend: "Attend", window: int | None) -> Tensor:
         """Attention by way of the grid; shapes (T, heads, features), those of keys with fewer heads perhaps."""
-        rows, (wide, long) = len(self._prompt), self._sizes
-        spread = [self.grid.queries.spread(query), self.grid.keys.spread(key), self.grid.keys.spread(value)]
-        cut = rows * wide
-        prompts = [each[:cut].unflatten(0, (rows, wide)).transpose(1, 2) for each in spread]
-        said = [attend(*prompts, self._mask(window, query.dtype)[0]).transpose(1, 2).flatten(0, 1)]
-        if long:
-            lengths = (long, wide + long, wide + long)
-            responses = [
-                each[cut:].unflatten(0, (len(self._owner), length)).transpose(1, 2)
-                for each, length in zip(spread, lengths, strict=True)
+        grid = self.grid
+        asking, *seen = grid.queries.spread(query), grid.keys.spread(key), grid.keys.spread(value)
+        answers = []
+        for level, mask in zip(grid.levels, self._masks(window, query.dtype), strict=True):
+            rows = len(level.segments)
+            lengths = (level.long, level.wide + level.long, level.wide + level.long)
+            slots = (level.queries, level.keys, level.keys)
+            given = [
+                each[some].unflatten(0, (rows, length)).transpose(1, 2)
+                for each, some, length in zip((asking, *seen), slots, lengths, strict=True)
             ]
-            said.append(attend(*responses, self._mask(window, query.dtype)[1]).transpose(1, 2).flatten(0, 1))
-        return self.grid.queries.collect(torch.cat(said))
+            answers.append(attend(*given, mask).transpose(1, 2).flatten(0, 1))
+        return grid.queries.collect(torch.cat(answers))
 
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        """Longest prompt, and longest response without its last token."""
-        return int(self._prompt.max()), int(self._response.max())
+    def _masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor]:
+        """What is added for each query and key of each level, 0 or -∞; shapes (rows or 1, 1, long, wide + long).
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What is added for each query and key, 0 or -∞; shapes (1, 1, wide, wide) and (R, 1, long, wide + long).
-
-        Computed once.
+        Computed once. Padding sees something: what a kernel answers to a query that does not may be not-a-number.
         """
-        masks = self.__dict__.setdefault("_masks", {})
+        masks = self.__dict__.setdefault("_made", {})
         if (window, dtype) not in masks:
-            wide, long = self._sizes
-            # Padding stands on the right, where no query that counts can see it: but for that of prompts.
-            prompt = sent(self._prompt[self._owner], self._device).view(-1, 1, 1)
-            first, then = (torch.arange(length, device=self._device) for length in (wide, long))
-            real = (first < prompt).expand(-1, long, -1)
-            within, own = (each.unsqueeze(1) >= each for each in (first, then))
-            if window is not None:
-                real = real & (prompt + then.unsqueeze(1) - first < window)
-                within, own = (
-                    each & (place.unsqueeze(1) - place < window) for each, place in ((within, first), (own, then))
-                )
-            responses = torch.cat([real, own.expand(len(self._owner), -1, -1)], dim=2)
-            masks[window, dtype] = tuple(
+            masks[window, dtype] = [
                 torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, -torch.inf)
-                for seen in (within.view(1, 1, wide, wide), responses.unsqueeze(1))
-            )
+                for level in self.grid.levels
+                for seen in [self._sent(self._seen(level, window)).unsqueeze(1)]
+            ]
         return masks[window, dtype]
 
-    def _places(self, prompts: Tensor, responses: Tensor, after: Tensor, slots: int, *, shared: bool = True) -> Places:
-        """Places of tokens: rows begin at slots ``prompts`` and ``responses``, of the latter own tokens ``after`` that.
+    def _seen(self, level: Level, window: int | None) -> np.ndarray:
+        segments = [self._segments[number] for number in level.segments]
+        if all(each.after is None for each in segments):
+            own, depths = np.tri(level.long, dtype=bool)[None], np.arange(level.long)[None]
+        else:
+            own = np.stack([each.seen(level.long) for each in segments])
+            depths = np.stack([np.resize(np.append(each.depths(), 0), level.long) for each in segments])
+        if window is not None:
+            own = own & (depths[:, :, None] - depths[:, None, :] < window)
+        if not level.wide:
+            return own
+        context, first = self._context[level.segments][:, None, None], np.arange(level.wide)
+        before = np.broadcast_to(first < context, (len(segments), level.long, level.wide))
+        if window is not None:
+            before = before & (context + depths[:, :, None] - first < window)
+        return np.concatenate([before, np.broadcast_to(own, (len(segments), *own.shape[1:]))], axis=2)
 
-        With ``shared`` a response's row begins with its prompt.
-        """
-        total = int(self._prompt.sum())
-        of_prompts = prompts.repeat_interleave(self._prompt) + _count(self._prompt)
-        own = (responses + after).repeat_interleave(self._response) + _count(self._response)
-        slot = torch.cat([of_prompts, own])
-        token = torch.zeros(slots, dtype=torch.long)
-        token[slot] = torch.arange(len(slot))
-        more = used = torch.zeros(0, total, dtype=torch.long)
-        if shared:
-            rank = torch.tensor(_ranks(self._owner.tolist()))
-            length = self._prompt[self._owner] * (self._response > 0)
-            others = responses.repeat_interleave(length) + _count(length)
-            which = self._begin[: len(self._prompt)][self._owner].repeat_interleave(length) + _count(length)
-            token[others] = which
-            more, used = torch.zeros(2, int(rank.max()) + 1, total, dtype=torch.long)
-            more[rank.repeat_interleave(length), which] = others
-            used[rank.repeat_interleave(length), which] = 1
-        return Places(
-            **{
-                name: sent(each, self._device)
-                for name, each in {"token": token, "slot": slot, "more": more, "used": used}.items()
-            }
-        )
+    def _places(self, own: np.ndarray, slots: int, *, copies: np.ndarray | None = None) -> Places:
+        """Places of tokens: those of a segment begin at slot ``own``, and what it follows at slot ``copies``."""
+        slot = own.repeat(self._length) + _count(self._length)
+        token = np.zeros(slots, dtype=int)
+        token[slot] = np.arange(len(slot))
+        more = used = np.zeros((0, self._shared), dtype=int)
+        if copies is not None:
+            pairs = [(number, each) for number in np.flatnonzero(self._length) for each in self._line(number)]
+            who, which = np.array(pairs, dtype=int).reshape(-1, 2).T
+            length, rank = self._length[which], np.array(_ranks(which.tolist()), dtype=int)
+            others = (copies[who] + self._context[which]).repeat(length) + _count(length)
+            shared = self._begin[which].repeat(length) + _count(length)
+            token[others] = shared
+            more, used = np.zeros((2, int(rank.max(initial=-1)) + 1, self._shared), dtype=int)
+            more[rank.repeat(length), shared] = others
+            used[rank.repeat(length), shared] = 1
+        return Places(token=self._sent(token), slot=self._sent(slot), more=self._sent(more), used=self._sent(used))
+
+    def _line(self, number: int) -> list[int]:
+        """What a segment follows, the nearest first."""
+        line: list[int] = []
+        while (number := int(self._parent[number])) >= 0:
+            line.append(number)
+        return line
+
+
+def _prompts(prompts: Sequence[Sequence[int]]) -> tuple[list[Segment], list[int]]:
+    """Segments of prompts, what several begin with once, and the segment that each ends in."""
+    segments: list[Segment] = []
+    ends = [0] * len(prompts)
+    for members, length in shared_beginnings(prompts):
+        parent = -1
+        if length:
+            parent = len(segments)
+            segments.append(Segment(tokens=prompts[members[0]][:length], parent=-1))
+        for each in members:
+            ends[each] = len(segments)
+            segments.append(Segment(tokens=prompts[each][length:], parent=parent))
+    return segments, ends
+
+
+Branch = tuple[Segment, dict[int, Sequence[int]]]
+
+
+def _branches(
+    owner: Sequence[int], responses: Sequence[Sequence[int]], ends: Sequence[int], layout: Layout, *, wide: int
+) -> list[Branch]:
+    """Segments of responses, and by response the place in its segment of what is before each token, -1 its context.
+
+    Each is a segment of its own; or all of a prompt are one, where that takes less. ``wide`` is the longest prompt.
+    """
+    alone: list[Branch] = [
+        (Segment(tokens=response[:-1], parent=ends[who]), {number: range(-1, len(response) - 1)})
+        for number, (who, response) in enumerate(zip(owner, responses, strict=True))
+    ]
+    if layout.kind != "grid":
+        return alone
+    groups: dict[int, list[int]] = {}
+    for number, who in enumerate(owner):
+        groups.setdefault(who, []).append(number)
+    trees = [_tree({number: responses[number] for number in some}, ends[who]) for who, some in groups.items()]
+
+    def size(branches: list[Branch]) -> float:
+        lengths = [len(segment.tokens) for segment, _ in branches]
+        return layout.size(sum(lengths), [(len(lengths), wide, max(lengths))])
+
+    return trees if size(trees) < size(alone) else alone
+
+
+def _tree(responses: Mapping[int, Sequence[int]], parent: int) -> Branch:
+    """The responses to a prompt as one segment: what they begin with stands once."""
+    places: dict[tuple[int, int], int] = {}
+    before: dict[int, Sequence[int]] = {}
+    for number, response in responses.items():
+        here, steps = -1, [-1]
+        for token in response[:-1]:
+            here = places.setdefault((here, token), len(places))
+            steps.append(here)
+        before[number] = steps
+    return Segment(tokens=[token for _, token in places], parent=parent, after=[each for each, _ in places]), before
 
 
 Attend = Callable[..., Tensor]
@@ -300,11 +467,24 @@ def _attention(model: PreTrainedModel) -> str:
 def layout_of(model: PreTrainedModel, dtype: torch.dtype) -> Layout:
     """How texts are laid out in a model that computes in this type."""
     if not is_packed(model):
-        return "padded"
+        return Layout(kind="padded")
     text = model.config.get_text_config()
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads = torch.empty(0, 1, size, dtype=dtype, device=model.device)
-    return "packed" if _attention(model) == PREFIX + "sdpa" and _has_kernel(heads, heads, heads) else "grid"
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    states = torch.empty(0, 1, size, dtype=dtype, device=model.device)
+    plain = _attention(model) != PREFIX + "sdpa"
+    if not plain and _has_kernel(states, states, states):
+        return PACKED
+    kept = Kept.of(
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        queries=heads * size,
+        keys=(getattr(text, "num_key_value_heads", None) or heads) * size,
+        heads=heads,
+        attention="eager" if plain else "grid",
+        bf16=dtype == torch.bfloat16,
+    )
+    return Layout(kind="grid", slot=kept.slot / kept.token, pair=kept.pair / kept.token)
 
 
 def packed_attention(
@@ -330,7 +510,7 @@ def packed_attention(
     query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (each.to(torch.get_autocast_dtype(query.device.type)) for each in (query, key, value))
-    if not plain and _has_kernel(query, key, value):
+    if not plain and not packed.is_tree and _has_kernel(query, key, value):
         places, sizes = packed.kernel
         answer = _kernel(query, places.spread(key), places.spread(value), sizes, scale, sliding_window)
     else:
@@ -414,14 +594,9 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _count(lengths: Tensor) -> Tensor:
+def _count(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ..., of each length."""
-    return torch.arange(int(lengths.sum())) - _before(lengths).repeat_interleave(lengths)
-
-
-def _before(lengths: Tensor) -> Tensor:
-    """Sum of the lengths before each."""
-    return lengths.cumsum(0) - lengths
+    return np.arange(lengths.sum()) - (lengths.cumsum() - lengths).repeat(lengths)
 
 
 def _ranks(owner: Sequence[int]) -> list[int]:

@@ -237,22 +237,24 @@ class Policy:
         torch.Tensor
             Shape (R, longest response), zero after the end of a response.
         """
-        tokens = sent(torch.tensor([token for response in responses for token in response]), self.device)
         apart = self.output_layer.separable
         model = self.output_layer.decoder if apart else self.model
         again = layers_checkpointed(model) if self.settings.gradient_checkpointing else nullcontext()
         with self.autocast(), again:
             if self.packed:
-                packed = Packed(prompts, owner, responses, device=self.device)
-                before = packed.read(model)[packed.before]
+                packed = Packed(prompts, owner, responses, device=self.device, layout=self.layout)
+                before, tokens, asked = packed.read(model)[packed.before], packed.after, packed.asked
             else:
-                before = _read_whole(model, prompts, owner, responses)
+                before, asked = _read_whole(model, prompts, owner, responses), None
+                tokens = sent(torch.tensor([token for response in responses for token in response]), self.device)
             if apart:
                 log_probs = self.output_layer.log_probs(
                     before, tokens, temperature=temperature, at_once=self.logits_at_once
                 )
             else:
                 log_probs = chosen_log_probs(before, tokens, temperature)
+        if asked is not None:
+            log_probs = log_probs[asked]
         lengths = sent(torch.tensor([len(response) for response in responses]), self.device)
         longest = max(len(response) for response in responses)
         written = torch.arange(longest, device=self.device) < lengths.unsqueeze(1)

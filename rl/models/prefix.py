@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+# Tokens that texts have to begin with in common for these to be read once: apart, short texts take fewer operations.
+SHORTEST = 16
+
 
 class Prefix:
     """What a model has read and says after it.
@@ -33,21 +36,26 @@ class Prefix:
 
     @classmethod
     def read(cls, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> "Prefix":
-        """Read P sequences of length ≥ 1, padded on the left so that all of them end in the same column."""
+        """Read P sequences of length ≥ 1, padded on the left so that all of them end in the same column.
+
+        What several begin with is read once, where that makes fewer tokens; the rest of each is then padded so too.
+        """
+        parts = _parts(sequences) if sees_all(model) else None
+        if parts is None:
+            return cls._read(model, sequences)
+        beginnings, owner, rests = parts
+        prefix = cls._read(model, beginnings)
+        prefix.select(torch.tensor(owner, device=model.device))
+        prefix.extend(*pad_left(rests, device=model.device), last=True)
+        return prefix
+
+    @classmethod
+    def _read(cls, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> "Prefix":
         tokens, seen = pad_left(sequences, device=model.device)
-        positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config)
-        # Of a prompt only the logits after its end are wanted.
-        only_last = {"logits_to_keep": 1} if model.get_output_embeddings() is not None else {}
-        output = model(
-            input_ids=tokens,
-            attention_mask=seen,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            **only_last,
-        )
-        return cls(model, cache, said(output)[:, -1], seen, positions[:, -1:])
+        nothing = seen[:, :0]
+        prefix = cls(model, DynamicCache(config=model.config), nothing, nothing, seen.new_full((len(seen), 1), -1))
+        prefix.extend(tokens, seen, last=True)
+        return prefix
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be named many times, or not at all."""
@@ -56,11 +64,20 @@ class Prefix:
         self.position = self.position[rows]
         self.last = self.last[rows]
 
-    def extend(self, tokens: Tensor) -> Tensor:
-        """Read more tokens, shape (rows, n), and return what is said after each, shape (rows, n, features)."""
-        count = tokens.shape[1]
-        self.seen = torch.cat([self.seen, self.seen.new_ones(tokens.shape)], dim=1)
-        positions = self.position + torch.arange(1, count + 1, device=tokens.device)
+    def extend(self, tokens: Tensor, seen: Tensor | None = None, *, last: bool = False) -> Tensor:
+        """Read more tokens, shape (rows, n), and return what is said after each, shape (rows, n, features).
+
+        Parameters
+        ----------
+        seen
+            Shape (rows, n), 1 for a token and 0 for padding, which stands on the left; None: all are tokens.
+        last
+            Return only what is said after the last.
+        """
+        seen = self.seen.new_ones(tokens.shape) if seen is None else seen
+        positions = (self.position + seen.cumsum(dim=1)).clamp(min=0)
+        self.seen = torch.cat([self.seen, seen], dim=1)
+        only_last = {"logits_to_keep": 1} if last and self._model.get_output_embeddings() is not None else {}
         output = said(
             self._model(
                 input_ids=tokens,
@@ -68,11 +85,55 @@ class Prefix:
                 position_ids=positions,
                 past_key_values=self.cache,
                 use_cache=True,
+                **only_last,
             )
         )
         self.position = positions[:, -1:]
         self.last = output[:, -1]
         return output
+
+
+def sees_all(model: PreTrainedModel) -> bool:
+    """Whether each layer of a model looks at all tokens before, wherever padding stands among them."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and getattr(model.config, "sliding_window", None) is None
+
+
+def _parts(texts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]] | None:
+    """Beginnings, the one of each text, and what follows it there; None if that is not fewer tokens with padding."""
+    sets = shared_beginnings(texts)
+    after = [len(texts[each]) - length for members, length in sets if length for each in members]
+    if not after or min(map(len, texts)) == 1:
+        return None
+    beginnings, owner, rests = [], [0] * len(texts), list(texts)
+    for members, length in sets:
+        # A text that shares nothing is parted too: its rest is no longer than those of others.
+        length = length or max(1, len(texts[members[0]]) - max(after))
+        beginnings.append(texts[members[0]][:length])
+        for each in members:
+            owner[each], rests[each] = len(beginnings) - 1, texts[each][length:]
+    parted = sum(len(some) * max(map(len, some)) for some in (beginnings, rests))
+    return (beginnings, owner, rests) if parted < len(texts) * max(map(len, texts)) else None
+
+
+def shared_beginnings(texts: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
+    """Sets of texts that begin alike: the indices of each set, and how many tokens it shares, 0 or at least `SHORTEST`.
+
+    No text is shared whole. A text joins those next to it in alphabetical order if more is saved then, in all.
+    """
+    known = [tuple(text) for text in texts]
+    sets: list[tuple[list[int], int]] = []
+    for index in sorted(range(len(known)), key=known.__getitem__):
+        if sets:
+            members, length = sets[-1]
+            last, text = known[members[-1]], known[index]
+            most = min(len(last), len(text)) - 1
+            alike = min(length, next((n for n in range(most) if last[n] != text[n]), most))
+            if alike >= SHORTEST and alike * len(members) >= length * (len(members) - 1):
+                sets[-1] = [*members, index], alike
+                continue
+        sets.append(([index], len(known[index])))
+    return [(members, length if len(members) > 1 else 0) for members, length in sets]
 
 
 def pad_left(sequences: Sequence[Sequence[int]], *, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,56 @@
+"""What a decoder layer of transformers keeps for its backward pass, by what it is kept for."""
+
+from dataclasses import dataclass
+
+FP32, BF16 = 4, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Bytes of one layer.
+
+    Attributes
+    ----------
+    token
+        For a token: of each of two norms its input, in float32, and if its weight is trained what that is multiplied
+        by. The inputs of the products, which autocast casts anew for each: three of them read the first norm, two the
+        second. Queries, and what attention makes of them, twice where a fused kernel works on padded rows. The MLP's
+        two products, the activation of one, and the product of both.
+    slot
+        For a place of a key and its value: they stand once for each row that sees them, and where a fused kernel works
+        on padded rows with as many heads as the queries.
+    pair
+        For a query and a key that it is multiplied with: with plain attention the probability.
+    """
+
+    token: float
+    slot: float
+    pair: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        hidden: int,
+        intermediate: int,
+        queries: int,
+        keys: int,
+        heads: int,
+        attention: str,
+        bf16: bool,
+        lora: bool = False,
+    ) -> "Kept":
+        """From features of a token, in the residual stream, in an MLP, of the queries of all heads and of their keys.
+
+        ``attention`` is ``"eager"``; ``"grid"``, fused on padded rows; or ``"packed"``, a kernel for sequences of any
+        lengths.
+        """
+        at = BF16 if bf16 else FP32
+        norms = 2 * (FP32 + (0 if lora else FP32)) * hidden
+        inputs = (5 if bf16 else 2) * at * hidden
+        asked = (2 + (attention == "grid") + (lora and bf16)) * at * queries
+        return cls(
+            token=norms + inputs + asked + 4 * at * intermediate,
+            slot=2 * at * (queries if attention == "grid" else keys),
+            pair=heads * (FP32 + (BF16 if bf16 else 0)) if attention == "eager" else 0.0,
+        )
