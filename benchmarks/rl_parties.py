@@ -1,4 +1,4 @@
-"""The parties of `benchmarks.rl_step` and the step they all make: a model that never ends, prompts, a reward.
+"""The parties of `benchmarks.rl_step` and the step they all make: a model, prompts, a reward.
 
 Each party is a function that makes steps when it is told to, in a process of its own.
 """
@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+import tomllib
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any
 PROMPTS, GROUP, NEW_TOKENS = 16, 8, 32
 NEVER = "<never>"
 TASK = {"name": "addition", "digits": {"2": 1.0}}
+COUNTDOWN = Path(__file__).parent.parent / "configs" / "demo.toml"
 LEARNING_RATE = 1e-6  # the model stays what it is, so that all turns are alike
 FOREVER = 10**6
 
@@ -51,7 +53,7 @@ def end_never(folder: Path) -> None:
 
 
 def make_model(source: Path | None, folder: Path, *, heads: int = 4) -> None:
-    """Put the model into a folder: a copy of ``source``, weights as a link, or a small one with random weights."""
+    """Put a model that never ends into a folder: a copy of ``source``, weights as links, or one with random weights."""
     from rl.models.config import ModelConfig
     from rl.models.policy import new_policy, save_policy
     from rl.tasks.addition import Addition
@@ -96,8 +98,27 @@ def write_table(file: Path) -> None:
     table.save(file)
 
 
+def make_countdown(folder: Path, table: Path) -> None:
+    """Put the start model of ``configs/demo.toml`` into a folder, and write GRPO's table for it."""
+    from rl.config import load_config
+    from rl.supervised import make_start_model
+    from theory.catalogue import WEIGHTINGS
+    from weightopt.catalogue_tables import named_table
+
+    config = load_config(COUNTDOWN)
+    make_start_model(config, folder)
+    named_table(WEIGHTINGS["grpo"], config.rollout.group_size).save(table)
+
+
 def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of our run."""
+    work: dict[str, Any] = {
+        "task": TASK,
+        "rollout": {"prompts_per_step": PROMPTS, "group_size": GROUP, "max_new_tokens": NEW_TOKENS},
+    }
+    if job["countdown"]:
+        file = tomllib.loads(COUNTDOWN.read_text(encoding="utf-8"))
+        work = {key: file[key] for key in work}
     sampler: dict[str, Any] = {"backend": job["sampler"]}
     if job["sampler"] == "vllm":
         sampler |= {"context": 64, "sleep": job["sleep"]}
@@ -109,9 +130,8 @@ def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
         "device": job["device"],
         "table": job["table"],
         "start_model": job["model"],
-        "task": TASK,
+        **work,
         "policy": {"precision": job["precision"]},
-        "rollout": {"prompts_per_step": PROMPTS, "group_size": GROUP, "max_new_tokens": NEW_TOKENS},
         "sampler": sampler,
         "optimizer": optimizer,
         "training": {"steps": FOREVER, "evaluate_every": FOREVER, "checkpoint_every": FOREVER, "rollout_share": 0.0},
@@ -119,16 +139,22 @@ def config_of(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def prompts_of(job: Mapping[str, Any], step: int) -> list[str]:
-    """The prompts that our run draws in a step, from 1."""
+def problems_of(job: Mapping[str, Any], step: int) -> tuple[Any, Sequence[Any]]:
+    """The task, and the prompts that our run draws in a step, from 1."""
+    from rl.config import parse_config
     from rl.seeds import derive_seed
-    from rl.tasks.addition import Addition
     from rl.tasks.registry import build_teaching_task
     from rl.tasks.split import training_prompts
 
-    task = build_teaching_task(Addition.model_validate(TASK))
-    seed = derive_seed(config_of(job).get("seed", 0), "prompts", step)
-    return [prompt.text for prompt in training_prompts(task, count=PROMPTS, seed=seed)]
+    config = parse_config(config_of(job))
+    task = build_teaching_task(config.task)
+    seed = derive_seed(config.seed, "prompts", step)
+    return task, training_prompts(task, count=config.rollout.prompts_per_step, seed=seed)
+
+
+def prompts_of(job: Mapping[str, Any], step: int) -> list[str]:
+    """The texts of these prompts."""
+    return [prompt.text for prompt in problems_of(job, step)[1]]
 
 
 class Enough(BaseException):
@@ -224,7 +250,9 @@ def ours(job: Mapping[str, Any], turns: Turns) -> None:
             return run(self, prompts, settings)
 
         _Engine._run = without_stop
-    rl.step.draw_groups.judge, rl.train.draw_groups = judge, in_turn
+    rl.train.draw_groups = in_turn
+    if not job["countdown"]:
+        rl.step.draw_groups.judge = judge
     rl.train.train(parse_config(config_of(job)), output, quiet=True)
 
 
@@ -237,6 +265,10 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
 
     torch.set_num_threads(job["threads"])
     found: dict[str, Any] = {}
+    sizes = config_of(job)["rollout"]
+    group, rows = sizes["group_size"], sizes["prompts_per_step"] * sizes["group_size"]
+    steps = [problems_of(job, step) for step in range(1, job["rounds"] + 3)]
+    known = {prompt.text: (task, prompt) for task, prompts in steps for prompt in prompts}
 
     class Timed(GRPOTrainer):
         def _generate(self, *arguments: Any, **others: Any) -> Any:
@@ -245,7 +277,7 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
             prompts, responses = result[:2]
             found.update(
                 sampling=time.perf_counter() - began,
-                prompts=prompts[::GROUP],
+                prompts=prompts[::group],
                 tokens=sum(map(len, responses)),
                 computed=len(responses),
             )
@@ -265,13 +297,16 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
                 turns.say(ready=True)
             turns.wait()
 
-    def rewards(completions: Sequence[str], **_: Any) -> list[float]:
-        return [float(reward(text)) for text in completions]
+    def rewards(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
+        if not job["countdown"]:
+            return [float(reward(text)) for text in completions]
+        judged = ((known[prompt], text) for prompt, text in zip(prompts, completions, strict=True))
+        return [float(task.verify(problem, text) or 0) for (task, problem), text in judged]
 
     model = AutoModelForCausalLM.from_pretrained(
         job["model"], local_files_only=True, trust_remote_code=False, dtype=torch.float32
     )
-    prompts = [text for step in range(1, job["rounds"] + 3) for text in prompts_of(job, step)]
+    prompts = [prompt.text for _, some in steps for prompt in some]
     trainer = Timed(
         model=model,
         processing_class=AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False),
@@ -280,15 +315,15 @@ def trl(job: Mapping[str, Any], turns: Turns) -> None:
         callbacks=[InTurn()],
         args=GRPOConfig(
             output_dir=str(Path(job["folder"]) / "trl"),
-            per_device_train_batch_size=PROMPTS * GROUP // job["accumulate"],
+            per_device_train_batch_size=rows // job["accumulate"],
             gradient_accumulation_steps=job["accumulate"],
-            num_generations=GROUP,
-            max_completion_length=NEW_TOKENS,
+            num_generations=group,
+            max_completion_length=sizes["max_new_tokens"],
             max_steps=job["rounds"] + 3,
             learning_rate=LEARNING_RATE,
             max_grad_norm=1.0,
             loss_type="dr_grpo",
-            scale_rewards="none",
+            scale_rewards="group" if job["countdown"] else "none",
             shuffle_dataset=False,
             gradient_checkpointing=job["trl_checkpointing"],
             use_cpu=job["device"] == "cpu",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import rl.step.draw_groups
 import rl.train
 from benchmarks import rl_parties, rl_step
 from rl.config import parse_config
+from rl.step.success import judge
 
 
 class TwoTurns(rl_parties.Turns):
@@ -44,7 +46,15 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     rl_parties.make_model(None, model)
     rl_parties.write_table(tmp_path / "table.json")
     job = {"model": str(model), "folder": str(tmp_path), "table": str(tmp_path / "table.json"), "device": "cpu"}
-    return {**job, "precision": "fp32", "threads": 1, "rounds": 1, "micro_batch": None, "sampler": "torch"}
+    return {
+        **job,
+        "precision": "fp32",
+        "threads": 1,
+        "rounds": 1,
+        "micro_batch": None,
+        "sampler": "torch",
+        "countdown": False,
+    }
 
 
 def test_ours_computes_every_response_of_the_prompts_that_all_are_given(job: dict[str, Any]) -> None:
@@ -59,6 +69,28 @@ def test_ours_computes_every_response_of_the_prompts_that_all_are_given(job: dic
         assert report["computed"] == 3 * 4  # no advantage is 0
         assert report["prompts"] == [tokenizer.encode(text) for text in rl_parties.prompts_of(job, step)]
         assert report["sampling"] + report["learning"] <= report["seconds"]
+
+
+def test_a_step_as_it_comes_is_that_of_the_demo(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = tmp_path / "demo.toml"
+    text = rl_parties.COUNTDOWN.read_text(encoding="utf-8")
+    for key, value in {"prompts_per_step": 3, "group_size": 4, "steps": 1, "stop_at": 1e-6}.items():
+        text = re.sub(rf"^{key} = .*", f"{key} = {value}", text, flags=re.MULTILINE)
+    demo.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(rl_parties, "COUNTDOWN", demo)
+    rl_parties.make_countdown(tmp_path / "start", tmp_path / "grpo.json")
+    job |= {"countdown": True, "model": str(tmp_path / "start"), "table": str(tmp_path / "grpo.json")}
+    turns = TwoTurns()
+    with pytest.raises(rl_parties.Enough):
+        rl_parties.ours(job, turns)
+    tokenizer = rl_step_tokenizer(job)
+    for step, report in enumerate(turns.said[1:], start=1):
+        assert report["prompts"] == [tokenizer.encode(text) for text in rl_parties.prompts_of(job, step)]
+        assert len(report["prompts"]) == 3
+        assert report["tokens"] <= 3 * 4 * 12
+    assert rl.step.draw_groups.judge is judge  # the task's own
 
 
 @pytest.mark.parametrize("sleep", [False, True])
