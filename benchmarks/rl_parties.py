@@ -56,11 +56,11 @@ def make_model(source: Path | None, folder: Path, *, heads: int = 4) -> None:
     """Put a model that never ends into a folder: a copy of ``source``, weights as links, or one with random weights."""
     from rl.models.config import ModelConfig
     from rl.models.policy import new_policy, save_policy
-    from rl.tasks.addition import AdditionConfig
+    from rl.tasks.addition import Addition
     from rl.tasks.registry import build_teaching_task
 
     if source is None:
-        alphabet = build_teaching_task(AdditionConfig.model_validate(TASK)).alphabet
+        alphabet = build_teaching_task(Addition.model_validate(TASK)).alphabet
         save_policy(new_policy(ModelConfig(heads=heads), alphabet, seed=0), folder)
     else:
         if not (source / "config.json").is_file():

@@ -8,12 +8,12 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -122,13 +122,9 @@ def train(
     if not outcome.finished:
         saved = f"interrupted after step {outcome.step}, which is saved; go on with --resume"
         _stop(saved if outcome.step else interrupted(), INTERRUPTED)
-    if as_json:
-        typer.echo(json.dumps({"output": str(output), **asdict(outcome.evaluation)}, allow_nan=False))
-        return
-    typer.echo(
-        f"step {outcome.step}: held-out success {outcome.evaluation.success:.1%} "
-        f"[{outcome.evaluation.success_low:.1%}, {outcome.evaluation.success_high:.1%}], {output}"
-    )
+    found = outcome.evaluation
+    success = f"{found.success:.1%} [{found.success_low:.1%}, {found.success_high:.1%}]"
+    _say(asdict(found), f"step {outcome.step}: held-out success {success}", output, as_json=as_json)
 
 
 def supervise(
@@ -150,10 +146,8 @@ def supervise(
         settings = load_config(config, overrides or [])
         with Progress(quiet=quiet or as_json, name="supervised", steps=settings.supervised.steps) as progress:
             record = make_start_model(settings, output, report=progress.supervised)
-    if as_json:
-        typer.echo(json.dumps({"output": str(output), "step": record.step, "success": record.success}))
-        return
-    typer.echo(f"start model after {record.step} steps: held-out success {record.success:.1%}, {output}")
+    sentence = f"start model after {record.step} steps: held-out success {record.success:.1%}"
+    _say({"step": record.step, "success": record.success}, sentence, output, as_json=as_json)
 
 
 def model(
@@ -168,10 +162,8 @@ def model(
         from rl.models.smollm2 import make_smollm2
 
         parameters = make_smollm2(output)
-    if as_json:
-        typer.echo(json.dumps({"output": str(output), "name": MODELS[name], "parameters": parameters}))
-        return
-    typer.echo(f"{MODELS[name]}, {parameters:,} parameters: {output}")
+    sentence = f"{MODELS[name]}, {parameters:,} parameters"
+    _say({"name": MODELS[name], "parameters": parameters}, sentence, output, as_json=as_json)
 
 
 def check_run(folder: Path) -> tuple[str, bool]:
@@ -245,6 +237,12 @@ def _left(output: Path) -> str:
     if (output / ABOUT).exists():
         return "interrupted before the first checkpoint; --resume starts from the beginning"
     return "interrupted; nothing was written"
+
+
+def _say(document: Mapping[str, Any], sentence: str, output: Path, *, as_json: bool) -> None:
+    """The outcome that is in a folder, for a program or for people."""
+    said = json.dumps({"output": str(output), **document}, allow_nan=False)
+    typer.echo(said if as_json else f"{sentence}, {output}")
 
 
 def _stop(sentence: str, status: int) -> NoReturn:

@@ -1,6 +1,7 @@
 """What can stop a run: bad input, numbers that are not finite, a stale engine, a full disk, another process."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -34,6 +35,18 @@ class OtherRankError(RuntimeError):
 
 class LostRankError(RuntimeError):
     """Another process of the run is gone and has not said why; a saved checkpoint is intact."""
+
+
+@contextmanager
+def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of some kinds in a ``with`` block into a `UsageError` of one sentence: ``what``, and the reason."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except kinds as error:
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise UsageError(f"{what}: {reason}") from error
 
 
 def one_line(error: BaseException) -> str:

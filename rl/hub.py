@@ -4,14 +4,13 @@ import re
 
 from rl.errors import UsageError
 
-PREFIX = "hub:"
 FORM = "hub:OWNER/NAME or hub:OWNER/NAME@REVISION"
 NAME = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
 
 
 def is_hub_name(name: object) -> bool:
     """Whether it is to be looked for on the hub."""
-    return str(name).startswith(PREFIX)
+    return str(name).startswith("hub:")
 
 
 def read_hub_name(name: object, *, key: str) -> tuple[str, str | None]:

@@ -55,26 +55,20 @@ class DryRun:
 
     Attributes
     ----------
-    model
-        What it starts from.
     parameters, trained
-        How many it has, and how many of them are trained.
+        How many the model has, and how many of them are trained.
     memory
         What is planned (`rl.models.memory`): the ``device``; ``phases``, bytes by what takes them in each; ``cards``,
         bytes that each card would have left, by the number of GPUs; and ``cache_tokens``, how many have room in the
         engine's cache, None without one.
-    seconds
-        Of a step by stage.
-    evaluation
-        Seconds of one.
+    seconds, evaluation
+        Of a step by stage, and of one evaluation.
     probe
         What was measured: ``responses`` to the first prompts, of at most ``new_tokens``; the shares of them that are
         ``correct`` and that ``finished``; ``learnt`` tokens, of those ``in_a_step`` that go forward and back; and the
         ``seconds`` that it took.
-    prompts, responses
-        The first prompts of step 1, and a response to each.
-    verdict
-        On the answer that was given; None if none was.
+    prompts, responses, verdict
+        The first prompts of step 1, a response to each, and what is said of the answer that was given.
     """
 
     model: str
@@ -304,7 +298,10 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
     lines = table("memory", [f"{unit} a process, {about['device']}", *phases], rows)
     if config.device != "cpu":
         counts = next(iter(cards.values()))
-        left = [[card, *(_left(size) for size in sizes.values())] for card, sizes in cards.items()]
+        left = [
+            [card, *(f"{size / GIB:.1f}" if size >= 0 else f"lacks {-size / GIB:.1f}" for size in sizes.values())]
+            for card, sizes in cards.items()
+        ]
         lines += table("cards", ["GiB to spare", *counts], left)
     if room is not None:
         each = config.sampler.context or "the model's context"
@@ -312,10 +309,6 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
             "", f"The engine's cache holds {room:,} tokens; the longest response with its prompt has {each}."
         )
     return lines
-
-
-def _left(size: int) -> str:
-    return f"{size / GIB:.1f}" if size >= 0 else f"lacks {-size / GIB:.1f}"
 
 
 def report(found: DryRun, config: Config, answer: str | None = None) -> list[str]:

@@ -11,22 +11,8 @@ from hashlib import sha256
 def derive_seed(seed: int, *name: str | int) -> int:
     """Seed of the draw called ``name`` in a run with seed ``seed``.
 
-    Parameters
-    ----------
-    *name
-        What the draw is for, from general to particular, e.g. ``"prompts", 7``.
-
-    Returns
-    -------
-    int
-        In [0, 2**63): accepted by ``random.Random``, numpy and torch alike.
-
-    Examples
-    --------
-    >>> derive_seed(0, "prompts", 7) == derive_seed(0, "prompts", 7)
-    True
-    >>> derive_seed(0, "prompts", 7) == derive_seed(0, "prompts", 8)
-    False
+    The name says what the draw is for, from general to particular, e.g. ``"prompts", 7``. The seed is in [0, 2**63),
+    which ``random.Random``, numpy and torch accept alike.
     """
     text = "/".join(str(part) for part in (seed, *name))
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from rl.errors import StorageError, UsageError, one_line, refusing
+
 
 def sha256_of(path: Path) -> str:
     """The checksum of a file, in hexadecimal; raises `OSError` if it cannot be read."""
@@ -92,12 +96,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     _flush(folder.parent)
 
 
-def try_to_write(folder: Path) -> None:
-    """Raise `OSError` if `whole_folder` could not begin to fill ``folder``; nothing is left behind."""
-    partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    partial.rmdir()
+def check_new(folder: Path, what: str) -> None:
+    """Refuse, by a `UsageError`, a folder for ``what`` that exists or that `whole_folder` could not begin to fill."""
+    with refusing(f"output {str(folder)!r} cannot be written", OSError):
+        if folder.exists():
+            raise UsageError(f"output {str(folder)!r} exists: name another folder for the {what}")
+        partial = _partial(folder)  # tried now, and not when all the work is done
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        partial.rmdir()
+
+
+@contextmanager
+def new_folder(folder: Path, what: str) -> Iterator[Path]:
+    """`whole_folder` for ``what``, which raises a `StorageError` if it cannot be written."""
+    try:
+        with whole_folder(folder) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"the {what} {str(folder)!r} could not be written ({one_line(error)}); none was left"
+        ) from error
 
 
 def withdraw(folder: Path) -> None:

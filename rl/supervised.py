@@ -13,17 +13,16 @@ from pathlib import Path
 from random import Random
 
 import torch
-from safetensors import SafetensorError
 
 from rl.config import Config
-from rl.errors import DivergenceError, StorageError, UsageError, one_line
+from rl.errors import DivergenceError
 from rl.models.policy import Policy, choose_device, new_policy, save_policy
 from rl.records.metrics import EvaluationRecord, Spent
 from rl.records.versions import versions
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
 from rl.step.evaluate import evaluate
-from rl.storage import try_to_write, whole_folder, write_checksums
+from rl.storage import check_new, new_folder, write_checksums
 from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import held_out_prompts, training_prompts
 from rl.verification.pool import open_verifier
@@ -60,14 +59,7 @@ def make_start_model(
     StorageError
         If the model cannot be written in the end.
     """
-    try:
-        taken = folder.exists()
-        if not taken:
-            try_to_write(folder)  # now, and not when all the work is done
-    except OSError as error:
-        raise UsageError(f"output {str(folder)!r} cannot be written: {error.strerror}") from error
-    if taken:
-        raise UsageError(f"output {str(folder)!r} exists: name another folder for the start model")
+    check_new(folder, "start model")
     torch.set_num_threads(config.threads)
     task = build_teaching_task(config.task)
     policy = new_policy(config.model, task.alphabet, seed=derive_seed(config.seed, "model"))
@@ -114,15 +106,10 @@ def make_start_model(
             record = measure(until)
             report(record)
     made = {"config": config.to_json(), "steps": record.step, "success": record.success, "versions": versions()}
-    try:
-        with whole_folder(folder) as partial:
-            save_policy(policy, partial)
-            (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-            write_checksums(partial)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the start model {str(folder)!r} could not be written ({one_line(error)}); none was left"
-        ) from error
+    with new_folder(folder, "start model") as partial:
+        save_policy(policy, partial)
+        (partial / "supervised.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        write_checksums(partial)
     return record
 
 

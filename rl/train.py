@@ -5,7 +5,7 @@ and wrong responses in the weight table at K, and makes one update. The table is
 baseline and a solved weighting.
 
 Options that change the weighting are off by default, and docs/training.md says what each of them changes: the
-leave-one-out estimate, rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
+rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
 followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of this with the same numbers. They share the work
@@ -31,10 +31,9 @@ from rl.run.run import Outcome, open_run
 from rl.samplers.ahead import AheadSampler
 from rl.step.advantage import weigh
 from rl.step.draw_groups import draw_groups
-from rl.step.loop import Loop
+from rl.step.loop import Loop, Stopwatch
 from rl.step.schedule import all_wrong_factor
 from rl.step.step import Step
-from rl.step.stopwatch import Stopwatch
 
 
 def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = False) -> Outcome:
@@ -64,18 +63,18 @@ def train(config: Config, output: Path, *, resume: bool = False, quiet: bool = F
         If something cannot be written once the run is going; a saved checkpoint is intact.
     """
     with open_run(config, output, resume=resume, quiet=quiet) as run:
-        loop = run.restore()
+        run.restore()
         if run.evaluation_due:
-            run.measure(loop)
+            run.measure()
         while run.going:
-            loop = run.follow(loop)
-            step = take_step(loop, run.next_step)
+            run.follow()
+            step = take_step(run.loop, run.next_step)
             run.record(step)
             if run.evaluation_due:
-                run.measure(loop)
+                run.measure()
             if run.checkpoint_due:
-                run.checkpoint(loop)
-        return run.finish(loop)
+                run.checkpoint()
+        return run.finish()
 
 
 def take_step(loop: Loop, number: int) -> Step:
@@ -93,9 +92,7 @@ def take_step(loop: Loop, number: int) -> Step:
     # Weigh.
     table, factor = loop.tables.at(number), all_wrong_factor(config.weighting, number)
     with stopwatch.stage("verifying"):
-        advantages = weigh(
-            config.weighting, table.group, table.weight, collected.batch_correct, all_wrong_factor=factor
-        )
+        advantages = weigh(table, collected.correct[collected.kept], all_wrong_factor=factor)
     # Learn.
     with stopwatch.stage("learning"):
         loop.sampler.rest()
@@ -124,8 +121,7 @@ def take_step(loop: Loop, number: int) -> Step:
     return Step(
         number=number,
         collected=collected,
-        table=table.group.name,
-        table_checksum=table.group.checksum,
+        table=table,
         all_wrong_factor=factor,
         advantages=advantages,
         responses=denominator(config.rollout),

@@ -60,12 +60,11 @@ def of_rl():
     from rl.learning.loss import accumulate_gradient, rows_of
     from rl.samplers.rollout import Batch, Completion, Group
     from rl.step.advantage import weigh
-    from rl.step.config import WeightingConfig
     from rl.tasks.protocol import Prompt
 
     given = batch()
     correct = np.array(given["scores"], dtype=bool).reshape(-1, SIZE)
-    advantages = weigh(WeightingConfig(), table().for_group(SIZE), None, correct, all_wrong_factor=1.0)
+    advantages = weigh(table().for_group(SIZE), correct, all_wrong_factor=1.0)
     weights = torch.tensor(logits(), requires_grad=True)
 
     class Policy:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.step.advantage import weigh
-from rl.step.config import WeightingConfig
 from weightopt.adapters import AdapterError, GroupWeigher
 from weightopt.table import WeightTable, group_table
 
@@ -82,7 +81,7 @@ def test_no_name_and_no_order_of_the_groups_matters(name):
     rng = np.random.default_rng(0)
     correct = rng.random((60, 8)) < rng.random((60, 1))
     table = curve().for_group(8)
-    wanted = weigh(WeightingConfig(), table, None, correct, all_wrong_factor=1.0)
+    wanted = weigh(table, correct, all_wrong_factor=1.0)
     order = rng.permutation(correct.size)
     ids = [name(group) for group in np.repeat(np.arange(60), 8)[order]]
     for given_ids in (ids, np.array(ids) if not isinstance(ids[0], tuple) else ids):

@@ -14,7 +14,7 @@ from rl.errors import UsageError
 from rl.run.config import TrackingConfig
 from rl.samplers.config import SamplerConfig
 from rl.step.config import LaterTable, WeightingConfig
-from rl.tasks.countdown_text import CountdownTextConfig
+from rl.tasks.countdown_text import CountdownText
 from rl.tasks.extraction import CLOSING
 from rl.tasks.registry import build_task, wants_chat
 from rl.tasks.split import held_out_prompts
@@ -84,7 +84,7 @@ def test_the_experiments_are_those_that_are_known() -> None:
     assert str(tinyzero.start_model) == "hub:Qwen/Qwen2.5-3B"
     assert (tinyzero.rollout.group_size, tinyzero.rollout.prompts_per_step) == (16, 256)
     assert tinyzero.optimizer.learning_rate == 1e-6
-    assert isinstance(tinyzero.task, CountdownTextConfig)
+    assert isinstance(tinyzero.task, CountdownText)
     assert set(tinyzero.task.numbers) == {3, 4}
     assert str(gsm8k.start_model) == "hub:meta-llama/Llama-3.1-8B"
     assert (gsm8k.rollout.group_size, gsm8k.rollout.prompts_per_step) == (16, 128)
@@ -96,7 +96,7 @@ def test_a_base_model_that_answers_in_tags_ends_with_the_second() -> None:
     found = []
     for path in CONFIGS:
         config = load_config(path)
-        tags = isinstance(config.task, CountdownTextConfig) and not config.task.examples
+        tags = isinstance(config.task, CountdownText) and not config.task.examples
         tags = tags or getattr(config.task, "answer", None) == "tags"
         if tags and config.start_model is not None and not wants_chat(config.task):
             found.append(path.stem)
@@ -133,10 +133,8 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.rollout.group_size == 4
     assert config.optimizer.betas == (0.5, 0.6)
     assert config.table == Path("some/where.json")
-    overrides = ['later_tables=[{from_step=9, table="b.json"}]', "weighting.estimate=leave-one-out"]
-    config = load_config(path, overrides)
+    config = load_config(path, ['later_tables=[{from_step=9, table="b.json"}]'])
     assert config.later_tables == (LaterTable(from_step=9, table=Path("b.json")),)
-    assert config.weighting.estimate == "leave-one-out"
     assert (
         load_config(path, ["task.digits={3=1}"]).task
         == Config.model_validate({"task": {"name": "addition", "digits": {3: 1}}}).task
@@ -178,10 +176,10 @@ def test_overrides(tmp_path: Path) -> None:
         ),
         ({"task": {"name": "addition", "digits": {}}}, r"'task.digits' is {}: "),
         (
-            {"task": TASK, "weighting": {"estimat": "group"}},
-            r"'weighting.estimat' is unknown; the nearest is 'weighting.es",
+            {"task": TASK, "weighting": {"all_wron": "off"}},
+            r"'weighting.all_wron' is unknown; the nearest is 'weighting.all_wrong'",
         ),
-        ({"task": TASK, "weighting": {"estimate": "mean"}}, r"'weighting.estimate' is 'mean': .*'group' or 'leave-one"),
+        ({"task": TASK, "weighting": {"all_wrong": "on"}}, r"'weighting.all_wrong' is 'on': .*'table', 'off', 'hold'"),
         ({"task": TASK, "weighting": {"all_wrong": "hold"}}, r"'weighting' is .*: all_wrong_after goes with"),
         ({"task": TASK, "weighting": {"all_wrong_after": 3}}, r"'weighting' is .*: all_wrong_after goes with"),
         (

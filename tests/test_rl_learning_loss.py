@@ -23,8 +23,7 @@ from rl.learning.loss import Occurrence, Row, accumulate_gradient, denominator, 
 from rl.models.packing import PACKED, Layout
 from rl.samplers.config import RolloutConfig
 from rl.samplers.rollout import Batch, Completion, Group
-from rl.step.advantage import weigh, weight_function
-from rl.step.config import WeightingConfig
+from rl.step.advantage import weigh
 from rl.step.success import judge
 from rl.tasks.protocol import Prompt
 from tests.amounts import some_of
@@ -190,17 +189,10 @@ def gradient_of(
     batch: Batch,
     weights: WeightTable,
     tokens: int,
-    config: WeightingConfig = WeightingConfig(),  # noqa: B008 (frozen)
     all_wrong_factor: float = 1.0,
 ) -> Tensor:
     """The gradient of one step, as the loop computes it."""
-    advantages = weigh(
-        config,
-        weights,
-        None if config.estimate == "group" else weight_function(weights),
-        judge(batch, TinyTask()).correct,
-        all_wrong_factor=all_wrong_factor,
-    )
+    advantages = weigh(weights, judge(batch, TinyTask()).correct, all_wrong_factor=all_wrong_factor)
     policy.logits.grad = torch.zeros_like(policy.logits)
     accumulate_gradient(
         policy,
@@ -384,19 +376,6 @@ def test_the_all_wrong_factor_scales_one_term_of_the_effective_weight(name: str,
     off = effective_weight(weights, rho) + weights.all_wrong_advantage * (1 - rho) ** (GROUP_SIZE - 1)
     expected = (off - factor * weights.all_wrong_advantage * (1 - rho) ** (GROUP_SIZE - 1)) * success_slope(policy)
     torch.testing.assert_close(ascent(policy, weights, all_wrong_factor=factor), expected, rtol=0, atol=1e-10)
-
-
-@some_of("name", ["grpo", "linear-r", "solved", "every rule on"], 1)
-def test_leave_one_out_climbs_success_with_the_mean_weight_of_the_others(name: str) -> None:
-    """E = Σ_k Bin(k; M-1, ρ) ω(k/(M-1)) ∇ρ, ends read at 1/M and 1-1/M: a Bernstein polynomial of the weighting."""
-    policy, weights = TabularPolicy(prompts=2, seed=1), TABLES[name]
-    rho, size = success_of(policy), GROUP_SIZE
-    omega = weight_function(weights)
-    seen = [min(max(k / (size - 1), 1 / size), 1 - 1 / size) for k in range(size)]
-    mean = math.fsum(binomial(size - 1, k, rho) * float(omega(np.array(seen[k]))) for k in range(size))
-    expected = (mean + rules(weights, rho)) * success_slope(policy)
-    config = WeightingConfig(estimate="leave-one-out")
-    torch.testing.assert_close(ascent(policy, weights, config=config), expected, rtol=0, atol=1e-10)
 
 
 def test_dynamic_sampling_divides_all_prompts_by_one_number() -> None:

@@ -59,10 +59,10 @@ def start(tmp_path_factory: pytest.TempPathFactory, table_file: Callable[[str, i
 
 
 def document(lora_section: Mapping[str, Any]) -> dict[str, Any]:
-    from rl.tasks.addition import AdditionConfig
+    from rl.tasks.addition import Addition
 
     return {
-        "task": AdditionConfig(name="addition", digits={1: 1}),
+        "task": Addition(name="addition", digits={1: 1}),
         "lora": lora_section,
         "rollout": {"prompts_per_step": 4, "group_size": GROUP_SIZE, "max_new_tokens": 4},
         "optimizer": {"learning_rate": 1e-2},

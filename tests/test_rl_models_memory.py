@@ -25,9 +25,9 @@ from rl.run import prepare
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.samplers.torch_sampler import TorchSampler
 from rl.step.schedule import TableSchedule
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
 from rl.tasks.registry import build_teaching_task
+from rl.tasks.split import ProblemList
 from tests.amounts import some_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -381,7 +381,7 @@ def test_a_run_is_refused_before_its_model_is_read(tmp_path: Path, monkeypatch: 
     config = settings(str(tmp_path / "model"))
     short, long = (Prompt(id=text, text=text, difficulty="", problem=0) for text in ("1", "1" * 40))
     listed = prepare.Prepared(
-        task=ProblemList(training=(short, long), held_out=(short,)), held_out=(short,), tables=TableSchedule(tables=())
+        task=ProblemList(training=(short, long), held_out=(short,)), held_out=(short,), tables=TableSchedule(tables={})
     )
     lengths: list[int] = []
     planned = prepare.plan_memory

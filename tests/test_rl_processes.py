@@ -445,7 +445,6 @@ RUN = {
         "dynamic_sampling": True,
         "over_generation_limit": 4,
     },
-    "weighting": {"estimate": "leave-one-out"},
     "optimizer": {"max_grad_norm": 0.5, "tokens_per_micro_batch": 40, "mini_batches": 5, "clip_high": 0.2},
     "training": {"steps": STEPS, "evaluate_every": 3, "checkpoint_every": 1, "rollout_share": 1.0},
     "evaluation": {"prompts": 5, "samples": 2, "greedy": True},

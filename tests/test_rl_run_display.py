@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from rl.records.metrics import EvaluationRecord, StepRecord, TimingRecord, append_lines, line_of
-from rl.run.display.bars import columns, sparkline
-from rl.run.display.progress import Progress
+from rl.run.display.progress import Progress, columns, sparkline
 
 M = 4
 

@@ -30,7 +30,7 @@ from rl.step.evaluate import evaluate
 from rl.storage import whole_folder
 from rl.supervised import make_start_model
 from rl.tasks.addition import Addition
-from rl.tasks.problem_list import ProblemList
+from rl.tasks.split import ProblemList
 from rl.train import train
 from tests.amounts import some_of
 from tests.worlds import (
@@ -450,7 +450,7 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     ):
         train(parse_config(settings), tmp_path / "none", quiet=True)
     assert not (tmp_path / "none").exists()
-    addition = Addition(digits={1: 1.0, 3: 1.0})
+    addition = Addition(name="addition", digits={1: 1.0, 3: 1.0})
     rng = Random(0)
     listed = ProblemList.divide(addition.propose(rng) for _ in range(60))
     monkeypatch.setattr(rl.run.prepare, "build_task", lambda _: listed)

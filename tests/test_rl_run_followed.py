@@ -43,9 +43,9 @@ def write_before(monkeypatch: pytest.MonkeyPatch, writes: dict[int, Callable[[],
     """Let others write the file just before the run looks at it in a step."""
     follow = Run.follow
 
-    def written(self: Run, loop: Any) -> Any:
+    def written(self: Run) -> None:
         writes.get(self.next_step, lambda: None)()
-        return follow(self, loop)
+        follow(self)
 
     monkeypatch.setattr(Run, "follow", written)
 

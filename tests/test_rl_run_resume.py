@@ -198,7 +198,7 @@ DAMAGE = [
         r"its optimizer\.safetensors is not that of its model: 'exp_avg/model\.layers\.0\.input_layernorm",
     ),
     (STATE, Path.unlink, r"its state\.json cannot be read"),
-    (STATE, state(best_success=math.inf), r"its state\.json cannot be read"),
+    (STATE, state(best_success=math.inf), r"its state\.json is not one that a run has written"),
     (STATE, state(step="4"), NOT_OURS),
     (STATE, state(best_success=2.0), NOT_OURS),
     (STATE, state(evaluated=-2), NOT_OURS),
@@ -284,6 +284,7 @@ def test_a_run_of_a_version_before_goes_on_unless_it_used_what_is_gone(
     del about["config"]["rollout"]["include_stop"], about["config"]["sampler"]["threads"]
     about["config"]["optimizer"] |= {"cosine_until": cosine_until, "final_share": 0.1}
     about["config"]["kl"]["estimator"] = "score"
+    about["config"]["weighting"]["estimate"] = "group"
     (run / ABOUT).write_text(json.dumps(about), encoding="utf-8")
     with nullcontext() if cosine_until is None else pytest.raises(UsageError, match="cosine_until' was 100"):
         train(longer, run, resume=True, quiet=True)

@@ -122,7 +122,7 @@ def test_a_step_learns_from_what_the_weights_before_its_own_have_drawn(
         texts = [[each.text for group in batch.groups for each in group.completions] for batch in draws]
         assert [line["response"] for line in written if line["step"] == step] == texts[0]
         on_policy += texts[0] == texts[1]
-        advantages = weigh(config.weighting, table, None, judge(draws[0], task).correct, all_wrong_factor=1.0)
+        advantages = weigh(table, judge(draws[0], task).correct, all_wrong_factor=1.0)
         sections = config.optimizer, config.rollout
         learn(policy, optimizer, draws[0], advantages, *sections, step=step, seed=config.seed, cap=2.0)
         published.append({name: each.clone() for name, each in policy.model.state_dict().items()})
@@ -207,6 +207,18 @@ def test_a_run_whose_process_is_killed_ends_in_one_sentence_and_goes_on(
     assert all(each._process.poll() is not None for each in opened)
     train(parse_config(settings), tmp_path / "whole", quiet=True)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_be_opened_is_no_failure_of_a_step(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.samplers.ahead.STARTER", "raise SystemExit(3)")
+    sentence = (
+        "the engine that samples could not be opened: the process that draws ahead has ended with exit status 3; "
+    )
+    with pytest.raises(LostRankError, match=f"^{sentence}there is no checkpoint yet$"):
+        train(parse_config(settings), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.slow

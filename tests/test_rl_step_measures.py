@@ -23,14 +23,14 @@ from rl.run.records import Records
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
 from rl.step.advantage import weigh
-from rl.step.config import EvaluationConfig, WeightingConfig
+from rl.step.config import EvaluationConfig
 from rl.step.evaluate import bootstrap_interval, evaluate
 from rl.step.success import count_successes, judge, success_histogram
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from weightopt.table import WeightTable, group_table
 
-TASK = Addition(digits={2: 1.0})
+TASK = Addition(name="addition", digits={2: 1.0})
 PROMPTS = tuple(TASK.propose(Random(seed)) for seed in range(20))
 
 
@@ -104,7 +104,7 @@ def table() -> WeightTable:
 
 def test_advantages_are_what_the_table_says() -> None:
     correct = np.array([[False] * 4, [True, False, False, False], [True, True, False, True], [True] * 4])
-    advantages = weigh(WeightingConfig(), table(), None, correct, all_wrong_factor=1.0)
+    advantages = weigh(table(), correct, all_wrong_factor=1.0)
     # Linear-R: -1 for a wrong response, (1-ρ)/ρ for a right one, and the two rules at the ends.
     expected = [[-1, -1, -1, -1], [3, -1, -1, -1], [1 / 3, 1 / 3, -1, 1 / 3], [0.25] * 4]
     np.testing.assert_allclose(advantages, expected, rtol=1e-15)

@@ -1,6 +1,5 @@
 """The options of a run, one by one: schedules, success estimates, dynamic sampling, pass@k, dumped responses."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -22,13 +21,13 @@ from rl.run.checkpoint import kept_steps
 from rl.run.rollouts import responses, rollouts, written
 from rl.samplers.rollout import Batch, Completion, Group
 from rl.seeds import derive_seed
-from rl.step.advantage import centred_advantages, weigh, weight_function
+from rl.step.advantage import weigh
 from rl.step.config import EvaluationConfig, WeightingConfig
 from rl.step.draw_groups import Collected, draw_groups
 from rl.step.evaluate import evaluate, pass_at
+from rl.step.loop import Stopwatch
 from rl.step.schedule import TableSchedule, all_wrong_factor
-from rl.step.stopwatch import Stopwatch
-from rl.step.success import histogram_by_difficulty, leave_one_out
+from rl.step.success import histogram_by_difficulty
 from rl.tasks.addition import Addition
 from rl.tasks.protocol import Prompt
 from rl.tasks.split import training_prompts
@@ -38,7 +37,7 @@ from weightopt.adapters.weigher import GroupWeigher
 from weightopt.catalogue_tables import named_table
 from weightopt.table import TableError, WeightTable, group_table
 
-TASK = Addition(digits={1: 1.0, 2: 1.0})
+TASK = Addition(name="addition", digits={1: 1.0, 2: 1.0})
 SIZE = 4
 
 
@@ -83,12 +82,7 @@ def config(**sections: Any) -> Config:
 
 def schedule(**sections: Any) -> TableSchedule:
     settings = config(**sections)
-    return TableSchedule.load(
-        settings.table,
-        settings.later_tables,
-        group_size=settings.rollout.group_size,
-        estimate=settings.weighting.estimate,
-    )
+    return TableSchedule.load(settings.table, settings.later_tables, group_size=settings.rollout.group_size)
 
 
 def linear_r(size: int = SIZE) -> WeightTable:
@@ -134,7 +128,7 @@ def test_a_push_on_all_wrong_groups_that_was_solved_for_reaches_the_responses(tm
     solved.save(tmp_path / "table.json")
     correct = np.array([[False] * 4, [True, False, False, False], [True] * 4])
     tables = schedule(table=str(tmp_path / "table.json"), rollout={"group_size": 4})
-    advantages = tables.at(1).group.advantages(correct.sum(axis=1, keepdims=True), correct)
+    advantages = tables.at(1).advantages(correct.sum(axis=1, keepdims=True), correct)
     np.testing.assert_array_equal(advantages[0], [solved.all_wrong_advantage] * 4)
     np.testing.assert_array_equal(advantages[2], [0.0] * 4)
     weighed, _ = GroupWeigher(tmp_path / "table.json")([0] * 4 + [1] * 4 + [2] * 4, correct.ravel().astype(float))
@@ -171,7 +165,7 @@ def test_tables_take_turns(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.json") for name in names]
     later = [{"from_step": 4, "table": files[1]}, {"from_step": 9, "table": files[2]}]
     tables = schedule(table=files[0], later_tables=later)
-    assert [tables.at(step).group.name for step in (1, 3, 4, 8, 9, 1000)] == [
+    assert [tables.at(step).name for step in (1, 3, 4, 8, 9, 1000)] == [
         "rloo",
         "rloo",
         "grpo",
@@ -181,11 +175,6 @@ def test_tables_take_turns(tmp_path: Path) -> None:
     ]
     assert tables.name == "rloo → grpo → linear-r"
     assert [each["name"] for each in tables.describe()["later_tables"]] == ["grpo", "linear-r"]
-    assert all(each.weight is None for each in tables.tables)
-    others = schedule(table=files[2], weighting={"estimate": "leave-one-out"}).at(1)
-    assert others.weight is not None
-    # 1/ρ is not quite straight between the knots of a curve, which are 1e-2 apart in log-odds.
-    np.testing.assert_allclose(others.weight(np.array([0.02, 0.5])), [50, 2], rtol=1e-5)
 
 
 def test_every_table_of_a_schedule_is_checked_at_the_door(tmp_path: Path) -> None:
@@ -200,64 +189,12 @@ def test_every_table_of_a_schedule_is_checked_at_the_door(tmp_path: Path) -> Non
             schedule(table=good, later_tables=later)
 
 
-# Success estimates.
-
-
-def test_leave_one_out_is_the_share_of_the_others() -> None:
-    correct = np.array([[True, False, False, False], [True, True, True, False]])
-    np.testing.assert_allclose(leave_one_out(correct), [[0, 1 / 3, 1 / 3, 1 / 3], [2 / 3, 2 / 3, 2 / 3, 1]])
-
-
-def test_leave_one_out_with_weight_one_is_rloo() -> None:
-    rng = np.random.default_rng(0)
-    correct = rng.random((200, SIZE)) < 0.4
-    advantages = centred_advantages(lambda rho: 1 + 0 * rho, leave_one_out(correct), correct)
-    # Kool et al. 2019: each reward minus the mean of the others.
-    expected = [[r[i] - np.delete(r, i).mean() for i in range(SIZE)] for r in correct.astype(float)]
-    np.testing.assert_allclose(advantages, expected, atol=1e-15)
-
-
-@pytest.mark.parametrize("estimate", ["group", "leave-one-out"])
-def test_groups_of_one_kind_keep_the_rules_of_the_table(estimate: Any) -> None:
+def test_groups_of_one_kind_keep_the_rules_of_the_table() -> None:
     table = ruled(-0.7, 0.3)
-    settings = WeightingConfig(estimate=estimate)
     correct = np.array([[False] * SIZE, [True] * SIZE, [True, False, False, True]])
-    advantages = weigh(settings, table, weight_function(table), correct, all_wrong_factor=0.5)
+    advantages = weigh(table, correct, all_wrong_factor=0.5)
     np.testing.assert_allclose(advantages[:2], [[-0.35] * SIZE, [0.3] * SIZE])
-    if estimate == "group":
-        np.testing.assert_array_equal(advantages[2], table.advantages(correct.sum(axis=1, keepdims=True), correct)[2])
-    else:  # the others of a right response are right 1 time in 3, those of a wrong one 2 times
-        weights = weight_function(table)(np.array([1 / 3, 2 / 3, 2 / 3, 1 / 3]))
-        np.testing.assert_allclose(advantages[2], weights * np.array([2 / 3, -2 / 3, -2 / 3, 2 / 3]))
-
-
-def test_a_group_table_is_read_between_its_rates() -> None:
-    table = linear_r(8)
-    weight = weight_function(table)
-    np.testing.assert_allclose(weight(np.array(table.rho)), table.weight, rtol=1e-12)
-    np.testing.assert_allclose(weight(np.array([1e-6, 1 - 1e-6])), [table.weight[0], table.weight[-1]])
-    between = weight(np.linspace(1 / 8, 7 / 8, 100))
-    assert (np.diff(between) < 0).all()
-    curve = named_table(WEIGHTINGS["linear-r"])
-    np.testing.assert_allclose(weight_function(curve)(np.array([0.01, 0.3])), [100, 10 / 3], rtol=1e-5)
-    hollow = group_table(
-        lambda rho: np.where(rho < 0.5, 1.0, 0.0),
-        SIZE,
-        name="hollow",
-        label="hollow",
-        all_wrong_advantage=0,
-        all_right_advantage=0,
-    )
-    assert weight_function(hollow)(np.array([0.25, 0.5, 0.75])).tolist() == [1, 0, 0]
-
-
-def test_advantages_that_no_weight_stands_for_are_refused() -> None:
-    table = linear_r()
-    only_right = dataclasses.replace(table, advantage_wrong=(-1.0, *[0.0] * SIZE))
-    with pytest.raises(
-        UsageError, match=r"'linear-r' holds advantages that are not weight times \(r - K/M\): .*'group'"
-    ):
-        weight_function(only_right)
+    np.testing.assert_array_equal(advantages[2], table.advantages(correct.sum(axis=1, keepdims=True), correct)[2])
 
 
 # Dynamic sampling.
@@ -287,7 +224,7 @@ def test_without_dynamic_sampling_one_draw_is_the_step() -> None:
     )
     assert step.kept.tolist() == list(range(8))
     assert step.batch == step.drawn
-    np.testing.assert_array_equal(step.batch_correct, step.correct)
+    np.testing.assert_array_equal(step.correct[step.kept], step.correct)
 
 
 def test_dynamic_sampling_keeps_the_first_mixed_groups() -> None:
@@ -336,7 +273,7 @@ def test_drawing_ahead_takes_few_draws_and_few_groups(rho: float, serial: float)
 def test_the_over_generation_limit_holds() -> None:
     step, sampler = collected(0.0, dynamic_sampling=True, over_generation_limit=3)
     assert (len(step.drawn.groups), len(step.batch.groups)) == (24, 0)
-    assert step.batch_correct.shape == (0, SIZE)
+    assert step.correct[step.kept].shape == (0, SIZE)
     assert sum(count for count, _ in sampler.asked) == 24
     step, _ = collected(0.02, dynamic_sampling=True, over_generation_limit=3)
     assert len(step.drawn.groups) <= 24

@@ -17,9 +17,14 @@ from rl.tasks.protocol import TeachingTask
 from rl.tasks.split import HELD_OUT_SHARE, held_out_prompts, is_held_out, training_prompts
 from tests.amounts import examples, some_of
 
-ADDITION = Addition(digits={1: 1.0, 2: 1.0, 5: 1.0})
-COUNTDOWN = Countdown(numbers={2: 1.0, 3: 1.0, 4: 1.0})
-REWRITTEN = Letters(kinds=dict.fromkeys(REWRITINGS, 1.0), habits={"copy": 3.0, "sort": 1.0})
+
+def countdown(**keys: Any) -> Countdown:
+    return Countdown(**{"name": "countdown", "largest_number": 25, "largest_target": 100, **keys})
+
+
+ADDITION = Addition(name="addition", digits={1: 1.0, 2: 1.0, 5: 1.0})
+COUNTDOWN = countdown(numbers={2: 1.0, 3: 1.0, 4: 1.0})
+REWRITTEN = Letters(name="letters", kinds=dict.fromkeys(REWRITINGS, 1.0), habits={"copy": 3.0, "sort": 1.0})
 TASKS = pytest.mark.parametrize("task", [ADDITION, COUNTDOWN, REWRITTEN], ids=["addition", "countdown", "letters"])
 
 
@@ -60,7 +65,7 @@ def test_countdown_problems_are_what_they_say(seed: int) -> None:
 
 def test_countdown_operators_are_evenly_used() -> None:
     rng = Random(0)
-    task = Countdown(numbers={2: 1.0})
+    task = countdown(numbers={2: 1.0})
     used = Counter(next(c for c in task.propose(rng).problem.solution if c in "+-*/") for _ in range(2000))
     # Each has probability 1/4 but for arrangements given up after 64 draws; 5 standard errors are 0.05.
     assert all(0.15 < count / 2000 < 0.35 for count in used.values())
@@ -69,7 +74,7 @@ def test_countdown_operators_are_evenly_used() -> None:
 
 def test_countdown_verdicts() -> None:
     rng = Random(0)
-    task = Countdown(numbers={3: 1.0})
+    task = countdown(numbers={3: 1.0})
     prompt = next(p for p in iter(lambda: task.propose(rng), None) if len(set(p.problem.given)) == 3)
     low, middle, high = prompt.problem.given
     target, solution = prompt.problem.target, prompt.problem.solution
@@ -83,7 +88,7 @@ def test_countdown_verdicts() -> None:
 
 
 def test_countdown_may_leave_a_number_out() -> None:
-    task = Countdown()
+    task = COUNTDOWN
     prompt = task.propose(Random(1))
     given_numbers = (3, 5, 8)
     problem = type(prompt.problem)(given=given_numbers, target=15, solution="3*5")
@@ -131,10 +136,10 @@ def test_sides_are_disjoint_and_deterministic(task: TeachingTask[Any]) -> None:
 
 def test_the_name_of_a_problem_forgets_the_order_of_its_numbers() -> None:
     by_id: dict[str, set[str]] = {}
-    for prompt in training_prompts(Countdown(numbers={2: 1.0}, largest_number=9), count=2000, seed=0):
+    for prompt in training_prompts(countdown(numbers={2: 1.0}, largest_number=9), count=2000, seed=0):
         by_id.setdefault(prompt.id, set()).add(prompt.text)
     assert max(len(texts) for texts in by_id.values()) == 2
-    for prompt in training_prompts(Addition(digits={1: 1.0}), count=50, seed=0):
+    for prompt in training_prompts(Addition(name="addition", digits={1: 1.0}), count=50, seed=0):
         assert prompt.id == f"{min(prompt.problem.terms)}+{max(prompt.problem.terms)}"
 
 
@@ -145,7 +150,7 @@ def test_the_held_out_share() -> None:
 
 def test_too_few_held_out_problems_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"evaluation\.prompts is 100, but"):
-        held_out_prompts(Addition(digits={1: 1.0}), count=100, seed=0)
+        held_out_prompts(Addition(name="addition", digits={1: 1.0}), count=100, seed=0)
 
 
 def test_rewritings_do_what_their_names_say() -> None:

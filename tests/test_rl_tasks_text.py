@@ -22,13 +22,12 @@ from rl.samplers.rollout import Batch, Completion, Group
 from rl.step.success import Judgement, judge
 from rl.tasks import extraction
 from rl.tasks.chat import chat_writer, in_chat
-from rl.tasks.countdown import Countdown, Numbers
+from rl.tasks.countdown import Numbers
 from rl.tasks.countdown_text import CountdownText
 from rl.tasks.math_file import READERS
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, build_verifier, wants_chat
-from rl.tasks.split import held_out_prompts, is_held_out, training_prompts
+from rl.tasks.split import ProblemList, held_out_prompts, is_held_out, training_prompts
 from rl.verification.pool import VerifierPool, open_verifier
 
 
@@ -98,7 +97,9 @@ def test_what_is_extracted_stands_in_the_text(text: str) -> None:
 
 
 def countdown(**options: Any) -> CountdownText:
-    return CountdownText(problems=Countdown(numbers={2: 1.0, 3: 1.0}, largest_number=9, largest_target=40), **options)
+    return CountdownText(
+        name="countdown-text", numbers={2: 1.0, 3: 1.0}, largest_number=9, largest_target=40, **options
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"chat": True}, {"examples": 3}], ids=str)
@@ -480,7 +481,7 @@ def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_imported_task_may_be_a_list_or_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "two_tasks.py").write_text(
         "from rl.tasks.addition import Addition as teacher\n"
-        "from rl.tasks.problem_list import ProblemList\n"
+        "from rl.tasks.split import ProblemList\n"
         "from rl.tasks.protocol import Prompt\n"
         "class Listed(ProblemList):\n"
         "    def verify(self, prompt, response): return response == prompt.problem\n"
@@ -493,7 +494,7 @@ def test_an_imported_task_may_be_a_list_or_teach(tmp_path: Path, monkeypatch: py
     task = build_task(settings.task)
     assert isinstance(task, ListedTask)
     assert judged(settings, task.training[0], [task.training[0].id, "x"]).correct.tolist() == [[True, False]]
-    teacher = config(name="import", path="two_tasks:teacher", parameters={"digits": {1: 1.0}})
+    teacher = config(name="import", path="two_tasks:teacher", parameters={"name": "addition", "digits": {1: 1.0}})
     assert set(build_teaching_task(teacher.task).alphabet) == set("0123456789+=")
     with pytest.raises(UsageError, match=r"task 'import' cannot teach a new model"):
         build_teaching_task(settings.task)

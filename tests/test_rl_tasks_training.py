@@ -137,9 +137,12 @@ class Digits(Addition):
         return response == "2" if response.isdigit() else None
 
 
+DIGITS = Digits(name="addition", digits={1: 1.0})
+
+
 def test_the_warning_names_an_example_and_the_causes() -> None:
     bad = batch("2", "\x1b[2J\ud800" + "x" * 500 + "[/red]", "3", "4", finished=2)
-    judgement = judge(bad, Digits())
+    judgement = judge(bad, DIGITS)
     assert judgement.parsable.tolist() == [[True, False, False, False]]
     warning = doubt(bad, judgement, ENDS, first=True)
     assert doubt(bad, judgement, ENDS, first=False) is None
@@ -159,8 +162,8 @@ def test_the_warning_names_an_example_and_the_causes() -> None:
 
 def test_half_is_enough() -> None:
     fair = batch("2", "3", "x", "4", finished=3)
-    assert judge(fair, Digits()).parsable.mean() == 0.5
-    assert doubt(fair, judge(fair, Digits()), ENDS, first=True) is None
+    assert judge(fair, DIGITS).parsable.mean() == 0.5
+    assert doubt(fair, judge(fair, DIGITS), ENDS, first=True) is None
 
 
 @pytest.mark.parametrize(("timed_out", "failed", "warned"), [(0, 0, False), (1, 0, False), (1, 1, True), (0, 3, True)])

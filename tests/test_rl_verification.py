@@ -496,7 +496,8 @@ def test_no_verifier_is_shown_a_response_that_is_too_long() -> None:
         completion = Completion(tokens=(1,), log_probs=(0.0,), text="9" * length, finished=True)
         return Group(prompt=PROMPT, prompt_tokens=(0,), completions=(completion,))
 
-    judgement = judge(Batch(groups=(group(LONGEST_RESPONSE + 1), group(LONGEST_RESPONSE))), Unaware())
+    batch = Batch(groups=(group(LONGEST_RESPONSE + 1), group(LONGEST_RESPONSE)))
+    judgement = judge(batch, Unaware(name="addition", digits={1: 1.0}))
     np.testing.assert_array_equal(judgement.correct, [[False], [True]])
     np.testing.assert_array_equal(judgement.parsable, [[False], [True]])
 

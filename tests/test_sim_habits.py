@@ -249,7 +249,14 @@ def test_the_best_table_of_a_forecast_is_checked_for_its_form_and_says_its_loop(
 
 @pytest.mark.parametrize("operators", ["+-*/", "+"])
 def test_countdown_reports_operators_as_kinds(operators):
-    task = Countdown(numbers={2: 1.0, 3: 1.0}, operators=dict.fromkeys(operators, 1.0), strata="operators")
+    task = Countdown(
+        name="countdown",
+        numbers={2: 1.0, 3: 1.0},
+        largest_number=25,
+        largest_target=100,
+        operators=dict.fromkeys(operators, 1.0),
+        strata="operators",
+    )
     prompts = [task.propose(Random(seed)) for seed in range(40)]
     for prompt in prompts:
         assert set(prompt.difficulty) == set(prompt.problem.solution) & set("+-*/")

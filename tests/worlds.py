@@ -74,7 +74,6 @@ def everything(table: Path, start: Path | None) -> dict[str, Any]:
         "task": {"name": "addition", "digits": {"1": 1}},
         "supervised": {"steps": 40, "batch_size": 32, "solved_share": 1.0, "learning_rate": 1e-2, "stop_at": 0.3},
         "rollout": {"prompts_per_step": 8, "dynamic_sampling": True, "over_generation_limit": 4},
-        "weighting": {"estimate": "leave-one-out"},
         "optimizer": {
             "warmup_steps": 2,
             "mini_batches": 2,

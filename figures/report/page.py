@@ -164,7 +164,10 @@ def _share(run: Mapping[str, Any]) -> list[float] | None:
     """
     if len(run["tables"]) != 1 or len(run["table_files"]) != 1 or not run["by_k"]:
         return None
-    if run["config"].get("weighting.all_wrong") != "table" or run["config"].get("weighting.estimate") != "group":
+    if (
+        run["config"].get("weighting.all_wrong") != "table"
+        or run["config"].get("weighting.estimate", "group") != "group"
+    ):
         return None
     table = run["tables"][0]
     size = run["group_size"]

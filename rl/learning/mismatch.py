@@ -23,10 +23,8 @@ class Mismatch:
 
     Attributes
     ----------
-    log_ratio_sum, kl_sum
-        Sums of d and of e^d - 1 - d, nats.
-    largest
-        Largest absolute d.
+    log_ratio_sum, kl_sum, largest
+        Sums of d and of e^d - 1 - d, and the largest absolute d, nats.
     truncated
         Tokens whose importance weight was cut.
     """

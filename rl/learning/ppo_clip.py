@@ -39,15 +39,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClippedTokens:
-    """Counts of tokens whose advantage is not 0.
-
-    Attributes
-    ----------
-    tokens
-        All of them, at each update they had a part in.
-    clipped
-        Those whose gradient was cut.
-    """
+    """Tokens whose advantage is not 0, at each update they had a part in, and those whose gradient was cut."""
 
     tokens: int = 0
     clipped: int = 0

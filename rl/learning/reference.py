@@ -66,8 +66,7 @@ def open_reference(kl: KlConfig, lora: LoraConfig, policy: Policy, start: Path) 
     folder = start if kl.reference is None else start_folder(kl.reference, key="kl.reference")
     # Nothing is kept for a backward pass, so nothing has to be computed again.
     settings = policy.settings.model_copy(update={"gradient_checkpointing": False})
-    frozen_in_bf16 = lora.rank and settings.precision == "bf16"
-    dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
+    dtype = torch.bfloat16 if lora.rank and settings.precision == "bf16" else torch.float32
     reference = beside(policy, lambda: load_policy(folder, settings, device=policy.device, dtype=dtype))
     if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UsageError(f"kl.reference {str(folder)!r} has another tokenizer than the start model")

@@ -6,7 +6,8 @@ it computes in the names of a model without one.
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rl.errors import UsageError
+from rl.errors import UsageError, refusing
 from rl.models.config import LoraConfig
 from rl.models.start import check_weights, weights_checksum
 
@@ -33,10 +34,8 @@ class Adapter:
     ----------
     wrapped
         The `peft.PeftModel` around the model.
-    base
-        Folder of the model it belongs to.
-    base_weights
-        Checksum of that model's weights.
+    base, base_weights
+        Folder of the model it belongs to, and the checksum of its weights.
     """
 
     wrapped: Any
@@ -106,7 +105,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, base: Path) -> Adapter
     return _checked(Adapter(wrapped=wrapped, base=base, base_weights=weights))
 
 
-class MergedWeights(Mapping[str, Tensor]):
+class MergedWeights(UserDict[str, Any]):
     """Weights of an adapted model as if it had no adapter: float32, under their Hugging Face names.
 
     Each is made when it is looked at, and kept by nobody here. They are those of the model at that moment.
@@ -126,15 +125,15 @@ class MergedWeights(Mapping[str, Tensor]):
         self._layers = {
             f"{name}.base_layer.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)
         }
-        self._weights = {
-            name.replace(".base_layer.", "."): (name, weight)
+        super().__init__(
+            (name.replace(".base_layer.", "."), (name, weight))
             for name, weight in model.state_dict().items()
             if ".lora_" not in name
-        }
+        )
 
     @torch.no_grad()
     def __getitem__(self, key: str) -> Tensor:
-        name, weight = self._weights[key]
+        name, weight = self.data[key]
         value = self._gathered(weight)
         value = value.float() if value.is_floating_point() else value
         if name not in self._layers:
@@ -143,12 +142,6 @@ class MergedWeights(Mapping[str, Tensor]):
         first, second = (self._gathered(each[NAME].weight) for each in (layer.lora_A, layer.lora_B))
         delta = second @ first
         return value + (delta.T if layer.fan_in_fan_out else delta) * layer.scaling[NAME]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
 
 
 def _checked(adapter: Adapter) -> Adapter:
@@ -166,13 +159,10 @@ def _checked(adapter: Adapter) -> Adapter:
 @contextmanager
 def _refusing() -> Iterator[None]:
     """Turn what peft says about layers that are not there into our own kind of error."""
-    try:
-        with warnings.catch_warnings():
-            # `_checked` refuses what this warns of.
-            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
-            yield
-    except ValueError as error:
-        raise UsageError(f"section [lora] does not fit the start model: {' '.join(str(error).split())}") from error
+    with refusing("section [lora] does not fit the start model", ValueError), warnings.catch_warnings():
+        # `_checked` refuses what this warns of.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+        yield
 
 
 def _peft() -> Any:

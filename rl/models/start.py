@@ -6,17 +6,17 @@ before transformers looks for any.
 
 import json
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from rl.errors import UsageError, one_line
+from rl.errors import UsageError, one_line, refusing
 from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.storage import sha256_of
 
@@ -82,14 +82,14 @@ def check_model(folder: Path) -> None:
         with safe_open(part, framework="np") as weights:
             tensors += len(weights.keys())
     # Each layer has weights, so this bounds the model before any of it is built.
-    most, bound = max(tensors, 1), f"the number of tensors in its weights, {tensors}"
-    if not there:
-        most, bound = MOST_LAYERS, str(MOST_LAYERS)
+    most = max(tensors, 1) if there else MOST_LAYERS
+    bound = f"the number of tensors in its weights, {tensors}" if there else MOST_LAYERS
     for place, sizes in (("", config), ("text_config.", config.get("text_config"))):
         for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            if isinstance(sizes, Mapping) and key in sizes and not _within(sizes[key], most):
+            size = sizes.get(key, 1) if isinstance(sizes, Mapping) else 1
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
                 raise UsageError(
-                    f"{name}: {place}{key} is {_shown(sizes[key])} in its config.json; it must be between 1 and {bound}"
+                    f"{name}: {place}{key} is {shown(size)} in its config.json; it must be between 1 and {bound}"
                 )
 
 
@@ -104,26 +104,16 @@ def reading(folder: Path) -> Iterator[None]:
         for file in sorted(folder.glob("*config.json")):
             if wanted := _document(file).get("auto_map"):
                 raise UsageError(
-                    f"model {str(folder)!r} asks for Python code of its own ({file.name} names {_shown(wanted)}), "
+                    f"model {str(folder)!r} asks for Python code of its own ({file.name} names {shown(wanted)}), "
                     "which is never run: only models and tokenizers that transformers has can be used"
                 ) from error
         raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error)}") from error
 
 
-def _within(count: object, most: int) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= most
-
-
-def _shown(value: object) -> str:
-    return reprlib.repr(value)
-
-
 def _document(file: Path) -> dict[str, Any]:
     """A JSON object that stands in a file of a model."""
-    try:
+    with refusing(f"file {str(file)!r} cannot be read", OSError, ValueError, RecursionError):
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"file {str(file)!r} cannot be read: {one_line(error)}") from error
     if not isinstance(document, dict):
         raise UsageError(f"file {str(file)!r} must hold a JSON object")
     return document
@@ -140,10 +130,8 @@ def weights_checksum(folder: Path, *, key: str = "start_model") -> str:
         If the folder has no weights in safetensors that can be read, or one of its files is cut or garbled.
     """
     parts = weight_files(folder)
-    try:
+    with refusing(f"{key} {str(folder)!r} has no readable {WEIGHTS}", OSError):
         digests = [sha256_of(part) for part in parts]
-    except OSError as error:
-        raise _unreadable(folder, error, key) from error
     for part in parts:
         check_weights(part)
     if len(digests) == 1:
@@ -156,10 +144,8 @@ def parameters_in(folder: Path, *, key: str = "start_model") -> int:
     """Number of parameters of a model, read off the heads of its files of weights; raises like `weights_checksum`."""
     count = 0
     for part in weight_files(folder):
-        try:
+        with refusing(f"{key} {str(folder)!r} has no readable {WEIGHTS}", OSError):
             part.open("rb").close()  # safetensors does not say why a file cannot be opened
-        except OSError as error:
-            raise _unreadable(folder, error, key) from error
         check_weights(part)
         with safe_open(part, framework="pt") as weights:
             count += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
@@ -180,10 +166,6 @@ def check_weights(path: Path) -> None:
         ) from error
 
 
-def _unreadable(folder: Path, error: OSError, key: str) -> UsageError:
-    return UsageError(f"{key} {str(folder)!r} has no readable model.safetensors: {error.strerror}")
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a model's weights: model.safetensors, or those that its index names. They need not exist.
 
@@ -200,7 +182,7 @@ def weight_files(folder: Path) -> list[Path]:
         for part in named.values():
             if not isinstance(part, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", part, re.ASCII):
                 raise UsageError(
-                    f"file {str(folder / INDEX)!r} names {_shown(part)} for weights: they must be .safetensors files "
+                    f"file {str(folder / INDEX)!r} names {shown(part)} for weights: they must be .safetensors files "
                     "in the same folder"
                 )
         files = [folder / part for part in sorted(set(named.values()))]

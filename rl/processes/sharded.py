@@ -9,7 +9,8 @@ The whole computation of log-probabilities is the forward pass of one module, so
 there for all of it: it calls parts of the model one by one, and the model more than once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,20 +98,11 @@ class ShardedPolicy(Policy):
         return self.without_weights().filled(weights, torch.device("cpu")) if self.ranks.leading else None
 
 
-class GatheredWeights(Mapping[str, Tensor]):
+class GatheredWeights(UserDict[str, Tensor]):
     """Whole tensors from those of which each process holds a part; all must look at the same ones in the same order."""
 
-    def __init__(self, parts: Mapping[str, Tensor]) -> None:
-        self._parts = parts
-
     def __getitem__(self, name: str) -> Tensor:
-        return gathered(self._parts[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
+        return gathered(self.data[name])
 
 
 def shard(opened: Callable[[], Policy], ranks: Ranks) -> Policy:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
+STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
 RECORD_FILES = (METRICS_FILE, TIMING_FILE, ROLLOUTS_FILE)
 
 
@@ -205,8 +206,7 @@ class TimingRecord:
     @classmethod
     def from_seconds(cls, step: int, seconds: Mapping[str, float]) -> "TimingRecord":
         """From the seconds spent in each stage; a stage that is absent took none."""
-        stages = ("sampling", "verifying", "learning", "hand_over", "evaluating")
-        return cls(step=step, **{stage: round(seconds.get(stage, 0.0), 4) for stage in stages})
+        return cls(step=step, **{stage: round(seconds.get(stage, 0.0), 4) for stage in STAGES})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,17 +246,12 @@ def read_metrics(path: Path) -> Metrics:
     ValueError
         If a line is not a record of this version; the message names the file and the line.
     """
-    steps: list[StepRecord] = []
-    evaluations: list[EvaluationRecord] = []
+    found: dict[str, list[Any]] = {"step": [], "evaluation": []}
     for number, document in documents(path):
-        match document.pop("kind", None):
-            case "step":
-                steps.append(_record(StepRecord, document, path, number))
-            case "evaluation":
-                evaluations.append(_record(EvaluationRecord, document, path, number))
-            case kind:
-                raise ValueError(f"{path}: line {number} is of unknown kind {kind!r}")
-    return Metrics(steps=tuple(steps), evaluations=tuple(evaluations))
+        if (kind := document.pop("kind", None)) not in found:
+            raise ValueError(f"{path}: line {number} is of unknown kind {kind!r}")
+        found[kind].append(_record(KINDS[kind], document, path, number))
+    return Metrics(steps=tuple(found["step"]), evaluations=tuple(found["evaluation"]))
 
 
 def read_timing(path: Path) -> tuple[TimingRecord, ...]:
@@ -272,26 +267,17 @@ def documents(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises like `read_metrics`.
     """
-    for number, line in _whole_lines(path):
-        yield number, _document(line, path, number)
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each line with its number and its end; not a last one that has none."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n"):
-                yield number, line
-
-
-def _document(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        document = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: line {number} is not JSON") from error
-    if not isinstance(document, dict) or not _fits(document.get("step"), int):
-        raise ValueError(f"{path}: line {number} is no record of a step")
-    return document
+            if not line.endswith(b"\n"):
+                return
+            try:
+                document = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}: line {number} is not JSON") from error
+            if not isinstance(document, dict) or not _fits(document.get("step"), int):
+                raise ValueError(f"{path}: line {number} is no record of a step")
+            yield number, document
 
 
 def _record(type_: Any, document: Mapping[str, Any], path: Path, number: int) -> Any:
@@ -305,10 +291,8 @@ def _record(type_: Any, document: Mapping[str, Any], path: Path, number: int) ->
     return type_(**values)
 
 
-@cache
-def _hints(type_: Any) -> Mapping[str, Any]:
-    """What the fields of a record are; found out once, since a run has many lines."""
-    return get_type_hints(type_)
+# What the fields of a record are; found out once, since a run has many lines.
+_hints = cache(get_type_hints)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
@@ -14,8 +15,6 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """
     found = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     for package in more:
-        try:
+        with suppress(PackageNotFoundError):  # it goes by another name, or is missed where it is needed
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # it goes by another name, or is missed where it is needed
     return found

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rl.errors import UsageError
+from rl.errors import UsageError, refusing
 from rl.records.layout import ABOUT, BEST, CHECKPOINTS, MODEL, START, latest_checkpoint, step_folders
 from rl.records.metrics import METRICS_FILE, TIMING_FILE, read_metrics, read_timing
 from rl.run.checkpoint import RECORDS, RunState, read_state
@@ -15,11 +15,8 @@ from rl.storage import damage_in
 def check(output: Path) -> dict[str, Any]:
     """Compare every file of a run with its checksum, and its records with those of the last checkpoint.
 
-    Returns
-    -------
-    dict
-        What was checked, as JSON: ``step`` of the last checkpoint (0 without one), number of ``files`` with a checksum,
-        of ``steps`` and ``evaluations`` recorded.
+    Returns what was checked, as JSON: ``step`` of the last checkpoint (0 without one), number of ``files`` with a
+    checksum, of ``steps`` and ``evaluations`` recorded.
 
     Raises
     ------
@@ -43,12 +40,10 @@ def check(output: Path) -> dict[str, Any]:
     if checkpoint := latest_checkpoint(output / CHECKPOINTS):
         state, known = read_state(checkpoint)
     Records(output, every=every).check(known, step=state.step, ended=state.step == last)
-    try:
+    with refusing(f"the records of {str(output)!r} cannot be read", OSError, ValueError):
         metrics = read_metrics(output / METRICS_FILE)
         if (output / TIMING_FILE).exists():
             read_timing(output / TIMING_FILE)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the records of {str(output)!r} cannot be read: {error}") from error
     return {
         "step": state.step,
         "files": sum(path.is_file() for folder in folders for path in folder.rglob("*")),

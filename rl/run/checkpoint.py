@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter
@@ -179,7 +179,7 @@ def read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
     """
     name = path / STATE
     try:
-        document = json.loads(name.read_text(encoding="utf-8"), parse_constant=_no_number)
+        document = json.loads(name.read_text(encoding="utf-8"))
         schema = document.pop("schema")
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise refused(path, f"its {STATE} cannot be read") from error
@@ -189,7 +189,7 @@ def read_state(path: Path) -> tuple[RunState, dict[str, Any]]:
         if document.keys() != {each.name for each in fields(RunState)}:
             raise ValueError("other keys")
         # Asked for as JSON, where a tuple is a list; built from what was read, so that no digit of it changes.
-        STATE_TYPE.validate_json(json.dumps(document), strict=True)
+        STATE_TYPE.validate_json(json.dumps(document, allow_nan=False), strict=True)
         state = RunState(**{**document, "spent": Spent(**document["spent"])})
     except (ValueError, TypeError) as error:
         raise refused(path, f"its {STATE} is not one that a run has written") from error
@@ -253,10 +253,6 @@ def load_optimizer_state(path: Path, policy: Policy, optimizer: torch.optim.Opti
 def refused(path: Path, reason: str) -> UsageError:
     """What to raise where a checkpoint cannot be gone on from."""
     return UsageError(f"cannot resume from {str(path)!r}: {reason}; put a whole copy there, or start in a new folder")
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of a run")
 
 
 def _flatten(policy: Policy, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, torch.Tensor]:

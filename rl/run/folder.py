@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.config import Config, load_config
-from rl.errors import UsageError
+from rl.errors import UsageError, refusing
 from rl.hub import is_hub_name
 from rl.models.start import WANTED, hub_revisions, start_folder, weights_checksum
 from rl.processes.ranks import ALONE, Ranks
@@ -60,7 +60,12 @@ CHANGEABLE = (
 )
 STEPS = "config.training.steps"
 # Keys that versions before had, and the value at which each did nothing.
-GONE = {"config.optimizer.cosine_until": None, "config.optimizer.final_share": 0.1, "config.kl.estimator": "score"}
+GONE = {
+    "config.optimizer.cosine_until": None,
+    "config.optimizer.final_share": 0.1,
+    "config.kl.estimator": "score",
+    "config.weighting.estimate": "group",
+}
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def run_folder(
     """
     run = _describe(config, ready) | ({"processes": ranks.size} if ranks.size > 1 else {})
     with ExitStack() as stack:
-        with _writing(output):
+        with refusing(f"output {str(output)!r} cannot be written", OSError):
             _in_use(output, resume=resume)  # a folder of something else gets no lock
             if not output.is_dir():
                 output.mkdir(parents=True, exist_ok=True)
@@ -114,7 +119,7 @@ def run_folder(
 def check_folder(output: Path, config: Config, ready: Prepared, *, resume: bool) -> None:
     """Refuse a folder that `run_folder` would refuse, in the same sentence, and change nothing."""
     run = _describe(config, ready)
-    with _writing(output):
+    with refusing(f"output {str(output)!r} cannot be written", OSError):
         used = _in_use(output, resume=resume)
         check_unlocked(output)
         if used:
@@ -145,10 +150,8 @@ def _describe(config: Config, ready: Prepared) -> dict[str, Any]:
         **({} if ready.date is None else {"date": ready.date.isoformat()}),
     }
     for key, file in config.task.data_files().items():
-        try:
+        with refusing(f"data file {str(file)!r} cannot be read", OSError):
             run["data"][key] = f"sha256:{sha256_of(file)}"
-        except OSError as error:
-            raise UsageError(f"data file {str(file)!r} cannot be read: {error.strerror}") from error
     return run
 
 
@@ -164,18 +167,8 @@ def _model(name: Path, key: str) -> dict[str, str]:
     folder = start_folder(name, key=key)
     run = {"weights": weights_checksum(folder, key=key)}
     paths = {path for pattern in WANTED for path in folder.glob(pattern) if path.suffix != ".safetensors"}
-    try:
+    with refusing(f"{key} {str(folder)!r} cannot be read", OSError):
         return run | {path.name: f"sha256:{sha256_of(path)}" for path in sorted(paths) if path.is_file()}
-    except OSError as error:
-        raise UsageError(f"{key} {str(folder)!r} cannot be read: {error.strerror}") from error
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"output {str(output)!r} cannot be written: {error.strerror}") from error
 
 
 def _in_use(output: Path, *, resume: bool) -> bool:
@@ -202,7 +195,7 @@ def _check_room(output: Path) -> None:
 
 def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]], engine: str | None) -> None:
     """Note what has changed since the run in ``output`` was left, and the engine that samples, which must not."""
-    with _writing(output):
+    with refusing(f"output {str(output)!r} cannot be written", OSError):
         known = json.loads((output / ABOUT).read_text(encoding="utf-8")).get("engine")
         if known not in (None, engine):
             raise UsageError(f"cannot resume {str(output)!r}: its engine was {known!r} and is now {engine!r}")

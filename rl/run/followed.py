@@ -5,15 +5,13 @@ its last checkpoint takes the copies up again in the same steps, whatever the fi
 replaced whole, as `weightopt advise --follow` does.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
-from rl.errors import UsageError
+from rl.config import Config
 from rl.processes.ranks import Ranks
 from rl.records.layout import TABLES
 from rl.step.config import WeightingConfig
-from rl.step.schedule import TableSchedule, scheduled
+from rl.step.schedule import TableSchedule
 from weightopt.files import replace_file
 from weightopt.table import TableError, WeightTable
 
@@ -29,19 +27,16 @@ def look_steps(config: WeightingConfig, last: int) -> range:
     return range(1 + config.follow_every, last + 1, config.follow_every)
 
 
-def restored(
-    tables: TableSchedule, config: WeightingConfig, output: Path, *, step: int, group_size: int
-) -> TableSchedule:
+def restored(tables: TableSchedule, config: Config, output: Path, *, step: int) -> TableSchedule:
     """The schedule with the tables that were taken up until ``step``; raises TableError if a copy is damaged."""
-    for number in look_steps(config, step) if config.follow is not None else ():
+    for number in look_steps(config.weighting, step) if config.weighting.follow is not None else ():
         if (path := copy_of(output, number)).exists():
-            table = WeightTable.load(path)
-            tables = tables.then(scheduled(table, number, group_size=group_size, estimate=config.estimate))
+            tables = tables.then(number, WeightTable.load(path).for_group(config.rollout.group_size))
     return tables
 
 
 def followed(
-    tables: TableSchedule, config: WeightingConfig, output: Path, *, step: int, group_size: int, ranks: Ranks
+    tables: TableSchedule, config: Config, output: Path, *, step: int, ranks: Ranks
 ) -> tuple[TableSchedule, str | None]:
     """The schedule from ``step`` on, and what there is to say of the file, if anything.
 
@@ -53,34 +48,26 @@ def followed(
     OSError
         If the table cannot be kept.
     """
-    if config.follow is None or step not in look_steps(config, step):
+    file, size = config.weighting.follow, config.rollout.group_size
+    if file is None or step not in look_steps(config.weighting, step):
         return tables, None
-    text, warning = None, None
-    if ranks.leading:
-        text, warning = _read(tables, config, output, step=step, group_size=group_size)
-    text, warning = ranks.gather((text, warning))[0]
-    if text is None:
-        return tables, warning
-    table = scheduled(WeightTable.from_json(text), step, group_size=group_size, estimate=config.estimate)
-    return tables.then(table), None
+    told = _read(tables, file, copy_of(output, step), step=step, size=size) if ranks.leading else (None, None)
+    text, warning = ranks.gather(told)[0]
+    return tables if text is None else tables.then(step, WeightTable.from_json(text).for_group(size)), warning
 
 
-def _read(
-    tables: TableSchedule, config: WeightingConfig, output: Path, *, step: int, group_size: int
-) -> tuple[str | None, str | None]:
+def _read(tables: TableSchedule, file: Path, copy: Path, *, step: int, size: int) -> tuple[str | None, str | None]:
     """Text of a table to be taken up in ``step``, kept by now; or what is wrong with the file."""
-    assert config.follow is not None
-    copy = copy_of(output, step)
     if copy.exists():
         return WeightTable.load(copy).to_json(), None
-    if not config.follow.exists():
+    if not file.exists():
         return None, None
     try:
-        table = WeightTable.load(config.follow)
-        new = scheduled(table, step, group_size=group_size, estimate=config.estimate)
-    except (TableError, UsageError) as error:
+        table = WeightTable.load(file)
+        new = table.for_group(size)
+    except TableError as error:
         return None, f"step {step}: weighting.follow is left as it is: {error}"
-    if new.group.checksum == tables.at(step).group.checksum:
+    if new.checksum == tables.at(step).checksum:
         return None, None
     copy.parent.mkdir(exist_ok=True)
     replace_file(copy, table.to_json().encode())

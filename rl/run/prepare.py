@@ -24,10 +24,9 @@ from rl.samplers.registry import check_backend
 from rl.seeds import derive_seed
 from rl.step.schedule import TableSchedule
 from rl.tasks.chat import asks_for_date, chat_writer, in_chat
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, Task, TeachingTask
 from rl.tasks.registry import build_task, build_teaching_task, wants_chat
-from rl.tasks.split import held_out_prompts, training_prompts
+from rl.tasks.split import ProblemList, held_out_prompts, training_prompts
 
 # Prompts that are looked at before a run begins, where a task makes them without end.
 LOOKED_AT = 64
@@ -74,9 +73,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
     check_trackers(config.tracking)
     torch.set_num_threads(config.threads)
     task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
-    tables = TableSchedule.load(
-        config.table, config.later_tables, group_size=config.rollout.group_size, estimate=config.weighting.estimate
-    )
+    tables = TableSchedule.load(config.table, config.later_tables, group_size=config.rollout.group_size)
     # Of a listed task: rows that were left out.
     notes: tuple[str, ...] = (
         *getattr(task, "notes", ()),
@@ -93,9 +90,9 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             raise UsageError(
                 f"the tokenizer of the start model cannot write all of {task.alphabet!r}, the task's characters"
             )
-        asked = wants_chat(config.task) and asks_for_date(tokenizer)
-        date = (date or datetime.now().replace(microsecond=0)) if asked else None
-        if wants_chat(config.task):
+        chat = wants_chat(config.task)
+        date = (date or datetime.now().replace(microsecond=0)) if chat and asks_for_date(tokenizer) else None
+        if chat:
             write = chat_writer(tokenizer, date=date)
             try_template(write, _first_prompts(task, config))
             task = in_chat(task, write)
@@ -161,10 +158,7 @@ def _fitting(
         )
         return ProblemList(training=training, held_out=held_out), (note,)
 
-    def refuse(prompt: Prompt[Any]) -> UsageError:
-        return _too_long(tokens_in(prompt.text), room, config)
-
-    return _Fitting(task=task, fits=fits, refuse=refuse), ()
+    return _Fitting(task=task, fits=fits, refuse=lambda prompt: _too_long(tokens_in(prompt.text), room, config)), ()
 
 
 @dataclass(kw_only=True)
@@ -192,9 +186,8 @@ def check_memory(config: Config, folder: Path, ready: Prepared, *, ranks: int = 
     The longest prompt counts; of a generated task those held out stand for all. Raises `UsageError`.
     """
     device = choose_device(config.device)
-    if device.type == "cpu":
-        return
-    plan_here(config, folder, ready, device=device, ranks=ranks)
+    if device.type != "cpu":
+        plan_here(config, folder, ready, device=device, ranks=ranks)
 
 
 def plan_here(

@@ -1,11 +1,11 @@
 """A run: its folder, what it keeps there and shows while it goes, and how it ends, well or badly."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -49,20 +49,13 @@ from rl.supervised import make_start_model
 from rl.tasks.protocol import Verifier
 from rl.verification.pool import VerifierPool, open_verifier
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended, with the last measurement on held-out prompts.
 
-    Attributes
-    ----------
-    finished
-        Whether all steps have been made. If not, the run was interrupted and can be resumed; it has saved a checkpoint
-        if it has made a step.
-    evaluation
-        The last measurement on held-out prompts.
+    One that has not finished, which is to make all steps, was interrupted and can be resumed; it has saved a checkpoint
+    if it has made a step.
     """
 
     step: int
@@ -70,36 +63,33 @@ class Outcome:
     evaluation: EvaluationRecord
 
 
+@dataclass(eq=False)
 class Run:
-    """An open run; see `open_run`. Of several processes all must make the same calls."""
+    """An open run; see `open_run`. Of several processes all must make the same calls.
 
-    state: RunState
+    Attributes
+    ----------
+    go_on
+        To be called with the name of the engine when all that the run goes on from has been read; see `run_folder`.
+    stack
+        What is closed at the end of the run.
+    loop
+        What the next step works with, once there is something: see `restore`.
+    """
 
-    def __init__(
-        self,
-        config: Config,
-        output: Path,
-        ready: Prepared,
-        *,
-        ranks: Ranks,
-        verifier: Verifier[Any] | VerifierPool,
-        progress: Progress,
-        go_on: Callable[[str | None], None],
-        stack: ExitStack,
-    ) -> None:
-        self.state = RunState()
-        self._config = config
-        self._output = output
-        self._ready = ready
-        self._ranks = ranks
-        self._verifier = verifier
-        self._progress = progress
-        self._go_on = go_on
-        self._stack = stack
-        self._records = Records(output, every=config.training.evaluate_every)
-        self._loop: Loop | None = None
-        self._before = (0, 0)  # mixed groups of the last step, and all its groups
-        self._drawn: str | None = None  # what has been drawn for the next step
+    config: Config
+    output: Path
+    ready: Prepared
+    ranks: Ranks
+    verifier: Verifier[Any] | VerifierPool
+    progress: Progress
+    go_on: Callable[[str | None], None]
+    stack: ExitStack
+    state: RunState = field(default_factory=RunState)
+    loop: Loop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._records = Records(self.output, every=self.config.training.evaluate_every)
         self._trackers: Trackers
         self._seconds: dict[str, float] = {}  # of the last step, until they are written down
         self._in_step = False
@@ -115,8 +105,8 @@ class Run:
         """Whether there is a step to be made: not at the end, and not after Ctrl-C."""
         if self._interrupted is None:
             # From now on there are steps to be saved; before, a signal acts as usual.
-            self._interrupted = self._stack.enter_context(interruption())
-        self._in_step = not self._ended and not self._ranks.any(self._interrupted())
+            self._interrupted = self.stack.enter_context(interruption())
+        self._in_step = not self._ended and not self.ranks.any(self._interrupted())
         return self._in_step
 
     @property
@@ -127,179 +117,168 @@ class Run:
     @property
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is to be saved now."""
-        return self._ended or self.state.step % self._config.training.checkpoint_every == 0
+        return self._ended or self.state.step % self.config.training.checkpoint_every == 0
 
     @property
     def _ended(self) -> bool:
-        return self.state.step == self._config.training.steps
+        return self.state.step == self.config.training.steps
 
     @property
     def _regular(self) -> bool:
         """Whether the model is measured now, wherever the run ends."""
-        return self.state.step % self._config.training.evaluate_every == 0
+        return self.state.step % self.config.training.evaluate_every == 0
 
-    def restore(self) -> Loop:
+    def restore(self) -> None:
         """What the run begins or goes on with: the start model, which is made if need be, or the last checkpoint."""
-        config, output, ranks = self._config, self._output, self._ranks
+        config, output, ranks = self.config, self.output, self.ranks
         if config.start_model is None and ranks.leading and not (output / START).exists():
-            make_start_model(config, output / START, report=self._progress.supervised)
+            make_start_model(config, output / START, report=self.progress.supervised)
         ranks.wait()
         start = output / START if config.start_model is None else start_folder(config.start_model)
         checkpoint, known = latest_checkpoint(output / CHECKPOINTS), {}
-        held_out = self._ready.held_out
+        held_out, before = self.ready.held_out, (0, 0)
         if checkpoint:
             self.state, known = read_state(checkpoint)
         if ranks.leading:
-            for folder in (checkpoint, None if config.start_model else start):
-                if folder is not None:
-                    check_files(folder)
+            for folder in filter(None, (checkpoint, None if config.start_model else start)):
+                check_files(folder)
         self._records.check(known, step=self.state.step, ended=self._ended)
         if config.rollout.dynamic_sampling and self.state.step:
             (last,) = (each for each in read_metrics(output / METRICS_FILE).steps if each.step == self.state.step)
-            self._before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
-        if config.sampler.ahead is not None and checkpoint:
-            self._drawn = read_drawn(checkpoint)
-        check_memory(config, start, self._ready, ranks=ranks.size)
+            before = sum(last.success_histogram[1:-1]), sum(last.success_histogram)
+        drawn = read_drawn(checkpoint) if config.sampler.ahead is not None and checkpoint else None
+        check_memory(config, start, self.ready, ranks=ranks.size)
         policy = shard(
             lambda: open_policy(start, checkpoint, config.policy, config.lora, device=config.device, seed=config.seed),
             ranks,
         )
         if policy.settings.attention != config.policy.attention:  # the plain kind, which takes more
             told = config.model_copy(update={"policy": policy.settings})
-            check_memory(told, start, self._ready, ranks=ranks.size)
+            check_memory(told, start, self.ready, ranks=ranks.size)
         optimizer = new_optimizer(policy, config.optimizer)
         if checkpoint:
             load_optimizer_state(checkpoint, policy, optimizer)
-        self._loop = Loop(
+        loop = Loop(
             config=config,
-            task=self._ready.task,
+            task=self.ready.task,
             held_out=held_out,
-            verifier=self._verifier,
-            tables=restored(
-                self._ready.tables, config.weighting, output, step=self.state.step, group_size=config.rollout.group_size
-            ),
+            verifier=self.verifier,
+            tables=restored(self.ready.tables, config, output, step=self.state.step),
             policy=policy,
             optimizer=optimizer,
             reference=open_reference(config.kl, config.lora, policy, start),
-            sampler=self._stack.enter_context(
+            sampler=self.stack.enter_context(
                 open_sampler(config, policy, policy.published_weights(), start=start, probe=held_out, ranks=ranks)
             ),
             ranks=ranks,
+            before=before,
+            drawn=drawn,
         )
         # All that the run goes on from has been read, by all: from here on its files change.
         ranks.wait()
         if ranks.leading:
-            self._go_on(self._loop.sampler.engine)
+            self.go_on(loop.sampler.engine)
             self._records.cut()
             self._tidy()
-        self._progress.catch_up(output)
-        for note in (*self._ready.notes, *policy.notes):
-            self._progress.warn(note)
+        self.progress.catch_up(output)
+        for note in (*self.ready.notes, *policy.notes):
+            self.progress.warn(note)
         shown = config.tracking if ranks.leading else TrackingConfig()
-        self._trackers = self._stack.enter_context(
-            Trackers(shown, output, tell=self._progress.tell, warn=self._progress.warn)
+        self._trackers = self.stack.enter_context(
+            Trackers(shown, output, tell=self.progress.tell, warn=self.progress.warn)
         )
         self._trackers.catch_up(output)
-        return self._loop
+        self.loop = loop
 
-    def follow(self, loop: Loop) -> Loop:
-        """The loop of the next step: with what the last one has drawn, and with the table that holds from now on."""
-        config = self._config
-        with self._storing(self.next_step):
-            tables, warning = followed(
-                loop.tables,
-                config.weighting,
-                self._output,
-                step=self.next_step,
-                group_size=config.rollout.group_size,
-                ranks=self._ranks,
-            )
+    def follow(self) -> None:
+        """Take up the table that holds from the next step on."""
+        step = self.next_step
+        with self._storing(step):
+            tables, warning = followed(self.loop.tables, self.config, self.output, step=step, ranks=self.ranks)
         if warning is not None:
-            self._progress.warn(warning)
-        return replace(loop, tables=tables, before=self._before, drawn=self._drawn)
+            self.progress.warn(warning)
+        self.loop = replace(self.loop, tables=tables)
 
     def record(self, step: Step) -> None:
         """Write down a step that has been made."""
         spent = step.spent(self.state.spent)
         record = step.record(spent)
-        share, seed = self._config.training.rollout_share, self._config.seed
+        share, seed = self.config.training.rollout_share, self.config.seed
         with self._storing(step.number):
-            if self._ranks.leading:
+            if self.ranks.leading:
                 lines = rollouts(step.collected, step.advantages, step=step.number, share=share, seed=seed)
                 self._records.add_rollouts(lines)
                 self._records.add(record)
             self._trackers.log(record)
-            self._progress.stepped(record)
-            self._before = step.collected.mixed, len(step.collected.drawn.groups)
-            self._drawn = step.drawn
+            self.progress.stepped(record)
+            before = step.collected.mixed, len(step.collected.drawn.groups)
+            self.loop = replace(self.loop, before=before, drawn=step.drawn)
             self.state, self._in_step = replace(self.state, step=step.number, spent=spent), False
             self._seconds = dict(step.seconds)
             if not self.evaluation_due:
                 self._record_seconds()
 
-    def measure(self, loop: Loop) -> None:
+    def measure(self) -> None:
         """Measure the model on the held-out prompts, and keep it if it is the best so far."""
-        began, state = perf_counter(), self.state
+        began, state, loop = perf_counter(), self.state, self.loop
         record = evaluate(
             loop.sampler,
             loop.verifier,
             loop.held_out,
-            self._config.evaluation,
-            max_new_tokens=self._config.rollout.max_new_tokens,
+            self.config.evaluation,
+            max_new_tokens=self.config.rollout.max_new_tokens,
             step=state.step,
             spent=state.spent,
-            seed=derive_seed(self._config.seed, "evaluation", state.step),
+            seed=derive_seed(self.config.seed, "evaluation", state.step),
             ranks=loop.ranks,
         )
         with self._storing(state.step):
             if loop.ranks.leading:
                 self._records.add(record)
             self._trackers.log(record)
-            self._progress.evaluated(record)
+            self.progress.evaluated(record)
             best = self._regular and (state.best_success is None or record.success > state.best_success)
-            if best and self._config.evaluation.keep_best:
-                save_model(self._output / BEST, loop.policy, step=state.step)  # the one before goes with `_tidy`
+            if best and self.config.evaluation.keep_best:
+                save_model(self.output / BEST, loop.policy, step=state.step)  # the one before goes with `_tidy`
             state = replace(state, evaluated=state.step)
             self.state = replace(state, best_step=state.step, best_success=record.success) if best else state
             if self._seconds:  # else they have been written: a failure came between the step and this measurement
                 self._record_seconds(evaluating=perf_counter() - began)
 
-    def checkpoint(self, loop: Loop) -> None:
+    def checkpoint(self) -> None:
         """Save a checkpoint, then remove what it makes superfluous."""
+        folder, loop = self.output / CHECKPOINTS, self.loop
         with self._storing(self.state.step):
-            folder = self._output / CHECKPOINTS
-            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums(), self._drawn)
-            if loop.ranks.leading:
+            save_checkpoint(folder, loop.policy, loop.optimizer, self.state, self._records.checksums(), loop.drawn)
+            if self.ranks.leading:
                 self._tidy()
 
-    def finish(self, loop: Loop) -> Outcome:
+    def finish(self) -> Outcome:
         """Save the model of the end, or the checkpoint of an interruption."""
-        model = self._output / MODEL
+        model = self.output / MODEL
         with self._storing(self.state.step):
-            if self._ended and loop.ranks.any(not model.exists()) and (plain := whole(loop.policy)) is not None:
+            if self._ended and self.ranks.any(not model.exists()) and (plain := whole(self.loop.policy)) is not None:
                 save_whole(plain, model)
         if not self._ended and self.state.step:
-            self.checkpoint(loop)
-        loop.ranks.wait()
-        evaluations = read_metrics(self._output / METRICS_FILE).evaluations
+            self.checkpoint()
+        self.ranks.wait()
+        evaluations = read_metrics(self.output / METRICS_FILE).evaluations
         return Outcome(step=self.state.step, finished=self._ended, evaluation=evaluations[-1])
 
     def _record_seconds(self, **more: float) -> None:
         timing = TimingRecord.from_seconds(self.state.step, {**self._seconds, **more})
-        if self._ranks.leading:
+        if self.ranks.leading:
             self._records.add(timing)
         self._trackers.log(timing)
-        self._progress.timed(timing)
+        self.progress.timed(timing)
         self._seconds = {}
 
     def _tidy(self) -> None:
         """Remove the checkpoints and best models that are not to be kept beside the last checkpoint."""
-        training, folder = self._config.training, self._output / CHECKPOINTS
-        kept = kept_steps(
-            folder, count=training.keep_checkpoints, every=training.checkpoint_every, last=self.state.step
-        )
-        prune(folder, kept.__contains__)
-        prune(self._output / BEST, lambda step: step == self.state.best_step)
+        training, folder = self.config.training, self.output / CHECKPOINTS
+        count, every = training.keep_checkpoints, training.checkpoint_every
+        prune(folder, kept_steps(folder, count=count, every=every, last=self.state.step).__contains__)
+        prune(self.output / BEST, lambda step: step == self.state.best_step)
 
     @contextmanager
     def _storing(self, step: int) -> Iterator[None]:
@@ -308,7 +287,7 @@ class Run:
             yield
         except (OSError, SafetensorError) as error:
             raise StorageError(
-                f"step {step} could not be written ({one_line(error)}); {safe(self._output)}: make room and go on with "
+                f"step {step} could not be written ({one_line(error)}); {safe(self.output)}: make room and go on with "
                 "--resume"
             ) from error
 
@@ -325,10 +304,13 @@ class Run:
             if isinstance(error, LostRankError):
                 self._rescue()
             step = self.state.step + self._in_step
-            where = ""
-            if isinstance(error, DivergenceError) and error.responses and self._ranks.leading:
-                where = written(error.responses, self._output, step=step)
-            raise type(error)(f"step {step}: {error}{where}; {safe(self._output)}") from error
+            when, where = f"step {step}", ""
+            if isinstance(error, DivergenceError):
+                if error.responses and self.ranks.leading:
+                    where = written(error.responses, self.output, step=step)
+            elif not hasattr(self, "loop"):
+                when = "the engine that samples could not be opened"
+            raise type(error)(f"{when}: {error}{where}; {safe(self.output)}") from error
         except UsageError as error:
             if not self._rescue():
                 raise
@@ -344,15 +326,15 @@ class Run:
 
     def _rescue(self) -> bool:
         """Save a checkpoint after a failure, if the weights are those of the last step; whether there is one."""
-        if self._loop is None or self._interrupted is None or not self.state.step or self._ranks.size > 1:
+        if self._interrupted is None or not self.state.step or self.ranks.size > 1:
             return False
-        made = {int(each["step"]) for each in self._loop.optimizer.state.values()}
+        made = {int(each["step"]) for each in self.loop.optimizer.state.values()}
         if made != {self.state.spent.updates}:
             return False
         with suppress(StorageError):
             if self._seconds:
                 self._record_seconds()
-            self.checkpoint(self._loop)
+            self.checkpoint()
             return True
         return False
 
@@ -372,23 +354,10 @@ def open_run(config: Config, output: Path, *, resume: bool = False, quiet: bool 
         if ready.date != (now := ranks.gather(ready.date)[0]):
             ready = prepare(config, date=now)  # all processes tell a chat template the same
         verifier = stack.enter_context(open_verifier(config))
-        go_on = stack.enter_context(_leading(ranks, run_folder(output, config, ready, ranks, resume=resume)))
-        shown = not quiet and ranks.leading
-        progress = stack.enter_context(Progress(quiet=not shown, name=ready.tables.name, steps=config.training.steps))
-        run = Run(
-            config,
-            output,
-            ready,
-            ranks=ranks,
-            verifier=verifier,
-            progress=progress,
-            go_on=go_on or (lambda _: None),
-            stack=stack,
-        )
+        folder = run_folder(output, config, ready, ranks, resume=resume)
+        go_on = stack.enter_context(folder) if ranks.leading else (lambda _: None)
+        quiet, steps = quiet or not ranks.leading, config.training.steps
+        progress = stack.enter_context(Progress(quiet=quiet, name=ready.tables.name, steps=steps))
+        run = Run(config, output, ready, ranks, verifier, progress, go_on, stack)
         with run.explaining():
             yield run
-
-
-def _leading(ranks: Ranks, block: AbstractContextManager[T]) -> AbstractContextManager[T | None]:
-    """A ``with`` block that writes, and so is for the leading process alone."""
-    return block if ranks.leading else nullcontext()

@@ -9,12 +9,12 @@ import resource
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rl.errors import UsageError
 from rl.tasks.chat import Write, unusable
 from rl.tasks.protocol import Prompt
+from rl.verification.sandbox import bound_memory
 
 # What a child may take: seconds of computing, not of waiting, and bytes beyond what this process holds.
 SECONDS, ROOM = 5, 512 * 2**20
@@ -53,7 +53,9 @@ def _in_child(render: Callable[[], None]) -> tuple[int, bytes]:
     if child == 0:
         said = b"it ended without a word"
         try:
-            _limit()
+            with suppress(OSError, ValueError):  # some systems bound no memory
+                bound_memory(ROOM)
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
             render()
             said = SUCCESS
         except BaseException as error:
@@ -66,12 +68,3 @@ def _in_child(render: Callable[[], None]) -> tuple[int, bytes]:
     with open(readable, "rb") as pipe:
         said = pipe.read()
     return os.waitpid(child, 0)[1], said
-
-
-def _limit() -> None:
-    with suppress(OSError, ValueError):  # some systems bound no memory
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        room = pages * resource.getpagesize() + ROOM
-        resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))

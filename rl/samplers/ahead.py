@@ -41,8 +41,6 @@ class AheadSampler:
 
     Parameters
     ----------
-    config
-        The run; ``sampler.ahead`` says where the process is.
     weights
         Those of the policy, as they will be published.
     start

@@ -64,24 +64,20 @@ class SamplerConfig(Section):
     @property
     def cap(self) -> float | None:
         """Cap of the importance weights, None without importance sampling."""
-        wanted = self.importance_sampling
-        if wanted is None:
-            wanted = self.backend == "vllm" or self.ahead is not None
+        foreign = self.backend == "vllm" or self.ahead is not None
+        wanted = foreign if self.importance_sampling is None else self.importance_sampling
         return self.importance_cap if wanted else None
 
     @model_validator(mode="after")
     def _keys_of_the_engine(self) -> "SamplerConfig":
         ours = {"backend", "importance_sampling", "importance_cap", "ahead", "threads"}
-        others = [
-            name
-            for name, field in type(self).model_fields.items()
-            if name not in ours and getattr(self, name) != field.default
-        ]
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        others = [name for name in changed if name not in ours]
         if self.backend == "torch" and others:
             raise ValueError(f"{others[0]} goes with backend = 'vllm'")
-        if self.cap is None and self.importance_cap != type(self).model_fields["importance_cap"].default:
+        if self.cap is None and "importance_cap" in changed:
             raise ValueError("importance_cap goes with importance_sampling = true or backend = 'vllm'")
-        if self.ahead is None and self.threads != 1:
+        if self.ahead is None and "threads" in changed:
             raise ValueError("threads goes with ahead")
         if self.ahead is not None and self.cap is None:
             raise ValueError("ahead draws with weights one step old, which only importance_sampling = true corrects")

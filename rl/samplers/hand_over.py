@@ -10,6 +10,7 @@ the largest difference would need a tolerance that wrong weights pass; in float3
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -30,7 +31,6 @@ class Engine(Protocol):
 
     def load(self, weights: Mapping[str, Tensor], *, version: int) -> None:
         """Take over weights under their Hugging Face names, and remember the number they go by."""
-        ...
 
     def versions(self) -> Sequence[int]:
         """The number of the weights that each worker of the engine holds; 0 before the first."""
@@ -38,17 +38,17 @@ class Engine(Protocol):
 
     def forget(self) -> None:
         """Drop what was computed with earlier weights: the cache of prompts."""
-        ...
 
     def score(self, sequences: Sequence[Sequence[int]]) -> LogProbs:
         """Log-probability, at temperature 1, of each token after the first, for each sequence of length ≥ 2."""
         ...
 
 
+@dataclass(eq=False)
 class HandOver:
     """Owner of an engine's weights: nobody else gives it any.
 
-    Parameters
+    Attributes
     ----------
     score
         The same as `Engine.score`, by the model that is trained, with the weights that are handed over.
@@ -56,27 +56,16 @@ class HandOver:
         Sequences of token ids to compare on, each of length ≥ 2.
     tolerance
         Root mean square of the differences of log-probabilities that still counts as agreement, nats, > 0.
-
-    Attributes
-    ----------
-    version
-        Number of the last hand-over, from 1; 0 before the first.
+    version, proven
+        Number of the last hand-over, from 1, and of the last that was proven; 0 before the first.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        score: Callable[[Sequence[Sequence[int]]], LogProbs],
-        probe: Sequence[Sequence[int]],
-        tolerance: float,
-    ) -> None:
-        self._engine = engine
-        self._score = score
-        self._probe = probe
-        self._tolerance = tolerance
-        self._proven = 0
-        self.version = 0
+    engine: Engine
+    score: Callable[[Sequence[Sequence[int]]], LogProbs]
+    probe: Sequence[Sequence[int]]
+    tolerance: float
+    version: int = field(default=0, init=False)
+    proven: int = field(default=0, init=False)
 
     def push(self, weights: Mapping[str, Tensor]) -> float:
         """Hand over weights and prove that the engine computes with them.
@@ -93,46 +82,41 @@ class HandOver:
         """
         self.version += 1
         try:
-            self._engine.load(weights, version=self.version)
+            self.engine.load(weights, version=self.version)
         except (ValueError, KeyError, RuntimeError) as error:
             raise SyncError(
                 f"the engine does not take over the weights of hand-over {self.version}: {one_line(error)}"
             ) from error
-        self._engine.forget()
+        self.engine.forget()
         self._check_versions()
-        differences = compare(self._engine.score(self._probe), self._score(self._probe))
+        differences = compare(self.engine.score(self.probe), self.score(self.probe))
         typical, largest = float(np.sqrt(np.mean(differences**2))), float(np.max(np.abs(differences)))
-        if not typical <= self._tolerance:  # also if it is not a number
+        if not typical <= self.tolerance:  # also if it is not a number
             raise SyncError(
                 f"after hand-over {self.version} the log-probabilities of the probe batch by the sampling engine and "
                 f"by the trained model differ by {typical:.3g} nats in root mean square, at most {largest:.3g}, "
-                f"tolerance {self._tolerance:g} (sampler.sync_tolerance): the engine does not sample from the policy "
+                f"tolerance {self.tolerance:g} (sampler.sync_tolerance): the engine does not sample from the policy "
                 "that is trained"
             )
-        self._proven = self.version
+        self.proven = self.version
         return typical
 
     def check(self) -> None:
         """Raise `SyncError` unless the engine holds the weights of the last hand-over, and that was proven."""
-        if self.version == 0 or self._proven != self.version:
+        if self.version == 0 or self.proven != self.version:
             raise SyncError(f"the engine's weights are not proven: hand-over {self.version} did not end well")
         self._check_versions()
 
     def _check_versions(self) -> None:
-        held = list(self._engine.versions())
+        held = list(self.engine.versions())
         if not held or any(version != self.version for version in held):
             raise SyncError(f"the engine holds weights of hand-over {held}, and the last one was {self.version}")
 
 
 def compare(first: LogProbs, second: LogProbs) -> np.ndarray:
     """First minus second, place by place, shape (tokens,); raises ValueError if they are not of the same shape."""
-    return np.array(
-        [
-            one - other
-            for row, other_row in zip(first, second, strict=True)
-            for one, other in zip(row, other_row, strict=True)
-        ]
-    )
+    pairs = (pair for rows in zip(first, second, strict=True) for pair in zip(*rows, strict=True))
+    return np.array([one - other for one, other in pairs])
 
 
 def make_probe(

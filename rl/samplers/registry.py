@@ -51,10 +51,8 @@ def open_sampler(
 
     Parameters
     ----------
-    weights
-        Those of the policy, as they will be published.
-    probe
-        Prompts on which an engine with weights of its own is checked.
+    weights, probe
+        Those of the policy, as they will be published; prompts on which an engine with weights of its own is checked.
     start
         Folder of the start model, for a process that draws ahead; None: that process is this one.
 

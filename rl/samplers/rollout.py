@@ -133,15 +133,12 @@ class Sampler(Protocol):
     @property
     def engine(self) -> str | None:
         """What computes, where it is not the trained model's own code: recorded with the run."""
-        ...
 
     def publish(self, weights: "Mapping[str, Tensor]") -> None:
         """Take over the weights of the trained model, all of its state dictionary, before the next `sample`."""
-        ...
 
     def rest(self) -> None:
         """Give memory away, if it can, until the next `publish`: nothing is sampled before."""
-        ...
 
     def sample(
         self,

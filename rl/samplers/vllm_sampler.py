@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.errors import DivergenceError, UsageError, one_line
+from rl.errors import DivergenceError, UsageError, refusing
 from rl.models.policy import Policy
 from rl.samplers.config import SamplerConfig
 from rl.samplers.hand_over import HandOver, LogProbs, make_probe
@@ -46,14 +46,8 @@ class VllmSampler:
     ----------
     policy
         The policy that is trained: its tokenizer is used, and its weights when the engine is checked against it.
-    stop, include_stop
-        See `rl.samplers.rollout.Sampler`.
-    weights
-        Its weights, for the first hand-over; see `publish`.
-    probe
-        Prompts to check the engine on after every hand-over, at least one.
-    seed
-        Of the tokens that follow them.
+    probe, seed
+        Prompts to check the engine on after every hand-over, at least one, and of the tokens that follow them.
     utilization
         Share of the GPU that vLLM asks for; None on a CPU, where it asks for what it is told to take.
 
@@ -212,7 +206,8 @@ class _Engine:
             self._sleeps = config.sleep
             self._asleep = False
             _check_support(policy, config, on_cpu=current_platform.is_cpu())
-            with _folder_without_weights(policy) as folder, _as_usage_error():
+            refused = "vLLM cannot run this model with [sampler] as it is"
+            with _folder_without_weights(policy) as folder, refusing(refused, ValueError):
                 self._llm = vllm.LLM(
                     model=folder,
                     load_format="dummy",
@@ -380,12 +375,3 @@ def _folder_without_weights(policy: Policy) -> Iterator[str]:
         shape.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
         yield folder
-
-
-@contextmanager
-def _as_usage_error() -> Iterator[None]:
-    """One sentence for a model that vLLM cannot run, or memory that is too small."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"vLLM cannot run this model with [sampler] as it is: {one_line(error)}") from error

@@ -19,9 +19,6 @@ class LaterTable(Section):
 class WeightingConfig(Section):
     """``[weighting]``: how the table is read; docs/training.md says what each choice does to the weighting."""
 
-    estimate: Literal["group", "leave-one-out"] = "group"
-    """Success probability at which it is read: that of the group, or for each response that of the others.
-    Experimental: no run has measured the second."""
     all_wrong: Literal["table", "off", "hold", "ramp"] = "table"
     """Advantage in groups without a success: the table's, none, none up to a step, or rising from that step on."""
     all_wrong_after: Annotated[Integer, Field(ge=0)] | None = None
@@ -41,11 +38,7 @@ class WeightingConfig(Section):
             raise ValueError("all_wrong_after goes with all_wrong = 'hold' or 'ramp', and they with it")
         if (self.all_wrong_full_at is not None) != (self.all_wrong == "ramp"):
             raise ValueError("all_wrong_full_at goes with all_wrong = 'ramp', and that with it")
-        if (
-            self.all_wrong_after is not None
-            and self.all_wrong_full_at is not None
-            and self.all_wrong_full_at <= self.all_wrong_after
-        ):
+        if self.all_wrong_full_at is not None and self.all_wrong_full_at <= (self.all_wrong_after or 0):
             raise ValueError("all_wrong_full_at must be greater than all_wrong_after")
         return self
 

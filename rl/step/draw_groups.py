@@ -20,8 +20,7 @@ import numpy as np
 from rl.samplers.ahead import AheadSampler
 from rl.samplers.rollout import Batch, Group
 from rl.seeds import derive_seed
-from rl.step.loop import Loop
-from rl.step.stopwatch import Stopwatch
+from rl.step.loop import Loop, Stopwatch
 from rl.step.success import Judgement, judge
 from rl.tasks.split import training_prompts
 
@@ -66,11 +65,6 @@ class Collected:
     def batch(self) -> Batch:
         """The groups to train on."""
         return Batch(groups=tuple(self.drawn.groups[index] for index in self.kept))
-
-    @property
-    def batch_correct(self) -> np.ndarray:
-        """Which of their responses are correct, shape (P, M)."""
-        return self.correct[self.kept]
 
 
 def draw_groups(loop: Loop, step: int, stopwatch: Stopwatch) -> Collected:

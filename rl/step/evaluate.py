@@ -38,19 +38,8 @@ def evaluate(
 ) -> EvaluationRecord:
     """Sample ``config.samples`` responses to every held-out prompt and measure success; once more greedily if asked.
 
-    Parameters
-    ----------
-    step, spent
-        Steps made and what training has drawn so far, for the record.
-    seed
-        Seed of the sampling.
-    ranks
-        The processes of the run; each judges its part, and all get the record.
-
-    Returns
-    -------
-    EvaluationRecord
-        Mean success, and its 95 % percentile-bootstrap interval over prompts.
+    Intervals are 95 % percentile-bootstrap intervals over prompts. ``seed`` is that of the sampling; ``step`` and
+    ``spent`` are for the record. Of several processes each judges its part, and all get the record.
     """
 
     def sampled(samples: int, temperature: float) -> tuple[Batch, Judgement]:

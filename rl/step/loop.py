@@ -1,5 +1,8 @@
 """What a step works with."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,3 +44,19 @@ class Loop:
     ranks: Ranks
     before: tuple[int, int] = (0, 0)
     drawn: str | None = None
+
+
+class Stopwatch:
+    """Seconds spent in each stage; one that was never entered is absent."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a ``with`` block towards stage ``name``."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began

@@ -9,6 +9,7 @@ from rl.learning.update import Update
 from rl.records.metrics import Spent, StepRecord
 from rl.step.draw_groups import Collected
 from rl.step.success import count_successes, histogram_by_difficulty, success_histogram, tokens_by_successes
+from weightopt.table import WeightTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,7 @@ class Step:
 
     Attributes
     ----------
-    number
-        From 1.
-    table, table_checksum, all_wrong_factor, lag
+    all_wrong_factor, lag
         As in a `StepRecord`.
     advantages
         Of the groups trained on, shape (P, M).
@@ -27,14 +26,11 @@ class Step:
         Of a full step: the denominator of the loss.
     drawn
         What has been drawn for the next step, as JSON; None if that draws its own.
-    seconds
-        Wall-clock time by stage.
     """
 
     number: int
     collected: Collected
-    table: str
-    table_checksum: str
+    table: WeightTable
     all_wrong_factor: float
     advantages: np.ndarray
     responses: int
@@ -71,8 +67,8 @@ class Step:
             tokens_by_successes=tokens_by_successes(drawn, judgement.correct),
             all_wrong=float((successes == 0).mean()),
             all_right=float((successes == size).mean()),
-            table=self.table,
-            table_checksum=self.table_checksum,
+            table=self.table.name,
+            table_checksum=self.table.checksum,
             all_wrong_factor=self.all_wrong_factor,
             mean_abs_advantage=float(np.abs(self.advantages).sum() / self.responses),
             lag=self.lag,

@@ -1,4 +1,4 @@
-"""From judged responses to the success count of each group, and to other estimates of a prompt's success."""
+"""From judged responses to the success count of each group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,9 +105,3 @@ def tokens_by_successes(batch: Batch, correct: np.ndarray) -> tuple[tuple[int, i
     successes, size = count_successes(correct), correct.shape[1]
     right, wrong = (np.bincount(successes, (lengths * of).sum(axis=1), size + 1) for of in (correct, ~correct))
     return tuple((int(a), int(b)) for a, b in zip(right, wrong, strict=True))
-
-
-def leave_one_out(correct: np.ndarray) -> np.ndarray:
-    """For each response the share correct among the M-1 others of its group, shape (P, M) like ``correct``."""
-    others = correct.sum(axis=1, keepdims=True) - correct
-    return others / (correct.shape[1] - 1)

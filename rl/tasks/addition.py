@@ -5,9 +5,8 @@ A prompt reads ``"47+385="`` and the response is the sum in decimal digits, ``"4
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -19,19 +18,6 @@ from rl.tasks.protocol import Prompt
 LONGEST_ANSWER = 32
 
 ANSWER = re.compile(r"[0-9]+", re.ASCII)
-
-
-class AdditionConfig(TaskConfig):
-    """``[task]`` with ``name = "addition"``."""
-
-    in_process = True
-
-    digits: Annotated[Mapping[Annotated[int, Field(ge=1, le=12)], Frequency], Field(min_length=1)]
-    """Number of digits of the longer term, 1 to 12, to its relative frequency."""
-
-    def build(self) -> "Addition":
-        """As `TaskConfig.build`."""
-        return Addition(digits=self.digits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +32,13 @@ class Sum:
         return sum(self.terms)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Addition:
-    """Two-term addition; ``digits`` as in `AdditionConfig`, the shorter term has one digit up to as many, uniformly."""
+class Addition(TaskConfig):
+    """``[task]`` with ``name = "addition"``: two terms, the shorter of one digit up to those of the longer, evenly."""
 
-    digits: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({1: 1.0, 2: 1.0, 3: 1.0}))
+    in_process = True
+
+    digits: Annotated[Mapping[Annotated[int, Field(ge=1, le=12)], Frequency], Field(min_length=1)]
+    """Number of digits of the longer term, 1 to 12, to its relative frequency."""
 
     @property
     def alphabet(self) -> str:

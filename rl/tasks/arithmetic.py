@@ -11,6 +11,7 @@ text, the depth of its brackets and the size of its numbers are bounded before a
 fractions, so division is exact.
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,11 +19,9 @@ LONGEST_EXPRESSION = 128
 DEEPEST_BRACKETS = 16
 MOST_DIGITS = 9
 
-DIGITS = frozenset("0123456789")
-MINUS = frozenset("-\u2212\u2013")  # hyphen, minus sign, and the dash that is often typed for it
-TIMES = frozenset("*×·\u22c5")
-OVER = frozenset("/÷")
-BLANKS = frozenset(" \t\r\n")
+SYMBOL = re.compile(r"[0-9]+|[^0-9 \t\r\n]")
+# A minus sign, and the dash that is often typed for it; signs of multiplication and division.
+PLAIN = str.maketrans("\u2212\u2013×·\u22c5÷", "--***/")
 
 
 class ExpressionError(ValueError):
@@ -31,15 +30,7 @@ class ExpressionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an expression is worth and what it is made of.
-
-    Attributes
-    ----------
-    value
-        Exact value.
-    numbers
-        Every number written in the expression, in order, repeats included.
-    """
+    """The exact value of an expression, and every number written in it, in order, repeats included."""
 
     value: Fraction
     numbers: tuple[int, ...]
@@ -61,10 +52,10 @@ def evaluate(text: str) -> Evaluation:
     """
     if len(text) > LONGEST_EXPRESSION:
         raise ExpressionError(f"longer than {LONGEST_EXPRESSION} characters")
-    parser = _Parser(text)
+    parser = _Parser(text.translate(PLAIN))
     value = parser.expression(depth=0)
-    if parser.next_symbol():
-        raise ExpressionError(f"unexpected {parser.next_symbol()!r}")
+    if parser.next:
+        raise ExpressionError(f"unexpected {parser.next!r}")
     return Evaluation(value=value, numbers=tuple(parser.numbers))
 
 
@@ -72,58 +63,42 @@ class _Parser:
     """Recursive descent; one method per line of the grammar."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = 0
+        self.symbols = iter(SYMBOL.findall(text))
+        self.next = next(self.symbols, "")  # empty at the end
         self.numbers: list[int] = []
 
-    def next_symbol(self) -> str:
-        """The next character that is not a blank, without taking it; empty at the end."""
-        while self.text[self.position : self.position + 1] in BLANKS:
-            self.position += 1
-        return self.text[self.position : self.position + 1]
+    def take(self) -> str:
+        """The next symbol, which the one behind it follows."""
+        taken, self.next = self.next, next(self.symbols, "")
+        return taken
 
     def expression(self, depth: int) -> Fraction:
         value = self.term(depth)
-        while (symbol := self.next_symbol()) == "+" or symbol in MINUS:
-            self.position += 1
-            operand = self.term(depth)
-            value = value + operand if symbol == "+" else value - operand
+        while self.next in ("+", "-"):
+            value = value + self.term(depth) if self.take() == "+" else value - self.term(depth)
         return value
 
     def term(self, depth: int) -> Fraction:
         value = self.factor(depth)
-        while (symbol := self.next_symbol()) in TIMES or symbol in OVER:
-            self.position += 1
-            operand = self.factor(depth)
-            if symbol in TIMES:
-                value *= operand
-            elif operand:
-                value /= operand
-            else:
+        while self.next in ("*", "/"):
+            operator, operand = self.take(), self.factor(depth)
+            if operator == "/" and not operand:
                 raise ExpressionError("division by zero")
+            value = value * operand if operator == "*" else value / operand
         return value
 
     def factor(self, depth: int) -> Fraction:
-        symbol = self.next_symbol()
-        if symbol in DIGITS:
-            return Fraction(self.number())
+        symbol = self.take()
+        if symbol.isascii() and symbol.isdigit():
+            if len(symbol) > MOST_DIGITS:
+                raise ExpressionError(f"a number of more than {MOST_DIGITS} digits")
+            self.numbers.append(int(symbol))
+            return Fraction(self.numbers[-1])
         if symbol != "(":
             raise ExpressionError(f"expected a number or a bracket, found {symbol!r}")
         if depth == DEEPEST_BRACKETS:
             raise ExpressionError(f"brackets nested deeper than {DEEPEST_BRACKETS}")
-        self.position += 1
         value = self.expression(depth + 1)
-        if self.next_symbol() != ")":
+        if self.take() != ")":
             raise ExpressionError("a bracket is not closed")
-        self.position += 1
         return value
-
-    def number(self) -> int:
-        start = self.position
-        while self.text[self.position : self.position + 1] in DIGITS:
-            self.position += 1
-        digits = self.text[start : self.position]
-        if len(digits) > MOST_DIGITS:
-            raise ExpressionError(f"a number of more than {MOST_DIGITS} digits")
-        self.numbers.append(int(digits))
-        return self.numbers[-1]

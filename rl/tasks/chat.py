@@ -1,40 +1,32 @@
 """Prompts in the chat template of a model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from random import Random
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import Any
 
 from rl.errors import UsageError
-from rl.tasks.problem_list import ProblemList
-from rl.tasks.protocol import GeneratedTask, ListedTask, Prompt, Task
+from rl.tasks.protocol import ListedTask, Prompt, Task
+from rl.tasks.split import ProblemList
 
 LONGEST = 2**20  # characters of a prompt in its template
 
 Write = Callable[[Prompt[Any]], Prompt[Any]]
 
 
-class ChatTokenizer(Protocol):
-    """What is needed of a tokenizer of transformers."""
-
-    chat_template: Any
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
-        """The conversation as the model reads it."""
-        ...
-
-
-def asks_for_date(tokenizer: ChatTokenizer) -> bool:
+def asks_for_date(tokenizer: Any) -> bool:
     """Whether the chat template writes the date into a prompt."""
     return "strftime_now" in str(tokenizer.chat_template)
 
 
-def chat_writer(tokenizer: ChatTokenizer, *, date: datetime | None = None) -> Write:
+def chat_writer(tokenizer: Any, *, date: datetime | None = None) -> Write:
     """A function that makes the text of a prompt a user's message, followed by the start of the answer.
 
     Parameters
     ----------
+    tokenizer
+        Of transformers.
     date
         Present time that the template is told if it asks for it. A run that goes on on another day gives that of its
         first, so that prompts stay the same. None: now.
@@ -77,13 +69,5 @@ def in_chat(task: Task[Any], write: Write) -> Task[Any]:
     """The task with every prompt rewritten by ``write``."""
     if isinstance(task, ListedTask):
         return ProblemList(training=tuple(map(write, task.training)), held_out=tuple(map(write, task.held_out)))
-    return _Generated(task=task, write=write)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Generated:
-    task: GeneratedTask[Any]
-    write: Write
-
-    def propose(self, rng: Random) -> Prompt[Any]:
-        return self.write(self.task.propose(rng))
+    generated: Any = SimpleNamespace(propose=lambda rng: write(task.propose(rng)))
+    return generated

@@ -1,7 +1,7 @@
 """Which tasks there are, and what their sections of a configuration have in common.
 
-A task is one module: its section stands there, with the packages that it needs and what it builds. A new one takes a
-line in `TASKS` and that module.
+A task is one module: its section stands there, with the packages that it needs, and is the task or builds it. A new one
+takes a line in `TASKS` and that module.
 """
 
 import json
@@ -15,10 +15,10 @@ from weightopt.settings import Number, Section
 
 # Name to the section of that name, imported when the name is used.
 TASKS: Mapping[str, str] = {
-    "addition": "rl.tasks.addition:AdditionConfig",
-    "countdown": "rl.tasks.countdown:CountdownConfig",
-    "countdown-text": "rl.tasks.countdown_text:CountdownTextConfig",
-    "letters": "rl.tasks.letters:LettersConfig",
+    "addition": "rl.tasks.addition:Addition",
+    "countdown": "rl.tasks.countdown:Countdown",
+    "countdown-text": "rl.tasks.countdown_text:CountdownText",
+    "letters": "rl.tasks.letters:Letters",
     "gsm8k": "rl.tasks.math_file:MathConfig",
     "math": "rl.tasks.math_file:MathConfig",
     "reasoning-gym": "rl.tasks.puzzles:ReasoningGymConfig",
@@ -41,8 +41,8 @@ class TaskConfig(Section):
     """The task."""
 
     def build(self) -> Any:
-        """The task, a `rl.tasks.protocol.Task`; may need a package or data that is not there."""
-        raise NotImplementedError
+        """The task, by default the section; else a `Task`, which may need a package or data that is not there."""
+        return self
 
     def verifier(self) -> Any:
         """What judges the responses, a `rl.tasks.protocol.Verifier`; by default the task does."""

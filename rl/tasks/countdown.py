@@ -5,10 +5,10 @@ A prompt reads ``"3 7 25=46:"`` and a correct response is ``"25+3*7"``; so is ``
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
+from operator import add, mul, sub, truediv
 from random import Random
-from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,16 +21,28 @@ from weightopt.settings import Integer
 # How tightly an operator binds; a number binds tightest.
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 ATOM = 3
-
-Strata = Literal["numbers", "operators"]
+OPERATIONS = {"+": add, "-": sub, "*": mul, "/": truediv}
 
 # Draws of numbers for one arrangement of operators before another arrangement is tried: some, such as two divisions of
 # small numbers, hardly ever give a whole target.
 DRAWS_PER_PLAN = 64
 
 
-class CountdownConfig(TaskConfig):
-    """``[task]`` with ``name = "countdown"``."""
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The numbers of one problem, its target, and an expression that reaches it."""
+
+    given: tuple[int, ...]
+    target: int
+    solution: str
+
+
+class Countdown(TaskConfig):
+    """``[task]`` with ``name = "countdown"``: problems solvable by an expression that uses all of their numbers.
+
+    Numbers and targets begin at 1, and a target is never one of the numbers, so that no response without arithmetic is
+    right.
+    """
 
     in_process = True
 
@@ -44,44 +56,8 @@ class CountdownConfig(TaskConfig):
     """Operator to the relative frequency with which problems are built from it."""
     habits: Annotated[Mapping[Operator, Frequency], Field(min_length=1)] = ANY_OPERATOR
     """Operator to the relative frequency with which the demonstrations of a new model use it."""
-    strata: Strata = "numbers"
+    strata: Literal["numbers", "operators"] = "numbers"
     """What counts as a problem's difficulty: how many numbers, or the operators of the solution it was built from."""
-
-    def build(self) -> "Countdown":
-        """As `TaskConfig.build`."""
-        return Countdown(
-            numbers=self.numbers,
-            largest_number=self.largest_number,
-            largest_target=self.largest_target,
-            operators={**self.operators},
-            habits={**self.habits},
-            strata=self.strata,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """The numbers of one problem, its target, and an expression that reaches it."""
-
-    given: tuple[int, ...]
-    target: int
-    solution: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Countdown:
-    """A mixture of Countdown problems, each solvable by an expression that uses all of its numbers.
-
-    Parameters are the keys of `CountdownConfig`. Numbers and targets begin at 1, and a target is never one of the
-    numbers, so that no response without arithmetic is right.
-    """
-
-    numbers: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.0, 3: 1.0, 4: 1.0}))
-    largest_number: int = 25
-    largest_target: int = 100
-    operators: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
-    habits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys("+-*/", 1.0)))
-    strata: Strata = "numbers"
 
     @property
     def alphabet(self) -> str:
@@ -92,16 +68,22 @@ class Countdown:
         """Draw one problem."""
         (count,) = rng.choices(list(self.numbers), weights=list(self.numbers.values()))
         while True:
-            plan = _Plan.draw(count, self.operators, rng)
+            plan = _plan(count, self.operators, rng)
             for _ in range(DRAWS_PER_PLAN):
                 given = [rng.randint(1, self.largest_number) for _ in range(count)]
-                built = plan.build(given)
+                built = _build(plan, given)
                 if built is None or built.value.denominator != 1 or not 1 <= built.value <= self.largest_target:
                     continue
                 target = int(built.value)
                 if target not in given:
                     rng.shuffle(given)
-                    return _prompt(given, target, built.text, self.strata)
+                    used = "".join(sorted(set(built.text) & set(PRECEDENCE)))
+                    return Prompt(
+                        id=f"{' '.join(map(str, sorted(given)))}={target}",
+                        text=f"{' '.join(map(str, given))}={target}:",
+                        difficulty=used if self.strata == "operators" else f"{count} numbers",
+                        problem=Numbers(given=tuple(given), target=target, solution=built.text),
+                    )
 
     def demonstrate(self, prompt: Prompt[Numbers], rng: Random, *, solved: bool) -> str:
         """Write the known solution, or a random expression that uses every number once and defies no rule."""
@@ -110,7 +92,7 @@ class Countdown:
         while True:
             given = list(prompt.problem.given)
             rng.shuffle(given)
-            built = _Plan.draw(len(given), self.habits, rng).build(given)
+            built = _build(_plan(len(given), self.habits, rng), given)
             if built is not None:
                 return built.text
 
@@ -120,19 +102,8 @@ class Countdown:
             evaluation = arithmetic.evaluate(response)
         except arithmetic.ExpressionError:
             return None
-        return evaluation.value == prompt.problem.target and Counter(evaluation.numbers) <= Counter(
-            prompt.problem.given
-        )
-
-
-def _prompt(given: Sequence[int], target: int, solution: str, strata: Strata) -> Prompt[Numbers]:
-    used = "".join(sorted(set(solution) & set(PRECEDENCE)))
-    return Prompt(
-        id=f"{' '.join(str(number) for number in sorted(given))}={target}",
-        text=f"{' '.join(str(number) for number in given)}={target}:",
-        difficulty=used if strata == "operators" else f"{len(given)} numbers",
-        problem=Numbers(given=tuple(given), target=target, solution=solution),
-    )
+        problem = prompt.problem
+        return evaluation.value == problem.target and Counter(evaluation.numbers) <= Counter(problem.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,49 +115,34 @@ class _Expression:
     precedence: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The order in which numbers are combined and the operators used, without the numbers.
+# The order in which numbers are combined and the operators used, without the numbers: each move takes the expressions
+# at two positions out of the list, joins them and appends the result.
+Plan = list[tuple[int, int, str]]
 
-    Each move takes the expressions at two positions out of the list, joins them and appends the result.
-    """
 
-    moves: tuple[tuple[int, int, str], ...]
+def _plan(count: int, operators: Mapping[Operator, float], rng: Random) -> Plan:
+    chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
+    places = (rng.sample(range(left), 2) for left in range(count, 1, -1))
+    return [(first, second, operator) for (first, second), operator in zip(places, chosen, strict=True)]
 
-    @staticmethod
-    def draw(count: int, operators: Mapping[str, float], rng: Random) -> "_Plan":
-        chosen = rng.choices(list(operators), weights=list(operators.values()), k=count - 1)
-        moves: list[tuple[int, int, str]] = []
-        for left, operator in zip(range(count, 1, -1), chosen, strict=True):
-            first, second = rng.sample(range(left), 2)
-            moves.append((first, second, operator))
-        return _Plan(tuple(moves))
 
-    def build(self, given: Sequence[int]) -> _Expression | None:
-        """Fill in the numbers; None if that divides by zero."""
-        parts = [_Expression(str(number), Fraction(number), ATOM) for number in given]
-        for first, second, operator in self.moves:
-            joined = _join(parts[first], parts[second], operator)
-            if joined is None:
-                return None
-            parts = [part for position, part in enumerate(parts) if position not in (first, second)]
-            parts.append(joined)
-        return parts[0]
+def _build(plan: Plan, given: Sequence[int]) -> _Expression | None:
+    """Fill in the numbers; None if that divides by zero."""
+    parts = [_Expression(str(number), Fraction(number), ATOM) for number in given]
+    for first, second, operator in plan:
+        joined = _join(parts[first], parts[second], operator)
+        if joined is None:
+            return None
+        parts = [part for position, part in enumerate(parts) if position not in (first, second)]
+        parts.append(joined)
+    return parts[0]
 
 
 def _join(left: _Expression, right: _Expression, operator: str) -> _Expression | None:
     """Write ``left operator right`` with the brackets it needs and no others; None if that divides by zero."""
-    if operator == "+":
-        value = left.value + right.value
-    elif operator == "-":
-        value = left.value - right.value
-    elif operator == "*":
-        value = left.value * right.value
-    elif right.value:
-        value = left.value / right.value
-    else:
+    if operator == "/" and not right.value:
         return None
-    precedence = PRECEDENCE[operator]
+    value, precedence = OPERATIONS[operator](left.value, right.value), PRECEDENCE[operator]
     binds_from_left = operator in "-/"  # a-(b+c) and a/(b*c) need their brackets, a+(b-c) and a*(b/c) do not
     first = f"({left.text})" if left.precedence < precedence else left.text
     brackets = right.precedence < precedence or (binds_from_left and right.precedence == precedence)

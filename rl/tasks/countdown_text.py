@@ -8,7 +8,7 @@ is right if it uses every number exactly once and is worth the target, and nothi
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from random import Random
 from typing import Annotated
@@ -26,8 +26,11 @@ from weightopt.settings import Integer
 DRAWS_PER_EXAMPLE = 100
 
 
-class CountdownTextConfig(TextTaskConfig):
-    """``[task]`` with ``name = "countdown-text"``; the defaults are TinyZero's three and four numbers."""
+class CountdownText(TextTaskConfig):
+    """``[task]`` with ``name = "countdown-text"``; the defaults are TinyZero's three and four numbers.
+
+    No example is ever asked. In a chat the instruction ends as it is, else where a solution begins.
+    """
 
     in_process = True
 
@@ -43,47 +46,22 @@ class CountdownTextConfig(TextTaskConfig):
     """Solved problems before an open last line, for which rollout.stop = ["\\n"] saves tokens; 0 is an instruction."""
 
     @model_validator(mode="after")
-    def _one_manner(self) -> "CountdownTextConfig":
+    def _one_manner(self) -> "CountdownText":
         if self.examples and self.chat:
             raise ValueError("examples are a text to be continued and chat is a conversation: set one of them")
         return self
 
-    def build(self) -> "CountdownText":
-        """As `TaskConfig.build`."""
-        problems = Countdown(
-            numbers=self.numbers,
-            largest_number=self.largest_number,
-            largest_target=self.largest_target,
-            operators={**self.operators},
-        )
-        return CountdownText(problems=problems, examples=self.examples, chat=self.chat)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CountdownText:
-    """Countdown problems in words, each solvable by an expression that uses all of its numbers.
-
-    Parameters
-    ----------
-    examples
-        Solved problems before the question, with as many numbers as it has; they never are asked. 0: an instruction.
-    chat
-        Whether the prompt will be put into a chat template; if not, the instruction ends where a solution begins.
-    """
-
-    problems: Countdown = field(default_factory=Countdown)
-    examples: int = 0
-    chat: bool = False
+    @cached_property
+    def problems(self) -> Countdown:
+        """The problems, without words."""
+        keys = {"numbers", "largest_number", "largest_target", "operators"}
+        return Countdown(name="countdown", **self.model_dump(include=keys))
 
     def propose(self, rng: Random) -> Prompt[Numbers]:
         """Draw one problem that is none of the examples."""
-        while True:
-            prompt = self.problems.propose(rng)
-            if prompt.id not in self._shown:
-                break
-        return Prompt(
-            id=prompt.id, text=self._ask(prompt.problem), difficulty=prompt.difficulty, problem=prompt.problem
-        )
+        while (prompt := self.problems.propose(rng)).id in self._shown:
+            pass
+        return replace(prompt, text=self._ask(prompt.problem))
 
     def verify(self, prompt: Prompt[Numbers], response: str) -> bool | None:
         """Whether the answer is worth the target and uses each number exactly once; None if no expression is found."""
@@ -111,7 +89,7 @@ class CountdownText:
     def _solved(self) -> Mapping[int, tuple[Prompt[Numbers], ...]]:
         """The examples for each count of numbers: the same in every run, with operators as varied as can be found."""
         return {
-            count: _choose_examples(replace(self.problems, numbers={count: 1.0}), self.examples)
+            count: _choose_examples(self.problems.model_copy(update={"numbers": {count: 1.0}}), self.examples)
             for count in self.problems.numbers
         }
 

@@ -11,7 +11,7 @@ import reprlib
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,49 +49,43 @@ class ImportedConfig(ForeignTaskConfig):
     """What it is called with."""
 
     def build(self) -> Any:
-        """As `TaskConfig.build`."""
-        return load_task(self)
+        """The object at ``path``, or what it makes of ``parameters`` if it can be called.
 
+        It must be a `GeneratedTask` or a `ListedTask`, and a `Verifier` too, and declare this before it is called. Its
+        module must lie in the folder that the program was started in, which is searched last, or be named in the
+        environment variable `ALLOWED`.
 
-def load_task(config: ImportedConfig) -> Any:
-    """The object at ``config.path``, or what it makes of ``config.parameters`` if it can be called.
+        Returns
+        -------
+        object
+            With the same members, which check what they return: what is no prompt raises a `UsageError` that says so.
 
-    It must be a `rl.tasks.protocol.GeneratedTask` or `rl.tasks.protocol.ListedTask`, and a
-    `rl.tasks.protocol.Verifier` too, and declare this before it is called. Its module must lie in the folder that the
-    program was started in, which is searched last, or be named in the environment variable `ALLOWED`.
-
-    Returns
-    -------
-    object
-        With the same members, which check what they return: what is no prompt raises a `UsageError` that says so.
-
-    Raises
-    ------
-    UsageError
-        If there is no such object, if it may not be imported, if it cannot be made, or if it is no such task.
-    """
-    module_name, _, attribute = config.path.partition(":")
-    if "" not in sys.path:
-        sys.path.append("")
-    _check_place(module_name, config.path)
-    with _in_one_sentence(f"task.path {config.path!r} cannot be made into a task"):
-        thing = getattr(import_module(module_name), attribute)
-        says = not callable(thing) or _makes_task(thing)
-    if not says:
-        raise UsageError(f"task.path {config.path!r} does not say that it is a task, so it is not called: {SAYS}")
-    with _in_one_sentence(f"task.path {config.path!r} cannot be made into a task"):
-        task = thing(**config.parameters) if callable(thing) else thing
-        isinstance(task, ListedTask)  # a list may be a property that raises
-    if not callable(thing) and config.parameters:
-        raise UsageError(
-            f"task.path {config.path!r} is an object that cannot be called, so task.parameters have no use"
-        )
-    if not isinstance(task, GeneratedTask | ListedTask) or not callable(getattr(task, "verify", None)):
-        raise UsageError(
-            f"task.path {config.path!r} gives no task: it needs verify(prompt, response), and propose(rng) or the "
-            "lists training and held_out"
-        )
-    return _checked(task, f"task.path {config.path!r}")
+        Raises
+        ------
+        UsageError
+            If there is no such object, if it may not be imported, if it cannot be made, or if it is no such task.
+        """
+        module_name, _, attribute = self.path.partition(":")
+        name = f"task.path {self.path!r}"
+        if "" not in sys.path:
+            sys.path.append("")
+        _check_place(module_name, name)
+        with _in_one_sentence(f"{name} cannot be made into a task"):
+            thing = getattr(import_module(module_name), attribute)
+            says = not callable(thing) or _makes_task(thing)
+        if not says:
+            raise UsageError(f"{name} does not say that it is a task, so it is not called: {SAYS}")
+        with _in_one_sentence(f"{name} cannot be made into a task"):
+            task = thing(**self.parameters) if callable(thing) else thing
+            isinstance(task, ListedTask)  # a list may be a property that raises
+        if not callable(thing) and self.parameters:
+            raise UsageError(f"{name} is an object that cannot be called, so task.parameters have no use")
+        if not isinstance(task, GeneratedTask | ListedTask) or not callable(getattr(task, "verify", None)):
+            raise UsageError(
+                f"{name} gives no task: it needs verify(prompt, response), and propose(rng) or the "
+                "lists training and held_out"
+            )
+        return _checked(task, name)
 
 
 def allow_imports(modules: Sequence[str]) -> None:
@@ -99,25 +93,25 @@ def allow_imports(modules: Sequence[str]) -> None:
     os.environ[ALLOWED] = ",".join(filter(None, [os.environ.get(ALLOWED, ""), *modules]))
 
 
-def _check_place(module: str, path: str) -> None:
+def _check_place(module: str, name: str) -> None:
     """Refuse a module that nobody has allowed before anything of it is run."""
-    allowed = [name.strip() for name in os.environ.get(ALLOWED, "").split(",")]
-    if any(module == name or module.startswith(f"{name}.") for name in allowed if name):
+    allowed = [each.strip() for each in os.environ.get(ALLOWED, "").split(",")]
+    if any(module == each or module.startswith(f"{each}.") for each in allowed if each):
         return
     top = module.partition(".")[0]  # to look for more would run the packages on the way
-    with _in_one_sentence(f"task.path {path!r} cannot be made into a task"):
+    with _in_one_sentence(f"{name} cannot be made into a task"):
         spec = find_spec(top)
         if spec is None:
             raise ModuleNotFoundError(f"No module named {top!r}")
     found = [*(spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else []))]
     here = Path.cwd().resolve()
-    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed = [Path(sysconfig.get_path(each)).resolve() for each in ("stdlib", "platstdlib", "purelib", "platlib")]
     places = [Path(place).resolve() for place in found]
     if not places or any(
         not place.is_relative_to(here) or any(map(place.is_relative_to, installed)) for place in places
     ):
         raise UsageError(
-            f"task.path {path!r} names a module outside the folder of the start, and such code is not imported unless "
+            f"{name} names a module outside the folder of the start, and such code is not imported unless "
             f"you allow it: --allow-import {module}"
         )
 
@@ -140,16 +134,32 @@ def _is_task_class(kind: type) -> bool:
 
 def _checked(task: Any, name: str) -> Any:
     """The members of a task that are used here, each made to give what it should."""
+
+    def propose(rng: Random) -> Prompt[Any]:
+        with _in_one_sentence(f"{name}: propose failed"):
+            proposed = task.propose(rng)
+        return _prompt(proposed, f"{name}: propose")
+
+    def demonstrate(prompt: Prompt[Any], rng: Random, *, solved: bool) -> str:
+        with _in_one_sentence(f"{name}: demonstrate failed"):
+            text = task.demonstrate(prompt, rng, solved=solved)
+        if not isinstance(text, str):
+            raise UsageError(f"{name}: demonstrate gave {_short(text)}: it must be a text")
+        return text
+
+    def listed(side: str) -> tuple[Prompt[Any], ...]:
+        with _in_one_sentence(f"{name}: the list {side} cannot be read"):
+            each = tuple(getattr(task, side))
+        return tuple(_prompt(prompt, f"{name}: the list {side}") for prompt in each)
+
     members: dict[str, Any] = {"verify": task.verify}
     if isinstance(task, GeneratedTask):
-        members["propose"] = _proposing(task.propose, f"{name}: propose")
+        members["propose"] = propose
     if isinstance(task, TeachingTask):
         with _in_one_sentence(f"{name}: the alphabet cannot be read"):
-            members["alphabet"] = "".join(task.alphabet)
-        members["demonstrate"] = _demonstrating(task.demonstrate, f"{name}: demonstrate")
+            members |= {"alphabet": "".join(task.alphabet), "demonstrate": demonstrate}
     if isinstance(task, ListedTask):
-        members["training"] = _prompts(task.training, f"{name}: the list training")
-        members["held_out"] = _prompts(task.held_out, f"{name}: the list held_out")
+        members |= {"training": listed("training"), "held_out": listed("held_out")}
         if not members["training"]:
             raise UsageError(f"{name}: the list training is empty")
         names = Counter(prompt.id for prompt in (*members["training"], *members["held_out"]))
@@ -160,32 +170,6 @@ def _checked(task: Any, name: str) -> Any:
                 "so that no prompt is both trained on and measured"
             )
     return SimpleNamespace(**members)
-
-
-def _proposing(propose: Callable[[Random], Any], name: str) -> Callable[[Random], Prompt[Any]]:
-    def checked(rng: Random) -> Prompt[Any]:
-        with _in_one_sentence(f"{name} failed"):
-            proposed = propose(rng)
-        return _prompt(proposed, name)
-
-    return checked
-
-
-def _demonstrating(demonstrate: Callable[..., Any], name: str) -> Callable[..., str]:
-    def checked(prompt: Prompt[Any], rng: Random, *, solved: bool) -> str:
-        with _in_one_sentence(f"{name} failed"):
-            text = demonstrate(prompt, rng, solved=solved)
-        if not isinstance(text, str):
-            raise UsageError(f"{name} gave {_short(text)}: it must be a text")
-        return text
-
-    return checked
-
-
-def _prompts(prompts: Sequence[Any], name: str) -> tuple[Prompt[Any], ...]:
-    with _in_one_sentence(f"{name} cannot be read"):
-        each = tuple(prompts)
-    return tuple(_prompt(prompt, name) for prompt in each)
 
 
 def _prompt(prompt: Any, name: str) -> Prompt[Any]:

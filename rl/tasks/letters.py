@@ -7,9 +7,8 @@ apart.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,23 +31,6 @@ REWRITINGS: Mapping[Rewriting, Callable[[str], str]] = {
 MARKS: Mapping[Rewriting, str] = {"reverse": "R", "sort": "S", "rotate": "T", "next": "N", "copy": "C"}
 
 
-class LettersConfig(TaskConfig):
-    """``[task]`` with ``name = "letters"``."""
-
-    in_process = True
-
-    letters: Annotated[Integer, Field(ge=3, le=16)] = 4
-    """Letters of a word, drawn from a to h."""
-    kinds: Annotated[Mapping[Rewriting, Frequency], Field(min_length=1)]
-    """What problems ask for, to the relative frequency of each."""
-    habits: Annotated[Mapping[Rewriting, Frequency], Field(min_length=1)]
-    """What the demonstrations of a new model do, whatever the problem asks for, to the relative frequency of each."""
-
-    def build(self) -> "Letters":
-        """As `TaskConfig.build`."""
-        return Letters(letters=self.letters, kinds=dict(self.kinds), habits=dict(self.habits))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Word:
     """A word, and what is to be done with it."""
@@ -62,13 +44,17 @@ class Word:
         return REWRITINGS[self.kind](self.word)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Letters:
-    """Rewritings of words of a fixed length; parameters as the keys of `LettersConfig`."""
+class Letters(TaskConfig):
+    """``[task]`` with ``name = "letters"``."""
 
-    letters: int = 4
-    kinds: Mapping[Rewriting, float] = field(default_factory=lambda: MappingProxyType({"reverse": 1.0, "sort": 1.0}))
-    habits: Mapping[Rewriting, float] = field(default_factory=lambda: MappingProxyType({"copy": 1.0}))
+    in_process = True
+
+    letters: Annotated[Integer, Field(ge=3, le=16)] = 4
+    """Letters of a word, drawn from a to h."""
+    kinds: Annotated[Mapping[Rewriting, Frequency], Field(min_length=1)]
+    """What problems ask for, to the relative frequency of each."""
+    habits: Annotated[Mapping[Rewriting, Frequency], Field(min_length=1)]
+    """What the demonstrations of a new model do, whatever the problem asks for, to the relative frequency of each."""
 
     @property
     def alphabet(self) -> str:

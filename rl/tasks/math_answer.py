@@ -79,49 +79,37 @@ INTRODUCTION = re.compile(
 CURRENCIES = "$€£¥₹₩₽₺₫₴₱฿"
 CURRENCY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 
-# Units of measure under the name that they are compared by. Whatever else is counted is not compared.
-MEASURES = {
-    name: measure
-    for measure, names in {
-        "mm": "mm millimeter millimeters millimetre millimetres",
-        "cm": "cm centimeter centimeters centimetre centimetres",
-        "m": "m meter meters metre metres", "km": "km kilometer kilometers kilometre kilometres",
-        "inch": "in inch inches", "foot": "ft foot feet", "yard": "yd yard yards", "mile": "mi mile miles",
-        "mg": "mg milligram milligrams", "g": "g gram grams", "kg": "kg kilogram kilograms kilo kilos",
-        "ounce": "oz ounce ounces", "lb": "lb lbs", "ton": "ton tons tonne tonnes",
-        "ml": "ml milliliter milliliters millilitre millilitres", "l": "l liter liters litre litres",
-        "gallon": "gal gallon gallons", "quart": "qt quart quarts", "pint": "pt pint pints", "cup": "cup cups",
-        "second": "s sec secs second seconds", "minute": "min mins minute minutes", "hour": "h hr hrs hour hours",
-        "day": "day days", "week": "wk week weeks", "month": "month months", "year": "yr yrs year years",
-        "dollar": "dollar dollars usd bucks", "cent": "cent cents", "euro": "euro euros eur", "pound": "pound pounds",
-        "yen": "yen jpy",
-        "rupee": "rupee rupees rs inr", "degree": "degree degrees deg", "radian": "rad radian radians",
-        "am": "am", "pm": "pm", "mph": "mph", "kph": "kph kmph", "acre": "acre acres", "hectare": "ha hectare hectares",
-    }.items()
-    for name in names.split()
-}  # fmt: skip
+# Units of measure; each group begins with the name that it is compared by. Whatever else is counted is not compared.
+UNITS = (
+    "mm millimeter millimeters millimetre millimetres; cm centimeter centimeters centimetre centimetres; m meter "
+    "meters metre metres; km kilometer kilometers kilometre kilometres; inch in inches; foot ft feet; yard yd "
+    "yards; mile mi miles; mg milligram milligrams; g gram grams; kg kilogram kilograms kilo kilos; ounce oz "
+    "ounces; lb lbs; ton tons tonne tonnes; ml milliliter milliliters millilitre millilitres; l liter liters litre "
+    "litres; gallon gal gallons; quart qt quarts; pint pt pints; cup cups; second s sec secs seconds; minute min "
+    "mins minutes; hour h hr hrs hours; day days; week wk weeks; month months; year yr yrs years; dollar dollars "
+    "usd bucks; cent cents; euro euros eur; pound pounds; yen jpy; rupee rupees rs inr; degree degrees deg; radian "
+    "rad radians; am; pm; mph; kph kmph; acre acres; hectare ha hectares"
+)
+MEASURES = {name: group.split()[0] for group in UNITS.split(";") for name in group.split()}
 LONE_LETTERS = frozenset("mgshlL")  # that may be a unit outside \text, behind a blank
 
 MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 # Words behind a number that are no unit: they take it back, change it, compare it or bring another.
-NO_UNITS = {
-    "or", "nor", "and", "not", "no", "none", "never", "neither", "isn't", "aint", "wrong", "false", "incorrect",
-    "untrue", "maybe", "perhaps", "possibly", "probably", "likely", "approximately", "approx", "about", "around",
-    "roughly", "nearly", "almost", "circa", "guess", "guessing", "unsure", "uncertain", "unknown", "but", "if",
-    "unless", "except", "than", "then", "else", "otherwise", "instead", "rather", "versus", "vs", "either", "both",
-    "less", "more", "fewer", "greater", "smaller", "larger", "bigger", "lower", "higher", "under", "over", "above",
-    "below", "within", "least", "most", "minimum", "maximum", "plus", "minus", "times", "divided", "multiplied",
-    "by", "squared", "cubed", "factorial", "mod", "modulo", "base", "power", "root", "double", "twice", "thrice",
-    "triple", "half", "halves", "third", "thirds", "fourth", "fourths", "fifth", "fifths", "sixth", "sixths",
-    "seventh", "sevenths", "eighth", "eighths", "ninth", "ninths", "tenth", "tenths", "hundredth", "hundredths",
-    "thousandth", "thousandths", "reciprocal", "inverse", "negative", "positive", "negated", "zero", "one", "two",
-    "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty", "sixty",
-    "seventy", "eighty", "ninety", "hundred", "thousand", "million", "billion", "trillion", "equals", "equal", "is",
-    "are", "was", "be", "to", "through", "until", "till", "between", "from", "infinity", "infinite", "nan", "pi",
-    "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "cot", "sec", "csc", "max", "gcd", "lcm", "det",
-}  # fmt: skip
+NOT_A_UNIT = (
+    "or nor and not no none never neither isn't aint wrong false incorrect untrue maybe perhaps possibly probably "
+    "likely approximately approx about around roughly nearly almost circa guess guessing unsure uncertain unknown but "
+    "if unless except than then else otherwise instead rather versus vs either both less more fewer greater smaller "
+    "larger bigger lower higher under over above below within least most minimum maximum plus minus times divided "
+    "multiplied by squared cubed factorial mod modulo base power root double twice thrice triple half halves third "
+    "thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths "
+    "hundredth hundredths thousandth thousandths reciprocal inverse negative positive negated zero one two three four "
+    "five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
+    "thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion equals equal is are was "
+    "be to through until till between from infinity infinite nan pi sin cos tan log ln exp sqrt cot sec csc max gcd "
+    "lcm det"
+)
+NO_UNITS = frozenset(NOT_A_UNIT.split())
 
 UNIT_WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 LONGEST_UNIT = 8  # words
@@ -144,10 +132,8 @@ class Reading:
 
     Attributes
     ----------
-    text
-        The answer without decoration.
-    mathematics
-        That text without its unit.
+    text, mathematics
+        The answer without decoration, and that without its unit.
     unit
         The unit of measure, or None.
     worded
@@ -171,13 +157,8 @@ def read(answer: str, *, lone_letters: bool) -> Reading | None:
     ``lone_letters`` says whether a single letter behind a blank, as in ``72 m``, may be a unit.
     """
     text, worded = undecorated(answer)
-    if not text:
-        return None
-    split = _split_unit(text, lone_letters=lone_letters)
-    if split is None:
-        return None
-    mathematics, unit = split
-    return Reading(text=text, mathematics=mathematics, unit=unit, worded=worded)
+    split = _split_unit(text, lone_letters=lone_letters) if text else None
+    return split and Reading(text=text, mathematics=split[0], unit=split[1], worded=worded)
 
 
 def as_it_stands(reference: str) -> Reading:
@@ -258,7 +239,7 @@ def _with_words(text: str, body: str, phrase: str, power: str, *, surely: bool) 
         if numeral is None:
             return None
         body = written(numeral.value * multiplier)
-    if not all(word not in NO_UNITS for word in words) or rest.strip(" /()") or len(words) > LONGEST_UNIT:
+    if not NO_UNITS.isdisjoint(words) or rest.strip(" /()") or len(words) > LONGEST_UNIT:
         # A list may have words between its members; alone behind a number they leave it open.
         return None if surely and read_numeral(body) is not None else (text, None)
     if not words:

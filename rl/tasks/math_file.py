@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rl.errors import UsageError
+from rl.errors import UsageError, refusing
 from rl.hub import FORM, is_hub_name, read_hub_name
 from rl.tasks.config import Template, TextTaskConfig
 from rl.tasks.extraction import RULES, Form
 from rl.tasks.math_verifier import MathVerifier, Reference
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import Prompt
+from rl.tasks.split import ProblemList
 from weightopt.settings import can_be_opened
 
 Row = Mapping[str, Any]
@@ -26,8 +26,6 @@ Row = Mapping[str, Any]
 JSON_LINES = "a .jsonl or .json file must be JSON lines, one object a line and no array around them"
 # Of a number in a file; with a larger one it would have too many digits to be written out.
 LARGEST_EXPONENT = 308
-
-ENDINGS = "files are read that end in .jsonl, .json or .parquet"
 
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(can_be_opened)]
@@ -73,8 +71,24 @@ class MathConfig(TextTaskConfig):
         return document
 
     def build(self) -> ProblemList:
-        """As `TaskConfig.build`."""
-        return load_problems(self)
+        """The problems.
+
+        Raises
+        ------
+        UsageError
+            If a file cannot be read, a column is absent, a row has no answer in the form it should have (unless such
+            rows are dropped) or one that is no answer, or if no problem is left to train on.
+        """
+        notes: list[str] = []
+        training = _prompts(self.train, self.train_split, self, notes)
+        if self.held_out is None and self.held_out_split is None:
+            problems = ProblemList.divide(training, notes=notes)
+        else:
+            source, split = self.held_out or self.train, self.held_out_split or self.train_split
+            problems = ProblemList.of_two_sides(training, _prompts(source, split, self, notes), notes=notes)
+        if not problems.training:
+            raise UsageError(f"task.train is {self.train!r}, which leaves no problem to train on")
+        return problems
 
     def verifier(self) -> MathVerifier:
         """As `TaskConfig.verifier`."""
@@ -82,39 +96,16 @@ class MathConfig(TextTaskConfig):
 
     def data_files(self) -> dict[str, Path]:
         """As `TaskConfig.data_files`; data sets of the hub are not among them."""
-        return {key: Path(source) for key, source in _sources(self).items() if not is_hub_name(source)}
+        return {key: Path(source) for key, source in self._sources().items() if not is_hub_name(source)}
 
     def packages(self) -> tuple[str, ...]:
         """As `TaskConfig.packages`."""
-        from_hub = any(map(is_hub_name, _sources(self).values()))
-        parquet = any(file.suffix == ".parquet" for file in self.data_files().values())
-        readers = {"pyarrow": parquet, "datasets": from_hub}
-        return ("math-verify", "latex2sympy2_extended", "sympy", *(name for name, used in readers.items() if used))
+        pyarrow = ["pyarrow"] if any(file.suffix == ".parquet" for file in self.data_files().values()) else []
+        datasets = ["datasets"] if any(map(is_hub_name, self._sources().values())) else []
+        return ("math-verify", "latex2sympy2_extended", "sympy", *pyarrow, *datasets)
 
-
-def load_problems(config: MathConfig) -> ProblemList:
-    """Read the problems of a configuration.
-
-    Raises
-    ------
-    UsageError
-        If a file cannot be read, a column is absent, a row has no answer in the form it should have (unless such rows
-        are dropped) or one that is no answer, or if no problem is left to train on.
-    """
-    notes: list[str] = []
-    training = _prompts(config.train, config.train_split, config, notes)
-    if config.held_out is None and config.held_out_split is None:
-        problems = ProblemList.divide(training, notes=notes)
-    else:
-        source, split = config.held_out or config.train, config.held_out_split or config.train_split
-        problems = ProblemList.of_two_sides(training, _prompts(source, split, config, notes), notes=notes)
-    if not problems.training:
-        raise UsageError(f"task.train is {config.train!r}, which leaves no problem to train on")
-    return problems
-
-
-def _sources(config: MathConfig) -> dict[str, str]:
-    return {"train": config.train, **({"held_out": config.held_out} if config.held_out else {})}
+    def _sources(self) -> dict[str, str]:
+        return {"train": self.train, **({"held_out": self.held_out} if self.held_out else {})}
 
 
 def canonical_name(question: str) -> str:
@@ -171,15 +162,10 @@ def _text(row: Row, column: str, place: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
-        return _written_out(Decimal(repr(value)))
+        return f"{Decimal(repr(value)):f}"  # in digits, as people write it: 0.00001 and not 1e-05
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= LARGEST_EXPONENT:
-        return _written_out(value)
+        return f"{value:f}"
     raise UsageError(f"{place} has {value!r} in column {column!r}: text or a finite number is needed")
-
-
-def _written_out(value: Decimal) -> str:
-    """A number in digits, as people write it: 0.00001 and not 1e-05."""
-    return f"{value:f}"
 
 
 def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
@@ -189,12 +175,11 @@ def _rows(source: str, split: str, subset: str | None) -> Iterable[Row]:
     reader = READERS.get(path.suffix)
     if reader is None:
         raise UsageError(
-            f"data file {source!r} is of another kind, or not there: {ENDINGS}; a data set of the hub is named {FORM}"
+            f"data file {source!r} is of another kind, or not there: files are read that end in .jsonl, .json or "
+            f".parquet; a data set of the hub is named {FORM}"
         )
-    try:
+    with refusing(f"data file {source!r} cannot be read", OSError):
         return list(reader(path))
-    except OSError as error:
-        raise UsageError(f"data file {source!r} cannot be read: {error.strerror or error}") from error
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -216,11 +201,9 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise UsageError(f"to read {str(path)!r} pyarrow is needed: pip install 'weightopt[tasks]'") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
@@ -243,8 +226,5 @@ def _hub_rows(name: str, split: str, subset: str | None) -> Iterable[Row]:
         raise UsageError(
             f"for {name!r}, a data set of the hub, the package datasets is needed: pip install datasets"
         ) from error
-    try:
-        rows: Any = datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)
-    except Exception as error:  # it raises whatever the network, the hub or the data set leads to
-        raise UsageError(f"data set {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
-    return rows
+    with refusing(f"data set {name!r} cannot be loaded", Exception):  # whatever network, hub or data set lead to
+        return datasets.load_dataset(owner_and_name, subset, split=split, revision=revision)

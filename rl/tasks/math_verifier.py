@@ -50,12 +50,7 @@ class Reference:
 
 
 class MathVerifier:
-    """Judges answers against the reference of their prompt.
-
-    Parameters
-    ----------
-    form
-        Where in a response the answer stands.
+    """Judges answers, which stand in a response as ``form`` says, against the reference of their prompt.
 
     Raises
     ------

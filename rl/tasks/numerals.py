@@ -11,7 +11,8 @@ nothing but themselves.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 # Beyond these a number is no numeral: powers would take memory.
@@ -23,9 +24,7 @@ SIGNIFICANT_DIGITS = 4
 
 GROUPED = r"[0-9]{1,3}(?P<separator>[, ])[0-9]{3}(?:(?P=separator)[0-9]{3})*"
 DECIMAL = re.compile(rf"(?P<whole>{GROUPED}|[0-9]+)?(?P<point>\.(?P<places>[0-9]*))?")
-EXPONENT = (
-    r"(?:(?P<bare>[0-9]+)|\{\s*(?P<braced>[-+]?\s*[0-9]+)\s*\}|\((?P<bracketed>[-+]?[0-9]+)\)|(?P<signed>-[0-9]+))"
-)
+EXPONENT = r"(?P<exponent>-?[0-9]+|\{\s*[-+]?\s*[0-9]+\s*\}|\([-+]?[0-9]+\))"
 SCIENTIFIC = re.compile(
     rf"(?P<factor>[0-9., ]*[0-9.])(?:[eE](?P<short>[-+]?[0-9]+)|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*{EXPONENT})"
 )
@@ -52,8 +51,6 @@ class Numeral:
 
     Attributes
     ----------
-    value
-        What it is worth, exactly.
     rounded
         Whether it is a decimal with a point or an exponent, which people write for a number that has more digits.
     composed
@@ -96,79 +93,61 @@ def read_numeral(text: str) -> Numeral | None:
     Spacing commands of LaTeX must have become blanks before.
     """
     text = text.strip()
-    if shorter := _without_brackets(text):
-        return read_numeral(shorter)
-    percent = PERCENT.search(text)
-    if percent:
+    if len(text) > 2 and text[0] + text[-1] in ("()", "{}") and not set("(){}") & set(text[1:-1]):
+        if inner := text[1:-1].strip():
+            return read_numeral(inner)
+    elif percent := PERCENT.search(text):
         hundredths = read_numeral(text[: percent.start()])
         if hundredths is None or PERCENT.search(text[: percent.start()]):
             return None
-        return Numeral(value=hundredths.value / 100, rounded=hundredths.rounded, composed=hundredths.composed)
+        return replace(hundredths, value=hundredths.value / 100)
     sign = -1 if text[:1] == "-" else 1
     if text[:1] in ("-", "+"):
         text = text[1:].strip()
         if text[:1] in ("-", "+", "("):
             return None
-    found = _unsigned(text)
-    return found and Numeral(value=sign * found.value, rounded=found.rounded, composed=found.composed)
+    found = _first(text, *SIMPLE, *FRACTIONS, *OTHERS)
+    return found and replace(found, value=sign * found.value)
 
 
-def _without_brackets(text: str) -> str | None:
-    """What stands in the one pair of brackets around a whole text."""
-    if len(text) > 2 and (text[0], text[-1]) in (("(", ")"), ("{", "}")) and not set("(){}") & set(text[1:-1]):
-        return text[1:-1].strip()
-    return None
+def _first(text: str, *forms: "Form") -> Numeral | None:
+    """What the first of some forms, which are matched by the whole of a text, makes of it."""
+    found = (read(match) for pattern, read in forms if (match := pattern.fullmatch(text)))
+    return next(filter(None, found), None)
 
 
-def _unsigned(text: str) -> Numeral | None:
-    for read in (_decimal, _scientific, _power, _fraction, _mixed, _repeating, _to_a_base):
-        if found := read(text):
-            return found
-    return None
-
-
-def _decimal(text: str) -> Numeral | None:
-    match = DECIMAL.fullmatch(text)
-    if not match or not (match["whole"] or match["places"]):
+def _decimal(match: re.Match[str]) -> Numeral | None:
+    if not (match["whole"] or match["places"]):
         return None
     whole = (match["whole"] or "0").replace(match["separator"] or ",", "")
     places = match["places"] or ""
     return Numeral(value=Fraction(int(whole + places), 10 ** len(places)), rounded=bool(match["point"]))
 
 
-def _exponent(match: re.Match[str], *more: str) -> int | None:
-    said = next(match[name] for name in ("bare", "braced", "bracketed", "signed", *more) if match[name] is not None)
-    exponent = int(said.replace(" ", "")) if len(said) < LONGEST_POWER_BASE else LARGEST_EXPONENT + 1
+def _exponent(said: str) -> int | None:
+    said = re.sub(r"[(){}\s]", "", said)
+    exponent = int(said) if len(said) < LONGEST_POWER_BASE else LARGEST_EXPONENT + 1
     return exponent if abs(exponent) <= LARGEST_EXPONENT else None
 
 
-def _scientific(text: str) -> Numeral | None:
-    match = SCIENTIFIC.fullmatch(text)
-    factor = match and _decimal(match["factor"].strip())
-    exponent = match and _exponent(match, "short")
+def _scientific(match: re.Match[str]) -> Numeral | None:
+    factor = _first(match["factor"].strip(), (DECIMAL, _decimal))
+    exponent = _exponent(match["short"] or match["exponent"])
     if not factor or exponent is None:
         return None
     return Numeral(value=factor.value * Fraction(10) ** exponent, rounded=True)
 
 
-def _power(text: str) -> Numeral | None:
-    match = POWER.fullmatch(text)
-    if not match or len(match["base"]) > LONGEST_POWER_BASE:
+def _power(match: re.Match[str]) -> Numeral | None:
+    base, exponent = match["base"], _exponent(match["exponent"])
+    if len(base) > LONGEST_POWER_BASE or exponent is None or (int(base) == 0 and exponent <= 0):
         return None
-    base, exponent = int(match["base"]), _exponent(match)
-    if exponent is None or (base == 0 and exponent <= 0):
-        return None
-    return Numeral(value=Fraction(base) ** exponent, composed=True)
+    return Numeral(value=Fraction(int(base)) ** exponent, composed=True)
 
 
-def _fraction(text: str) -> Numeral | None:
-    if match := FRACTION.fullmatch(text):
-        parts = [match[name] or match[f"{name}_digit"] for name in ("over", "under")]
-    elif match := SLASHED.fullmatch(text):
-        parts = [match["over"], match["under"]]
-    else:
-        return None
-    over, under = (_part(part) for part in parts)
+def _fraction(match: re.Match[str]) -> Numeral | None:
+    given = match.groupdict()
+    over, under = (_part(given[name] or given.get(f"{name}_digit")) for name in ("over", "under"))
     if over is None or not under:
         return None
     return Numeral(value=over / under, composed=True)
@@ -178,34 +157,24 @@ def _part(text: str | None) -> Fraction | None:
     """A numerator or denominator: a number without a bar of its own."""
     text = (text or "").strip()
     sign = -1 if text[:1] == "-" else 1
-    text = text.removeprefix("-").strip()
-    found = _decimal(text) or _scientific(text) or _power(text)
+    found = _first(text.removeprefix("-").strip(), *SIMPLE)
     return sign * found.value if found else None
 
 
-def _mixed(text: str) -> Numeral | None:
-    match = MIXED.fullmatch(text)
-    if not match:
-        return None
-    part = _fraction(match["latex"] or f"{match['over']}/{match['under']}")
+def _mixed(match: re.Match[str]) -> Numeral | None:
+    part = _first(match["latex"] or f"{match['over']}/{match['under']}", *FRACTIONS)
     if part is None or not 0 < part.value < 1 or not re.sub(r"\\frac|[{}\s/]", "", match["latex"] or "0").isdecimal():
         return None
     return Numeral(value=int(match["whole"]) + part.value, composed=True)
 
 
-def _repeating(text: str) -> Numeral | None:
-    match = REPEATING.fullmatch(text)
-    if not match:
-        return None
+def _repeating(match: re.Match[str]) -> Numeral:
     whole, places, period = match["whole"] or "0", match["places"], match["period"]
     tail = Fraction(int(period), 10 ** len(period) - 1)
     return Numeral(value=(int(whole + places) + tail) / 10 ** len(places), composed=True)
 
 
-def _to_a_base(text: str) -> Numeral | None:
-    match = BASED.fullmatch(text)
-    if not match:
-        return None
+def _to_a_base(match: re.Match[str]) -> Numeral | None:
     said = match["digit"] or re.sub(r"\\(?:text|mathrm|textrm|mbox)|[{}\s]|base", "", match["base"])
     base = BASES.get(said.lower()) or (int(said) if said.isdecimal() and len(said) <= 2 else 0)
     if not 2 <= base <= 36:
@@ -214,3 +183,9 @@ def _to_a_base(text: str) -> Numeral | None:
         return Numeral(value=Fraction(int(match["plain"] or match["bracketed"], base)), composed=True)
     except ValueError:  # a digit that the base does not have
         return None
+
+
+Form = tuple[re.Pattern[str], Callable[[re.Match[str]], Numeral | None]]
+SIMPLE: tuple[Form, ...] = ((DECIMAL, _decimal), (SCIENTIFIC, _scientific), (POWER, _power))
+FRACTIONS: tuple[Form, ...] = ((FRACTION, _fraction), (SLASHED, _fraction))
+OTHERS: tuple[Form, ...] = ((MIXED, _mixed), (REPEATING, _repeating), (BASED, _to_a_base))

@@ -43,7 +43,6 @@ class Verifier(Protocol[ProblemT]):
 
         Any string is allowed. A pure function: neither the responses judged before nor their order play a part.
         """
-        ...
 
 
 @runtime_checkable

@@ -8,19 +8,19 @@ text of the answer, so they only run in the sealed processes of `rl.verification
 import json
 import math
 import re
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from random import Random
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from rl.errors import UsageError
+from rl.errors import UsageError, refusing
 from rl.seeds import derive_seed
 from rl.tasks.config import NONE, ForeignTaskConfig, Parameters, Template
 from rl.tasks.extraction import Form, extract
-from rl.tasks.problem_list import ProblemList
 from rl.tasks.protocol import GeneratedTask, Prompt
+from rl.tasks.split import ProblemList
 from weightopt.settings import Integer, Number
 
 LONGEST_ANSWER = 4096
@@ -62,49 +62,48 @@ class ReasoningGymConfig(ForeignTaskConfig):
     """Text of a prompt, with the question in the place of {question}."""
 
     def build(self) -> "GeneratedTask[dict[str, Any]] | ProblemList":
-        """As `TaskConfig.build`."""
-        return load_puzzles(self)
+        """The puzzles: endless, or with ``problems`` a list that is made here and now.
 
-    def verifier(self) -> "PuzzleVerifier":
+        Raises
+        ------
+        UsageError
+            If reasoning-gym does not know the data set or refuses its parameters.
+        ModuleNotFoundError
+            If it is not installed.
+        """
+        puzzles = Puzzles(self)
+        if self.problems is None:
+            return puzzles
+        rng = Random(derive_seed(self.seed, "puzzles"))
+        problems = ProblemList.divide([puzzles.propose(rng) for _ in range(self.problems)])
+        if not problems.training:
+            raise UsageError(f"task.problems is {self.problems}, which leaves no problem to train on")
+        return problems
+
+    def verifier(self) -> "Puzzles":
         """As `TaskConfig.verifier`."""
-        return PuzzleVerifier(self)
+        return Puzzles(self)
 
     def packages(self) -> tuple[str, ...]:
         """As `TaskConfig.packages`."""
         return ("reasoning-gym", "sympy")
 
 
-def load_puzzles(config: ReasoningGymConfig) -> GeneratedTask[dict[str, Any]] | ProblemList:
-    """The puzzles of a configuration: endless, or with ``problems`` a list that is made here and now.
-
-    Raises
-    ------
-    UsageError
-        If reasoning-gym does not know the data set or refuses its parameters.
-    ModuleNotFoundError
-        If it is not installed.
-    """
-    puzzles = Puzzles(config)
-    if config.problems is None:
-        return puzzles
-    rng = Random(derive_seed(config.seed, "puzzles"))
-    problems = ProblemList.divide([puzzles.propose(rng) for _ in range(config.problems)])
-    if not problems.training:
-        raise UsageError(f"task.problems is {config.problems}, which leaves no problem to train on")
-    return problems
-
-
 class Puzzles:
-    """Endless puzzles of one data set; a `rl.tasks.protocol.GeneratedTask`."""
+    """Endless puzzles of one data set, judged by its scorer; a `GeneratedTask` and a `Verifier`."""
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self._config = config
-        self._dataset = _create(config)
-        self._count = MOST_PROBLEMS
+        self._dataset = _create(config.dataset, json.dumps(config.parameters, sort_keys=True), config.seed)
+
+    @cached_property
+    def _count(self) -> int:
+        """How many there are."""
         try:
             self._dataset[MOST_PROBLEMS - 1]
         except IndexError:
-            self._count = len(self._dataset)
+            return len(self._dataset)
+        return MOST_PROBLEMS
 
     def propose(self, rng: Random) -> Prompt[dict[str, Any]]:
         """Draw one puzzle."""
@@ -121,15 +120,6 @@ class Puzzles:
             problem=entry,
         )
 
-
-class PuzzleVerifier:
-    """Judges answers by the scorer of their data set."""
-
-    def __init__(self, config: ReasoningGymConfig) -> None:
-        self._dataset = _create(config)
-        self._form: Form = config.answer
-        self._threshold = config.threshold
-
     def verify(self, prompt: Prompt[dict[str, Any]], response: str) -> bool | None:
         """Whether the score of the answer reaches the threshold; None if none stands in the form asked for.
 
@@ -138,7 +128,7 @@ class PuzzleVerifier:
         ArithmeticError
             If the score is no number between 0 and 1.
         """
-        answer = extract(self._form, response, longest=LONGEST_ANSWER)
+        answer = extract(self._config.answer, response, longest=LONGEST_ANSWER)
         if answer is None:
             return None
         if NO_NUMBER.search(answer) and not NO_NUMBER.search(str(prompt.problem.get("answer"))):
@@ -148,15 +138,11 @@ class PuzzleVerifier:
             raise ArithmeticError(
                 f"the scorer of {prompt.problem.get('metadata', {}).get('source_dataset')!r} gave {score}"
             )
-        return score >= self._threshold
-
-
-def _create(config: ReasoningGymConfig) -> Any:
-    return _create_cached(config.dataset, json.dumps(config.parameters, sort_keys=True), config.seed)
+        return score >= self._config.threshold
 
 
 @cache
-def _create_cached(name: str, parameters: str, seed: int) -> Any:
+def _create(name: str, parameters: str, seed: int) -> Any:
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
@@ -165,9 +151,6 @@ def _create_cached(name: str, parameters: str, seed: int) -> Any:
 
         near = get_close_matches(name, DATASETS, n=3, cutoff=0.0)
         raise UsageError(f"task.dataset is {name!r}; the nearest that reasoning-gym has are {', '.join(near)}")
-    try:
+    refused = f"reasoning-gym refuses task.parameters for {name!r}"
+    with refusing(refused, AssertionError, TypeError, ValueError, KeyError):
         return reasoning_gym.create_dataset(name, **{"size": USUAL_SIZE, **json.loads(parameters)}, seed=seed)
-    except (AssertionError, TypeError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"reasoning-gym refuses task.parameters for {name!r}: {' '.join(str(error).split())}"
-        ) from error

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from rl.errors import UsageError
 from rl.tasks.config import ForeignTaskConfig, TaskConfig, TextTaskConfig
 from rl.tasks.protocol import ListedTask, Prompt, Task, TeachingTask, Verifier
 
 INSTALL = "pip install 'weightopt[tasks]'"
-
-BuiltT = TypeVar("BuiltT")
 
 
 def build_task(config: TaskConfig) -> Task[Any]:
@@ -52,7 +50,7 @@ def build_teaching_task(config: TaskConfig) -> TeachingTask[Any]:
     return task
 
 
-def _needing_extra(build: Callable[[], BuiltT], config: TaskConfig) -> BuiltT:
+def _needing_extra(build: Callable[[], Any], config: TaskConfig) -> Any:
     try:
         return build()
     except ModuleNotFoundError as error:

@@ -69,7 +69,8 @@ class VerifierPool:
         self._start = task.model_dump(mode="json"), settings.model_dump(mode="json")
         self._limit = PATIENCE * settings.seconds_per_answer + GRACE
         self._workers: list[_Worker] = []
-        self._count = settings.workers or min(8, _cores())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._count = settings.workers or min(8, cores)
 
     def __enter__(self) -> Self:
         try:
@@ -106,8 +107,7 @@ class VerifierPool:
                 key, answer = waiting.popleft()
                 worker.send(*answer, limit=self._limit)
                 busy[worker.replies] = worker, key
-            now = time.monotonic()
-            patience = max(0.0, min(worker.deadline for worker, _ in busy.values()) - now)
+            patience = max(0.0, min(worker.deadline for worker, _ in busy.values()) - time.monotonic())
             ready, _, _ = select.select(list(busy), [], [], patience)
             now = time.monotonic()
             for replies, (worker, key) in list(busy.items()):
@@ -135,12 +135,8 @@ class VerifierPool:
 class _Worker:
     """One process of the pool, in a session of its own: Ctrl-C lets the step be finished, and `kill` reaches all of it.
 
-    Attributes
-    ----------
-    replies
-        File descriptor to wait for.
-    deadline
-        When the reply to what was sent last must be there, on the monotonic clock.
+    ``replies`` is the file descriptor to wait for; ``deadline``, on the monotonic clock, is when the reply to what was
+    sent last must be there.
     """
 
     def __init__(self, *start: Any) -> None:
@@ -207,8 +203,3 @@ class _Worker:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

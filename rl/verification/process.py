@@ -16,12 +16,10 @@ import gc
 import os
 import pickle
 import random
-import resource
 import select
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rl.config import parse_config
@@ -30,7 +28,7 @@ from rl.tasks.protocol import Prompt, Verifier
 from rl.tasks.registry import build_verifier
 from rl.verification.config import VerifierConfig
 from rl.verification.descendants import adopt_orphans, children, end_descendants, signal_on_end_of_parent
-from rl.verification.sandbox import seal
+from rl.verification.sandbox import bound_memory, seal
 from rl.verification.verdict import Judged, Verdict
 
 # Standard input of this process, where requests come from, and of a child where its reply goes.
@@ -149,17 +147,7 @@ def _limit(settings: VerifierConfig) -> None:
     """Bound time and memory of this process; the default action of the timer ends it, whatever it is doing."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, settings.seconds_per_answer)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    room = _address_space() + settings.memory_mib * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
-
-
-def _address_space() -> int:
-    """Bytes of address space in use, 0 where the system does not say (then the limit is on the whole)."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 0
+    bound_memory(settings.memory_mib * 2**20)
 
 
 def _settle_generators() -> None:

@@ -10,8 +10,11 @@ harm, so a task must not execute programs of the model in its verifier.
 import builtins
 import os
 import re
+import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -29,6 +32,17 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Functions of sympy, beside its classes, that an expression may call.
 PLAIN_FUNCTIONS = frozenset({"sqrt", "cbrt", "root"})
 NAME_OR_NUMBER = re.compile(r"[A-Za-z0-9_.]{1,64}", re.ASCII)
+
+
+def bound_memory(room: int) -> None:
+    """Let this process take so many bytes of memory beyond what it holds, and leave no core behind.
+
+    Where the system does not say what it holds, they are all that it may have.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        room += int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
 
 
 class SealError(PermissionError):

@@ -13,15 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from rl.records.metrics import METRICS_FILE, EvaluationRecord, StepRecord, TimingRecord, read_metrics
-from rl.run.display.bars import columns, sparkline
+from rl.records.metrics import METRICS_FILE, STAGES, EvaluationRecord, StepRecord, TimingRecord, read_metrics
 from weightopt.heartbeat import Heartbeat
 
 # Steps over which throughput and seconds are averaged, and training reward and the groups by K are shown.
 WINDOW = 20
 # Columns of the labels, of the longest note, and of a chart where there is room.
 LABEL, NOTE, SPARK = 15, 36, 40
-STAGES = ("sampling", "verifying", "learning", "hand_over", "evaluating")
+# Bars of one character, from none to full.
+BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Progress:
@@ -51,7 +51,8 @@ class Progress:
         self._live = Live(get_renderable=self.render, console=self._console, transient=True) if drawn else None
         self._steps_to_make, self._now = steps, "getting ready"
         # Between two evaluations of a large model there may be an hour, and a log should show it.
-        self._beat = Heartbeat(self._still, self.tell, active=not (drawn or self._console.quiet))
+        active = not (drawn or self._console.quiet)
+        self._beat = Heartbeat(lambda seconds: f"{self._now}, after {seconds:.0f} s", self.tell, active=active)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -111,15 +112,13 @@ class Progress:
         self._console.print(line, soft_wrap=not self._console.is_terminal)
         self._beat.heard()
 
-    def _still(self, seconds: float) -> str:
-        return f"{self._now}, after {seconds:.0f} s"
-
     def render(self) -> RenderableType:
         """The live display as it is now."""
         # What is left of a line beside the label and the longest note, so that nothing is cut at 80 characters.
         width = min(max(self._console.width - LABEL - NOTE, 9), SPARK)
         # A terminal of another encoding has no blocks: the numbers stay.
-        chart = _blank if not self._console.encoding.lower().startswith("utf") else sparkline
+        blocks = self._console.encoding.lower().startswith("utf")
+        chart = sparkline if blocks else lambda *_, **__: ""
         lines: list[Text] = []
         if self._supervised and not self._evaluations:
             note = f"step {self._supervised.step}: {self._supervised.success:.1%}"
@@ -135,7 +134,7 @@ class Progress:
             note = f"{math.fsum(recent) / len(recent):.1%} in the last {len(recent)} steps"
             lines.append(_line("training", chart(self._rewards, width=width), "cyan", note, width=width))
         if self._steps:
-            lines += _groups_by_successes(self._steps, width=width, blocks=chart is sparkline)
+            lines += _groups_by_successes(self._steps, width=width, blocks=blocks)
         if self._timing:
             lines += self._throughput()
         return Group(self._bar, *lines)
@@ -148,11 +147,9 @@ class Progress:
         tokens = sum(record.tokens for record in steps)
         training = sum(seconds.values()) - seconds["evaluating"]
         rates = f"{responses / training:,.0f} responses/s, {tokens / training:,.0f} tokens/s" if training > 0 else ""
-        shares = [
-            f"{stage.replace('_', '-')} {_short(value / len(self._timing))}"
-            for stage, value in seconds.items()
-            if value >= 0.005 * sum(seconds.values())  # less is noise, and the line is short
-        ]
+        each = {stage.replace("_", "-"): value / len(self._timing) for stage, value in seconds.items()}
+        least = 0.005 * sum(each.values())  # less is noise, and the line is short
+        shares = [f"{name} {value:{'.1f' if value >= 10 else '.2g'}}" for name, value in each.items() if value >= least]
         return [_line("throughput", "", "", rates, width=0), _line("seconds/step", "", "", ", ".join(shares), width=0)]
 
 
@@ -187,15 +184,32 @@ def _line(label: str, chart: str, style: str, note: str, *, width: int) -> Text:
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _blank(values: Sequence[float], *, width: int) -> str:  # noqa: ARG001
-    return ""
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2g}"
-
-
 def _success(record: EvaluationRecord) -> str:
     strata = ", ".join(f"{name} {value:.0%}" for name, value in record.by_difficulty.items())
     interval = f"[{record.success_low:.1%}, {record.success_high:.1%}]"
     return f"held-out success {record.success:5.1%} {interval}  ({strata})"
+
+
+def sparkline(values: Sequence[float], *, width: int, top: float | None = None) -> str:
+    """A row of bars, one a value, from 0 to ``top``.
+
+    Parameters
+    ----------
+    values
+        At least 0 each. More of them than ``width`` are averaged in ``width`` stretches of (nearly) equal length.
+    width
+        Characters, at least 1.
+    top
+        Value of a full bar, by default the largest one. A value above 0 shows as more than nothing.
+    """
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [math.fsum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return columns(values, height=1, top=top)[0]
+
+
+def columns(values: Sequence[float], *, height: int, top: float | None = None) -> list[str]:
+    """Upright bars, one character wide, as ``height`` lines from above; see `sparkline`."""
+    full = max(values, default=0.0) if top is None else top
+    levels = [min(max(math.ceil(8 * height * value / full), value > 0), 8 * height) if full else 0 for value in values]
+    return ["".join(BLOCKS[min(max(level - 8 * row, 0), 8)] for level in levels) for row in reversed(range(height))]
