@@ -18,8 +18,8 @@ from transformers import (
 
 from rl.models import fused
 from rl.models.agreement import FINE, continuation_gap
-from rl.models.fused import Continuations, fits
-from rl.models.prefix import Prefix
+from rl.models.fused import Continuations
+from rl.models.prefix import Prefix, fits
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 from tests.worlds import tiny_policy

@@ -48,11 +48,11 @@ def packed_gap(model: PreTrainedModel, *, typical: bool = False) -> float:
     The largest gap, or with ``typical`` the root of the mean square.
     A model may differ, or raise whatever it raises, that does not let attention be exchanged, or asks more of it.
     """
-    tokens = _tokens(model)
-    long, short = tokens.shape[1], tokens.shape[1] // 2
-    rows = tokens.tolist()
-    prompts, owner = [rows[0][: long // 3], rows[1][:short]], [0, 1, 1]
-    responses = [rows[0][long // 3 :], rows[1][short:], [*rows[1][short : -short // 2], *rows[0][: short // 2]]]
+    first, second = _tokens(model).tolist()
+    half, quarter = len(first) // 2, len(first) // 4
+    # Prompts that begin alike, if the context leaves room, and responses that do.
+    prompts, owner = [[*first[:half], second[0]], [*first[:half], *second[1:4]]], [0, 1, 1]
+    responses = [first[half + 1 :], second[half + 3 :], [*second[half + 3 : -quarter], *first[:quarter]]]
     autocast = torch.is_autocast_enabled(model.device.type)
     pack(model)
     try:
@@ -60,7 +60,7 @@ def packed_gap(model: PreTrainedModel, *, typical: bool = False) -> float:
         packed = Packed(prompts, owner, responses, device=model.device, layout=layout)
         with torch.no_grad():
             said = torch.log_softmax(packed.read(model)[packed.before].float(), dim=-1)
-            said = said if packed.asked is None else said[packed.asked]
+            said = packed.answers(said)
     finally:
         unpack(model)
     apart = []
@@ -126,18 +126,18 @@ def prefix_gap(model: PreTrainedModel) -> float:
     may differ, or raise whatever it raises.
     """
     tokens = _tokens(model)[:, :TOKENS]
-    short, split = tokens.shape[1] // 4, tokens.shape[1] // 2  # fewer where the model's context is shorter
-    rows = tokens.tolist()
+    half, short = tokens.shape[1] // 2, max(1, tokens.shape[1] // 8)  # fewer where the model's context is shorter
+    first, second = tokens.tolist()
+    # Prompts of two lengths that begin alike, the second of which has two responses.
+    prompts = [[*first[:half], *second[:short]], [*first[:half], *second[short : 3 * short]]]
     with torch.no_grad():
-        # Prompts of two lengths, the second of which has two responses.
-        prefix = Prefix.read(model, [rows[0][short:split], rows[1][:split]])
+        prefix = Prefix.read(model, prompts)
         prefix.select(torch.tensor([1, 0, 1], device=model.device))
-        ends = tokens[[1, 0, 0], split:]
+        ends = tokens[[1, 0, 0], -2 * short :]
         shared = torch.log_softmax(prefix.extend(ends).float(), dim=-1)
-        whole = [torch.cat([tokens[1, :split], ends[0]]), torch.cat([tokens[0, short:split], ends[1]])]
-        whole.append(torch.cat([tokens[1, :split], ends[2]]))
-        apart = [_log_probs(model, each[None])[0, -ends.shape[1] :] for each in whole]
-    return max(_distance(first, second) for first, second in zip(shared, apart, strict=True))
+        whole = [[*prompts[row], *end] for row, end in zip((1, 0, 1), ends.tolist(), strict=True)]
+        apart = [_log_probs(model, torch.tensor([each], device=model.device))[0, -ends.shape[1] :] for each in whole]
+    return max(_distance(one, other) for one, other in zip(shared, apart, strict=True))
 
 
 @torch.no_grad()

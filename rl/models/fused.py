@@ -13,22 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
-from rl.models.prefix import Prefix, sees_all
-
-KIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+from rl.models.prefix import Prefix
 
 # Tokens of the longest prompt up to which each response gets a copy of its keys and values.
 SHORT = 16
 
 # Tokens of each response for which memory is taken at a time.
 ROOM = 8
-
-
-def fits(model: PreTrainedModel) -> bool:
-    """Whether a model is computed as is done here, and each of its layers looks at all tokens."""
-    return type(model) in KIN and sees_all(model)
 
 
 class Continuations:

@@ -44,7 +44,8 @@ class Layout:
         ``"packed"``: without padding. ``"grid"``: without any but for attention. ``"padded"``: each text with its
         prompt and padding.
     slot, pair
-        On a grid what a place of a key, and a pair of places of a query and a key, take of a backward pass, in tokens.
+        On a grid what a place of a key, and a pair of places of a query and a key, take, in tokens: of the memory that
+        a backward pass holds, and a pair of the time where that is more.
     """
 
     kind: Literal["packed", "grid", "padded"]
@@ -70,16 +71,14 @@ class Places:
         The token of each slot, shape (slots,); of one that is padding any.
     slot
         A slot of each token, shape (T,).
-    more
-        The other slots of the tokens of contexts, which come first, shape (most, tokens of contexts).
-    used
-        Which of those there are, 1 or 0.
+    copies
+        Some tokens of contexts, shape (n,), their other slots, (most, n), and which of those there are, (most, n): a
+        few times, so that tokens with many copies and tokens with few are apart.
     """
 
     token: Tensor
     slot: Tensor
-    more: Tensor
-    used: Tensor
+    copies: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of tokens, shape (T, ...), as values of slots, shape (slots, ...)."""
@@ -109,18 +108,19 @@ class Segment:
     def depths(self) -> np.ndarray:
         """How many tokens of the segment each follows, shape (n,)."""
         depths = np.arange(len(self.tokens))
-        for place, before in enumerate(self.after or ()):
-            depths[place] = depths[before] + 1 if before >= 0 else 0
+        if self.after is not None:
+            for place, before in enumerate(self.after):
+                depths[place] = depths[before] + 1 if before >= 0 else 0
         return depths
 
     def seen(self, long: int) -> np.ndarray:
         """Which places each sees, its own and those that it follows, shape (long, long); ``long`` is at least n."""
         if self.after is None:
             return np.tri(long, dtype=bool)
-        seen = np.eye(long, dtype=bool)
-        for place, before in enumerate(self.after):
-            if before >= 0:
-                seen[place] |= seen[before]
+        seen, depths, after = np.eye(long, dtype=bool), self.depths(), np.array(self.after, dtype=int)
+        for depth in range(1, int(depths.max(initial=0)) + 1):
+            places = np.flatnonzero(depths == depth)
+            seen[places] |= seen[after[places]]
         return seen
 
 
@@ -171,9 +171,7 @@ class Packed:
     tokens, positions
         What a model is given, shape (1, T).
     before, after
-        Places, among the T, after which a token is asked for, and that token, shape (n,).
-    asked
-        Which of the n each token of the responses is, one response after the other; None: they are in this order.
+        Places, among the T, after which a token is asked for, and that token, shape (n,); see `answers`.
     is_tree
         Whether the responses to a prompt are one segment.
     """
@@ -188,8 +186,8 @@ class Packed:
         layout: Layout = PACKED,
     ) -> None:
         self._device = device
+        self._masks: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
         self._segments, ends = _prompts(prompts)
-        self._shared = sum(len(each.tokens) for each in self._segments)
         branches = _branches(owner, responses, ends, layout, wide=max(map(len, prompts)))
         self.is_tree = len(branches) < len(responses)
         first = len(self._segments)
@@ -202,6 +200,7 @@ class Packed:
             if parent >= 0:
                 self._context[number] = self._context[parent] + self._length[parent]
                 self._depth[number] = self._depth[parent] + 1
+        self._depth[first:] = self._depth[:first].max() + 1  # responses apart, as they are longer or shorter
         tokens = [token for each in self._segments for token in each.tokens]
         depths = np.concatenate([each.depths() for each in self._segments])
         self.tokens = self._sent(np.array([tokens]))
@@ -216,10 +215,10 @@ class Packed:
                     own < 0, self._begin[parent] + self._length[parent] - 1, self._begin[number] + own
                 )
         pairs = np.stack([np.concatenate(before), np.array([token for each in responses for token in each])])
-        self.asked = None
+        self._asked = None
         if self.is_tree:  # what is asked for several times is answered once
             pairs, asked = np.unique(pairs, axis=1, return_inverse=True)
-            self.asked = self._sent(asked.reshape(-1))
+            self._asked = self._sent(asked.reshape(-1))
         self.before, self.after = (self._sent(np.ascontiguousarray(each)) for each in pairs)
 
     def _sent(self, numbers: np.ndarray) -> Tensor:
@@ -234,6 +233,10 @@ class Packed:
         )
         return said(output)[0]
 
+    def answers(self, values: Tensor) -> Tensor:
+        """What was answered once, shape (n, ...), for each token of the responses, one response after the other."""
+        return values if self._asked is None else _Repeat.apply(values, self._asked)
+
     @cached_property
     def kernel(self) -> tuple[Places, tuple[Tensor, Tensor, int, int]]:
         """For the variable-length kernel: the places of keys, and where sequences of queries and keys begin.
@@ -243,7 +246,7 @@ class Packed:
         there = self._length > 0  # a response of a single token asks nothing
         keys = np.where(there, self._context + self._length, 0)
         begin = keys.cumsum() - keys
-        places = self._places(begin + self._context, int(keys.sum()), copies=begin)
+        places = self._places(begin + self._context, int(keys.sum()), context=begin)
         ends = [self._sent(np.append(0, each[there].cumsum()).astype(np.int32)) for each in (self._length, keys)]
         return places, (ends[0], ends[1], int(self._length.max()), int(keys.max()))
 
@@ -269,7 +272,7 @@ class Packed:
         return Grid(
             levels=tuple(levels),
             queries=self._places(asking, queries),
-            keys=self._places(seen + wide, keys, copies=seen),
+            keys=self._places(seen + wide, keys, context=seen),
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attend: "Attend", window: int | None) -> Tensor:
@@ -277,7 +280,7 @@ class Packed:
         grid = self.grid
         asking, *seen = grid.queries.spread(query), grid.keys.spread(key), grid.keys.spread(value)
         answers = []
-        for level, mask in zip(grid.levels, self._masks(window, query.dtype), strict=True):
+        for level in grid.levels:
             rows = len(level.segments)
             lengths = (level.long, level.wide + level.long, level.wide + level.long)
             slots = (level.queries, level.keys, level.keys)
@@ -285,57 +288,65 @@ class Packed:
                 each[some].unflatten(0, (rows, length)).transpose(1, 2)
                 for each, some, length in zip((asking, *seen), slots, lengths, strict=True)
             ]
-            answers.append(attend(*given, mask).transpose(1, 2).flatten(0, 1))
+            answers.append(attend(*given, self._mask(level, window, query.dtype)).transpose(1, 2).flatten(0, 1))
         return grid.queries.collect(torch.cat(answers))
 
-    def _masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor]:
-        """What is added for each query and key of each level, 0 or -∞; shapes (rows or 1, 1, long, wide + long).
+    def _mask(self, level: Level, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What is added for each query and key, 0 or -∞; shape (rows or 1, 1, long, wide + long). Computed once.
 
-        Computed once. Padding sees something: what a kernel answers to a query that does not may be not-a-number.
+        Padding sees itself: what a kernel answers to a query that sees nothing may be not-a-number.
         """
-        masks = self.__dict__.setdefault("_made", {})
-        if (window, dtype) not in masks:
-            masks[window, dtype] = [
-                torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, -torch.inf)
-                for level in self.grid.levels
-                for seen in [self._sent(self._seen(level, window)).unsqueeze(1)]
-            ]
-        return masks[window, dtype]
-
-    def _seen(self, level: Level, window: int | None) -> np.ndarray:
+        known = level.queries.start, window, dtype
+        if known in self._masks:
+            return self._masks[known]
         segments = [self._segments[number] for number in level.segments]
         if all(each.after is None for each in segments):
-            own, depths = np.tri(level.long, dtype=bool)[None], np.arange(level.long)[None]
+            places = torch.arange(level.long, device=self._device)
+            seen, depths = (places.unsqueeze(1) >= places).unsqueeze(0), places.unsqueeze(0)
         else:
-            own = np.stack([each.seen(level.long) for each in segments])
-            depths = np.stack([np.resize(np.append(each.depths(), 0), level.long) for each in segments])
+            seen = self._sent(np.stack([each.seen(level.long) for each in segments]))
+            depths = self._sent(np.stack([np.pad(d, (0, level.long - len(d))) for d in (s.depths() for s in segments)]))
         if window is not None:
-            own = own & (depths[:, :, None] - depths[:, None, :] < window)
-        if not level.wide:
-            return own
-        context, first = self._context[level.segments][:, None, None], np.arange(level.wide)
-        before = np.broadcast_to(first < context, (len(segments), level.long, level.wide))
-        if window is not None:
-            before = before & (context + depths[:, :, None] - first < window)
-        return np.concatenate([before, np.broadcast_to(own, (len(segments), *own.shape[1:]))], axis=2)
+            seen = seen & (depths.unsqueeze(2) - depths.unsqueeze(1) < window)
+        if level.wide:
+            context = self._sent(self._context[level.segments]).view(-1, 1, 1)
+            first = torch.arange(level.wide, device=self._device)
+            before = (first < context).expand(-1, level.long, -1)
+            if window is not None:
+                before = before & (context + depths.unsqueeze(2) - first < window)
+            seen = torch.cat([before, seen.expand(len(segments), -1, -1)], dim=2)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, -torch.inf).unsqueeze(1)
+        self._masks[known] = mask
+        return mask
 
-    def _places(self, own: np.ndarray, slots: int, *, copies: np.ndarray | None = None) -> Places:
-        """Places of tokens: those of a segment begin at slot ``own``, and what it follows at slot ``copies``."""
+    def _places(self, own: np.ndarray, slots: int, *, context: np.ndarray | None = None) -> Places:
+        """Places of tokens: those of a segment begin at slot ``own``, and those of its context at slot ``context``."""
         slot = own.repeat(self._length) + _count(self._length)
         token = np.zeros(slots, dtype=int)
         token[slot] = np.arange(len(slot))
-        more = used = np.zeros((0, self._shared), dtype=int)
-        if copies is not None:
+        copies = []
+        if context is not None:
             pairs = [(number, each) for number in np.flatnonzero(self._length) for each in self._line(number)]
             who, which = np.array(pairs, dtype=int).reshape(-1, 2).T
-            length, rank = self._length[which], np.array(_ranks(which.tolist()), dtype=int)
-            others = (copies[who] + self._context[which]).repeat(length) + _count(length)
-            shared = self._begin[which].repeat(length) + _count(length)
-            token[others] = shared
-            more, used = np.zeros((2, int(rank.max(initial=-1)) + 1, self._shared), dtype=int)
-            more[rank.repeat(length), shared] = others
-            used[rank.repeat(length), shared] = 1
-        return Places(token=self._sent(token), slot=self._sent(slot), more=self._sent(more), used=self._sent(used))
+            begin = context[who] + self._context[which]  # the slot of the first token of each copy
+            times = np.bincount(which, minlength=len(self._length))
+            rank = np.array(_ranks(which.tolist()), dtype=int)
+            # Those with up to 1, 2, 4, 8, ... copies together: no more than half is padding.
+            bucket = np.ceil(np.log2(np.maximum(times, 1))).astype(int)
+            for each in np.unique(bucket[which]):
+                some = np.flatnonzero((bucket == each) & (times > 0))
+                tokens = self._begin[some].repeat(self._length[some]) + _count(self._length[some])
+                column = np.zeros(len(self._length), dtype=int)
+                column[some] = self._length[some].cumsum() - self._length[some]
+                mine = np.flatnonzero(bucket[which] == each)
+                length = self._length[which[mine]]
+                rows, at = rank[mine].repeat(length), column[which[mine]].repeat(length) + _count(length)
+                others = begin[mine].repeat(length) + _count(length)
+                where, there = np.zeros((2, times[some].max(), len(tokens)), dtype=int)
+                where[rows, at], there[rows, at] = others, 1
+                token[others] = tokens[at]
+                copies.append(tuple(map(self._sent, (tokens, where, there.astype(bool)))))
+        return Places(token=self._sent(token), slot=self._sent(slot), copies=tuple(copies))
 
     def _line(self, number: int) -> list[int]:
         """What a segment follows, the nearest first."""
@@ -418,10 +429,26 @@ class _Spread(torch.autograd.Function):
         (grad,), places = grads, ctx.places
         # Gathered and not scattered: always added up in the same order, also on a GPU.
         own = grad[places.slot]
-        if len(places.more):
-            used = places.used.to(grad.dtype).view(*places.used.shape, *[1] * (grad.dim() - 1))
-            own[: places.more.shape[1]] += (grad[places.more] * used).sum(dim=0)
+        for tokens, slots, there in places.copies:
+            own[tokens] += (grad[slots] * there.view(*there.shape, *[1] * (grad.dim() - 1))).sum(dim=0)
         return own, None
+
+
+class _Repeat(torch.autograd.Function):
+    """Some of n values, each as often as it is asked for; on a CPU their gradients are added up in one order."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, values: Tensor, asked: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(asked)
+        ctx.count = len(values)
+        return values[asked]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grads[0].new_zeros(ctx.count, *grads[0].shape[1:]).index_add_(0, ctx.saved_tensors[0], grads[0]), None
 
 
 class _Collect(torch.autograd.Function):
@@ -464,7 +491,7 @@ def _attention(model: PreTrainedModel) -> str:
     return model.config._attn_implementation or ""
 
 
-def layout_of(model: PreTrainedModel, dtype: torch.dtype) -> Layout:
+def layout_of(model: PreTrainedModel, dtype: torch.dtype, *, lora: bool = False) -> Layout:
     """How texts are laid out in a model that computes in this type."""
     if not is_packed(model):
         return Layout(kind="padded")
@@ -475,16 +502,21 @@ def layout_of(model: PreTrainedModel, dtype: torch.dtype) -> Layout:
     plain = _attention(model) != PREFIX + "sdpa"
     if not plain and _has_kernel(states, states, states):
         return PACKED
+    hidden, intermediate = text.hidden_size, getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    queries, keys = heads * size, (getattr(text, "num_key_value_heads", None) or heads) * size
     kept = Kept.of(
-        hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        queries=heads * size,
-        keys=(getattr(text, "num_key_value_heads", None) or heads) * size,
+        hidden=hidden,
+        intermediate=intermediate,
+        queries=queries,
+        keys=keys,
         heads=heads,
         attention="eager" if plain else "grid",
         bf16=dtype == torch.bfloat16,
+        lora=lora,
     )
-    return Layout(kind="grid", slot=kept.slot / kept.token, pair=kept.pair / kept.token)
+    # Two multiplications for each feature of a query, and one for each weight that a token is multiplied by.
+    time = 2 * queries / (hidden * (2 * queries + 2 * keys + 3 * intermediate))
+    return Layout(kind="grid", slot=kept.slot / kept.token, pair=max(kept.pair / kept.token, time))
 
 
 def packed_attention(

@@ -132,7 +132,8 @@ class Policy:
     @property
     def layout(self) -> Layout:
         """What counts as a token of a micro-batch; see `rl.learning.loss.micro_batches`."""
-        return layout_of(self.model, torch.bfloat16 if self.settings.precision == "bf16" else self.model.dtype)
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else self.model.dtype
+        return layout_of(self.model, dtype, lora=self.adapter is not None)
 
     @property
     def logits_at_once(self) -> int:
@@ -240,12 +241,13 @@ class Policy:
         apart = self.output_layer.separable
         model = self.output_layer.decoder if apart else self.model
         again = layers_checkpointed(model) if self.settings.gradient_checkpointing else nullcontext()
+        packed: Packed | None = None
         with self.autocast(), again:
             if self.packed:
                 packed = Packed(prompts, owner, responses, device=self.device, layout=self.layout)
-                before, tokens, asked = packed.read(model)[packed.before], packed.after, packed.asked
+                before, tokens = packed.read(model)[packed.before], packed.after
             else:
-                before, asked = _read_whole(model, prompts, owner, responses), None
+                before = _read_whole(model, prompts, owner, responses)
                 tokens = sent(torch.tensor([token for response in responses for token in response]), self.device)
             if apart:
                 log_probs = self.output_layer.log_probs(
@@ -253,8 +255,8 @@ class Policy:
                 )
             else:
                 log_probs = chosen_log_probs(before, tokens, temperature)
-        if asked is not None:
-            log_probs = log_probs[asked]
+        if packed is not None:
+            log_probs = packed.answers(log_probs)
         lengths = sent(torch.tensor([len(response) for response in responses]), self.device)
         longest = max(len(response) for response in responses)
         written = torch.arange(longest, device=self.device) < lengths.unsqueeze(1)

@@ -5,7 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+
+# Others may count columns, padding too: windows of GPT-Neo and biases of MPT do.
+KIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
 # Tokens that texts have to begin with in common for these to be read once: apart, short texts take fewer operations.
 SHORTEST = 16
@@ -40,7 +50,7 @@ class Prefix:
 
         What several begin with is read once, where that makes fewer tokens; the rest of each is then padded so too.
         """
-        parts = _parts(sequences) if sees_all(model) else None
+        parts = _parts(sequences) if fits(model) else None
         if parts is None:
             return cls._read(model, sequences)
         beginnings, owner, rests = parts
@@ -93,10 +103,11 @@ class Prefix:
         return output
 
 
-def sees_all(model: PreTrainedModel) -> bool:
-    """Whether each layer of a model looks at all tokens before, wherever padding stands among them."""
+def fits(model: PreTrainedModel) -> bool:
+    """Whether each layer of a model is known to look at all tokens before, wherever padding stands among them."""
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"} and getattr(model.config, "sliding_window", None) is None
+    whole = kinds == {"full_attention"} and getattr(model.config, "sliding_window", None) is None
+    return type(model) in KIN and whole
 
 
 def _parts(texts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]] | None:

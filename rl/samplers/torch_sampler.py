@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from rl.errors import UsageError
 from rl.models.agreement import FINE, continuation_gap
-from rl.models.fused import Continuations, fits
+from rl.models.fused import Continuations
 from rl.models.packing import unpack
 from rl.models.policy import Policy
-from rl.models.prefix import Prefix
+from rl.models.prefix import Prefix, fits
 from rl.samplers.draw import draw
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.stop_strings import StopStrings
