@@ -45,7 +45,10 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
     except UsageError:
         raise
     except kinds as error:
-        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        reason = one_line(error)
+        if isinstance(error, OSError) and error.strerror:  # without a number, and the file if it is not named yet
+            named = error.filename is None or str(error.filename) in what
+            reason = error.strerror if named else f"{error.strerror}: {str(error.filename)!r}"
         raise UsageError(f"{what}: {reason}") from error
 
 

@@ -1,9 +1,10 @@
 """A look before a run: what it will ask, what it will take, and what its verifier thinks; nothing is written.
 
 Everything that a run refuses at the door is refused here. Memory is planned (`rl.models.memory`), also for a run that
-this machine cannot make. Time is measured on a piece of the first step that grows until
-its next size would take longer than `SECONDS`, for sampling, judging and learning each, and is multiplied up. Without a
-start model the weights are random, so lengths and success are not those of the run.
+this machine cannot make. Time is measured on a piece of the first step that grows until its next size would take longer
+than `SECONDS`, for sampling, judging and learning each, and is multiplied up, as if what the few prompts of the piece
+begin with alike stood once for as many of the step. Without a start model the weights are random, so lengths and
+success are not those of the run.
 """
 
 import tempfile

@@ -4,9 +4,9 @@ One step samples M responses to each prompt, counts the K correct ones of each g
 and wrong responses in the weight table at K, and makes one update. The table is the only thing that differs between a
 baseline and a solved weighting.
 
-Options that change the weighting are off by default, and docs/training.md says what each of them changes: the
-rules for all-wrong groups, dynamic sampling, schedules of tables, a table file that is
-followed, several updates a step with PPO's clip, a penalty on the distance to a reference.
+Options that change the weighting are off by default, and docs/training.md says what each of them changes: rules for
+all-wrong groups, dynamic sampling, schedules of tables, a table file that is followed, several updates a step with the
+clip of PPO, a penalty on the distance to a reference.
 
 Where torchrun has started several processes, each goes through all of this with the same numbers. They share the work
 of sampling, judging and computing gradients, and they share the weights (rl/processes/ranks.py); the first alone writes

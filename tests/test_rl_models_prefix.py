@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, GPTNeoConfig, LlamaConfig, MistralConfig, PreTrainedConfig
 
 from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.policy import load_policy, new_policy
@@ -74,7 +74,7 @@ def test_what_texts_begin_with_is_read_once_and_says_the_same(config: PreTrained
     model.model.layers[0].register_forward_pre_hook(lambda _, given: read.append(given[0].shape[:2].numel()))
     with torch.no_grad():
         prefix = Prefix.read(model, TEXTS)
-        # A window counts columns, padding too, so what stands in the middle of a text would change what it sees.
+        # A window counts columns, padding too: in the middle of a text it would change what is seen.
         whole = len(TEXTS) * 30
         assert sum(read) == (whole if isinstance(config, MistralConfig) else 4 * 26 + len(TEXTS) * 4)
         rows = torch.tensor([0, 0, 1, 2, 3, 4, 5, 6])
@@ -114,3 +114,22 @@ def test_sets_of_texts_begin_alike(drawn: list[tuple[int, int, list[int]]]) -> N
         assert length == 0 or length >= SHORTEST
         assert len({tuple(texts[each][:length]) for each in members}) == 1
         assert all(length < len(texts[each]) for each in members)
+
+
+def test_a_model_that_counts_columns_reads_texts_whole() -> None:
+    """Padding in the middle of a text would be a part of its window."""
+    config = GPTNeoConfig(
+        vocab_size=20,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=8,
+        max_position_embeddings=64,
+    )
+    model = build(config)
+    with torch.no_grad():
+        said = Prefix.read(model, TEXTS).last
+        for text, logits in zip(TEXTS, said, strict=True):
+            alone = model(input_ids=torch.tensor([text])).logits[0, -1]
+            torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)  # float32

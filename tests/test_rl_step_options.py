@@ -1,4 +1,4 @@
-"""The options of a run, one by one: schedules, success estimates, dynamic sampling, pass@k, dumped responses."""
+"""The options of a run, one by one: schedules, dynamic sampling, pass@k, dumped responses."""
 
 import json
 import math

@@ -25,8 +25,8 @@ class OptimizerConfig(Section):
     max_grad_norm: Annotated[Number, Field(gt=0, allow_inf_nan=False)] | None = None
     """Norm that the gradient is clipped to; by default it is not."""
     tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=2**30)] = 8192
-    """Tokens in a forward pass: bounds its memory and changes no result beyond rounding. In bf16 on a GPU a prompt
-    counts once however many responses it has; where attention pads, as on a CPU, each has its prompt and padding."""
+    """Tokens in a forward pass: bounds its memory and changes no result beyond rounding. A prompt counts once however
+    many responses it has; where attention pads, as on a CPU, what it holds counts as so many tokens."""
     warmup_steps: Annotated[Integer, Field(ge=0)] = 0
     """Steps over which the learning rate rises in equal parts."""
     mini_batches: Annotated[Integer, Field(ge=1, le=65536)] = 1

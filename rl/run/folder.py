@@ -230,6 +230,10 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue
         hint = " (it can only be raised)" if key == STEPS else _pinned(key, before, run)
+        if key in GONE:
+            hint = (
+                ", since this version has no such key: go on with the version that wrote it, or start in a new folder"
+            )
         raise UsageError(
             f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
         )

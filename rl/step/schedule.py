@@ -46,7 +46,7 @@ class TableSchedule:
 
     def then(self, from_step: int, table: WeightTable) -> Self:
         """The same with one more table, which holds from its step on until a later one does."""
-        return type(self)(tables={**self.tables, from_step: table})
+        return type(self)(tables=dict(sorted({**self.tables, from_step: table}.items())))
 
     def at(self, step: int) -> WeightTable:
         """The table that holds at ``step`` ≥ 1."""
