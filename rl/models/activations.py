@@ -2,7 +2,34 @@
 
 from dataclasses import dataclass
 
+from transformers import PreTrainedConfig
+
 FP32, BF16 = 4, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Features of a token in the residual stream, in an MLP, of the queries of all heads and of their keys; heads."""
+
+    hidden: int
+    intermediate: int
+    queries: int
+    keys: int
+    heads: int
+
+    @classmethod
+    def of(cls, about: PreTrainedConfig) -> "Widths":
+        """From a configuration of transformers."""
+        text = about.get_text_config()
+        heads = text.num_attention_heads
+        head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        return cls(
+            hidden=text.hidden_size,
+            intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            queries=heads * head,
+            keys=(getattr(text, "num_key_value_heads", None) or heads) * head,
+            heads=heads,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,29 +55,14 @@ class Kept:
     pair: float
 
     @classmethod
-    def of(
-        cls,
-        *,
-        hidden: int,
-        intermediate: int,
-        queries: int,
-        keys: int,
-        heads: int,
-        attention: str,
-        bf16: bool,
-        lora: bool = False,
-    ) -> "Kept":
-        """From features of a token, in the residual stream, in an MLP, of the queries of all heads and of their keys.
-
-        ``attention`` is ``"eager"``; ``"grid"``, fused on padded rows; or ``"packed"``, a kernel for sequences of any
-        lengths.
-        """
+    def of(cls, widths: Widths, attention: str, *, bf16: bool, lora: bool) -> "Kept":
+        """``attention`` is ``"eager"``, ``"grid"`` (fused, on padded rows) or ``"packed"`` (fused, any lengths)."""
         at = BF16 if bf16 else FP32
-        norms = 2 * (FP32 + (0 if lora else FP32)) * hidden
-        inputs = (5 if bf16 else 2) * at * hidden
-        asked = (2 + (attention == "grid") + (lora and bf16)) * at * queries
+        norms = 2 * (FP32 + (0 if lora else FP32)) * widths.hidden
+        inputs = (5 if bf16 else 2) * at * widths.hidden
+        asked = (2 + (attention == "grid") + (lora and bf16)) * at * widths.queries
         return cls(
-            token=norms + inputs + asked + 4 * at * intermediate,
-            slot=2 * at * (queries if attention == "grid" else keys),
-            pair=heads * (FP32 + (BF16 if bf16 else 0)) if attention == "eager" else 0.0,
+            token=norms + inputs + asked + 4 * at * widths.intermediate,
+            slot=2 * at * (widths.queries if attention == "grid" else widths.keys),
+            pair=widths.heads * (FP32 + (BF16 if bf16 else 0)) if attention == "eager" else 0.0,
         )

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from rl.config import Config
 from rl.errors import UsageError
 from rl.hub import is_hub_name, read_hub_name
-from rl.models.activations import BF16, FP32, Kept
+from rl.models.activations import BF16, FP32, Kept, Widths
 from rl.models.config import LoraConfig
 from rl.models.output_layer import IN_CACHE
 from rl.models.policy import LOGITS_ELSEWHERE, LOGITS_ON_CPU, is_capped, settled
@@ -76,7 +76,7 @@ KNOWN: Mapping[str, tuple[Mapping[str, Any], tuple[int, ...], bool]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShape:
+class ModelShape(Widths):
     """What of a decoder decides how much memory it takes.
 
     Attributes
@@ -85,10 +85,6 @@ class ModelShape:
         All of them; one that has two places counts once.
     layers, layer
         Number of layers, and parameters of the largest.
-    hidden, intermediate, queries, keys
-        Features of a token: in the residual stream, in an MLP, of the queries of all heads, of their keys.
-    heads
-        Attention heads.
     vocabulary
         Number of logits.
     context
@@ -104,11 +100,6 @@ class ModelShape:
     parameters: int
     layers: int
     layer: int
-    hidden: int
-    intermediate: int
-    queries: int
-    keys: int
-    heads: int
     vocabulary: int
     context: int | None
     tied: bool
@@ -128,8 +119,7 @@ class ModelShape:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(about, trust_remote_code=False)
         blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        heads, output = text.num_attention_heads, model.get_output_embeddings()
-        head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        output = model.get_output_embeddings()
         products = [
             (name, *(module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]))
             for name, module in model.named_modules()
@@ -139,11 +129,7 @@ class ModelShape:
             parameters=model.num_parameters(),
             layers=len(blocks) or text.num_hidden_layers,
             layer=max((sum(map(torch.numel, block.parameters())) for block in blocks), default=0),
-            hidden=text.hidden_size,
-            intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-            queries=heads * head,
-            keys=(getattr(text, "num_key_value_heads", None) or heads) * head,
-            heads=heads,
+            **vars(Widths.of(about)),
             vocabulary=text.vocab_size,
             context=getattr(text, "max_position_embeddings", None),
             tied=bool(about.tie_word_embeddings),
@@ -404,16 +390,7 @@ def _of_a_backward_pass(
     eager = policy.attention == "eager" or (policy.attention == "auto" and (shape.capped or not gpu))
     kernel = gpu and bf16 and shape.queries // shape.heads % 8 == 0
     attention = "eager" if eager else "packed" if kernel else "grid"
-    kept_of = Kept.of(
-        hidden=shape.hidden,
-        intermediate=shape.intermediate,
-        queries=shape.queries,
-        keys=shape.keys,
-        heads=shape.heads,
-        attention=attention,
-        bf16=bf16,
-        lora=lora,
-    )
+    kept_of = Kept.of(shape, attention, bf16=bf16, lora=lora)
     new = config.rollout.max_new_tokens
     # Keys of a prompt stand once for each response; a query has a text of keys at most.
     repeated = length / (new + (length - new) / config.rollout.group_size)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from rl.models.activations import Kept
+from rl.models.activations import Kept, Widths
 from rl.models.prefix import said, shared_beginnings
 
 # What the kernel can do.
@@ -194,12 +194,11 @@ class Packed:
         self._segments += [segment for segment, _ in branches]
         self._length = np.array([len(each.tokens) for each in self._segments])
         self._begin = self._length.cumsum() - self._length
-        self._parent = np.array([each.parent for each in self._segments])
-        self._context, self._depth = np.zeros((2, len(self._segments)), dtype=int)
-        for number, parent in enumerate(self._parent):
-            if parent >= 0:
-                self._context[number] = self._context[parent] + self._length[parent]
-                self._depth[number] = self._depth[parent] + 1
+        self._lines: list[list[int]] = []  # what each follows
+        for each in self._segments:
+            self._lines.append([*self._lines[each.parent], each.parent] if each.parent >= 0 else [])
+        self._context = np.array([self._length[line].sum() for line in self._lines], dtype=int)
+        self._depth = np.array([len(line) for line in self._lines])
         self._depth[first:] = self._depth[:first].max() + 1  # responses apart, as they are longer or shorter
         tokens = [token for each in self._segments for token in each.tokens]
         depths = np.concatenate([each.depths() for each in self._segments])
@@ -208,12 +207,11 @@ class Packed:
         # The first token of a response follows the end of its context.
         before: list[np.ndarray] = [np.zeros(0, dtype=int)] * len(responses)
         for number, (_, places) in enumerate(branches, start=first):
-            parent = self._parent[number]
+            parent = self._segments[number].parent
+            last = self._begin[parent] + self._length[parent] - 1
             for which, steps in places.items():
                 own = np.asarray(steps)
-                before[which] = np.where(
-                    own < 0, self._begin[parent] + self._length[parent] - 1, self._begin[number] + own
-                )
+                before[which] = np.where(own < 0, last, self._begin[number] + own)
         pairs = np.stack([np.concatenate(before), np.array([token for each in responses for token in each])])
         self._asked = None
         if self.is_tree:  # what is asked for several times is answered once
@@ -254,7 +252,7 @@ class Packed:
     def grid(self) -> Grid:
         """For attention of padded rows."""
         levels: list[Level] = []
-        asking, seen = np.zeros((2, len(self._segments)), dtype=int)
+        asking, seen, own = np.zeros((3, len(self._segments)), dtype=int)
         queries = keys = 0
         for depth in range(self._depth.max() + 1):
             some = np.flatnonzero((self._depth == depth) & (self._length > 0))
@@ -262,18 +260,12 @@ class Packed:
                 continue
             wide, long, numbers = int(self._context[some].max()), int(self._length[some].max()), np.arange(len(some))
             asking[some], seen[some] = queries + numbers * long, keys + numbers * (wide + long)
-            ends = queries + len(some) * long, keys + len(some) * (wide + long)
-            slots = slice(queries, ends[0]), slice(keys, ends[1])
+            own[some] = seen[some] + wide
+            begun, queries, keys = (queries, keys), queries + len(some) * long, keys + len(some) * (wide + long)
+            slots = slice(begun[0], queries), slice(begun[1], keys)
             levels.append(Level(segments=some, wide=wide, long=long, queries=slots[0], keys=slots[1]))
-            queries, keys = ends
-        wide = np.zeros(len(self._segments), dtype=int)
-        for level in levels:
-            wide[level.segments] = level.wide
-        return Grid(
-            levels=tuple(levels),
-            queries=self._places(asking, queries),
-            keys=self._places(seen + wide, keys, context=seen),
-        )
+        asked, answered = self._places(asking, queries), self._places(own, keys, context=seen)
+        return Grid(levels=tuple(levels), queries=asked, keys=answered)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attend: "Attend", window: int | None) -> Tensor:
         """Attention by way of the grid; shapes (T, heads, features), those of keys with fewer heads perhaps."""
@@ -326,7 +318,7 @@ class Packed:
         token[slot] = np.arange(len(slot))
         copies = []
         if context is not None:
-            pairs = [(number, each) for number in np.flatnonzero(self._length) for each in self._line(number)]
+            pairs = [(number, each) for number in np.flatnonzero(self._length) for each in self._lines[number]]
             who, which = np.array(pairs, dtype=int).reshape(-1, 2).T
             begin = context[who] + self._context[which]  # the slot of the first token of each copy
             times = np.bincount(which, minlength=len(self._length))
@@ -347,13 +339,6 @@ class Packed:
                 token[others] = tokens[at]
                 copies.append(tuple(map(self._sent, (tokens, where, there.astype(bool)))))
         return Places(token=self._sent(token), slot=self._sent(slot), copies=tuple(copies))
-
-    def _line(self, number: int) -> list[int]:
-        """What a segment follows, the nearest first."""
-        line: list[int] = []
-        while (number := int(self._parent[number])) >= 0:
-            line.append(number)
-        return line
 
 
 def _prompts(prompts: Sequence[Sequence[int]]) -> tuple[list[Segment], list[int]]:
@@ -495,28 +480,16 @@ def layout_of(model: PreTrainedModel, dtype: torch.dtype, *, lora: bool = False)
     """How texts are laid out in a model that computes in this type."""
     if not is_packed(model):
         return Layout(kind="padded")
-    text = model.config.get_text_config()
-    heads = text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    states = torch.empty(0, 1, size, dtype=dtype, device=model.device)
+    widths = Widths.of(model.config)
+    states = torch.empty(0, 1, widths.queries // widths.heads, dtype=dtype, device=model.device)
     plain = _attention(model) != PREFIX + "sdpa"
     if not plain and _has_kernel(states, states, states):
         return PACKED
-    hidden, intermediate = text.hidden_size, getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    queries, keys = heads * size, (getattr(text, "num_key_value_heads", None) or heads) * size
-    kept = Kept.of(
-        hidden=hidden,
-        intermediate=intermediate,
-        queries=queries,
-        keys=keys,
-        heads=heads,
-        attention="eager" if plain else "grid",
-        bf16=dtype == torch.bfloat16,
-        lora=lora,
-    )
+    kept = Kept.of(widths, "eager" if plain else "grid", bf16=dtype == torch.bfloat16, lora=lora)
     # Two multiplications for each feature of a query, and one for each weight that a token is multiplied by.
-    time = 2 * queries / (hidden * (2 * queries + 2 * keys + 3 * intermediate))
-    return Layout(kind="grid", slot=kept.slot / kept.token, pair=max(kept.pair / kept.token, time))
+    weights = widths.hidden * (2 * widths.queries + 2 * widths.keys + 3 * widths.intermediate)
+    pair = max(kept.pair / kept.token, 2 * widths.queries / weights)
+    return Layout(kind="grid", slot=kept.slot / kept.token, pair=pair)
 
 
 def packed_attention(
