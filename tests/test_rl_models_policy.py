@@ -36,6 +36,7 @@ from rl.models.config import ModelConfig, PolicyConfig
 from rl.models.packing import unpack
 from rl.models.policy import Policy, choose_device, load_policy, new_policy, save_policy
 from rl.models.start import hub_revisions, parameters_in, start_folder, weights_checksum
+from rl.models.tokenizer import encode_prompt
 from rl.samplers.torch_sampler import TorchSampler
 from rl.tasks.protocol import Prompt
 from tests.amounts import some_of
@@ -711,3 +712,10 @@ def test_ways_of_computing_are_held_to_each_other_in_a_context_however_short(con
     shape = ModelConfig(layers=1, hidden_size=16, intermediate_size=24, heads=2, context=context)
     model = new_policy(shape, "0123456789+=", seed=0).model
     assert prefix_gap(model) < FINE
+
+
+def test_a_prompt_with_a_character_that_has_no_token_is_refused() -> None:
+    tokenizer = new_policy(ModelConfig(layers=1, hidden_size=16, heads=2), "ab", seed=0).tokenizer
+    assert len(encode_prompt(tokenizer, "abba")) == 4
+    with pytest.raises(UsageError, match="lacks a character of the prompt 'abc'"):
+        encode_prompt(tokenizer, "abc")

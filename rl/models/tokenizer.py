@@ -26,10 +26,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
-    """Token ids of a prompt: with the token that the tokenizer begins a text with, unless the text names it."""
+    """Token ids of a prompt: with the token that the tokenizer begins a text with, unless the text names it.
+
+    Raises
+    ------
+    UsageError
+        If the tokenizer has no token for a character.
+    """
     first = tokenizer.encode("")[:1]
     begin = tuple(first) if first == [tokenizer.bos_token_id] else ()
-    tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+    try:
+        tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+    except Exception as error:  # tokenizers raises the base class for a character it has no token for
+        raise UsageError(f"the start model's tokenizer lacks a character of the prompt {text[:60]!r}") from error
     return tokens if tokens[: len(begin)] == begin else (*begin, *tokens)
 
 
