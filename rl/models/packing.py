@@ -273,11 +273,10 @@ class Packed:
         asking, *seen = grid.queries.spread(query), grid.keys.spread(key), grid.keys.spread(value)
         answers = []
         for level in grid.levels:
-            rows = len(level.segments)
             lengths = (level.long, level.wide + level.long, level.wide + level.long)
             slots = (level.queries, level.keys, level.keys)
             given = [
-                each[some].unflatten(0, (rows, length)).transpose(1, 2)
+                each[some].unflatten(0, (-1, length)).transpose(1, 2)
                 for each, some, length in zip((asking, *seen), slots, lengths, strict=True)
             ]
             answers.append(attend(*given, self._mask(level, window, query.dtype)).transpose(1, 2).flatten(0, 1))
