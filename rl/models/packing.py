@@ -86,7 +86,7 @@ class Places:
 
     def collect(self, values: Tensor) -> Tensor:
         """Values of slots as values of tokens; each token has one slot."""
-        return _Collect.apply(values, self.slot)
+        return _Pick.apply(values, self.slot)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -233,7 +233,7 @@ class Packed:
 
     def answers(self, values: Tensor) -> Tensor:
         """What was answered once, shape (n, ...), for each token of the responses, one response after the other."""
-        return values if self._asked is None else _Repeat.apply(values, self._asked)
+        return values if self._asked is None else _Pick.apply(values, self._asked)
 
     @cached_property
     def kernel(self) -> tuple[Places, tuple[Tensor, Tensor, int, int]]:
@@ -418,39 +418,22 @@ class _Spread(torch.autograd.Function):
         return own, None
 
 
-class _Repeat(torch.autograd.Function):
-    """Some of n values, each as often as it is asked for; on a CPU their gradients are added up in one order."""
+class _Pick(torch.autograd.Function):
+    """Some of n values, each as often as it is named; on a CPU their gradients are added up in one order."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, values: Tensor, asked: Tensor
+        ctx: Any, values: Tensor, places: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(asked)
+        ctx.save_for_backward(places)
         ctx.count = len(values)
-        return values[asked]
+        return values[places]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grads[0].new_zeros(ctx.count, *grads[0].shape[1:]).index_add_(0, ctx.saved_tensors[0], grads[0]), None
-
-
-class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, values: Tensor, slot: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(slot)
-        ctx.slots = len(values)
-        return values[slot]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (grad,), (slot,) = grads, ctx.saved_tensors
-        values = grad.new_zeros(ctx.slots, *grad.shape[1:])
-        values[slot] = grad
-        return values, None
+        (grad,), (places,) = grads, ctx.saved_tensors
+        return grad.new_zeros(ctx.count, *grad.shape[1:]).index_add_(0, places, grad), None
 
 
 def pack(model: PreTrainedModel) -> None:
