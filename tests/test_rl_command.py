@@ -106,11 +106,11 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "model.context=8", "--set", "rollout.max_new_tokens=7"), "context of 8: lower"),
         (("--table", "TABLE", "--set", "later_tables=[{from_step=2, table='no.json'}]"), "no.json: cannot be read"),
         (("--table", "TABLE", "--set", "weighting.all_wrong=hold"), "all_wrong_after goes with"),
-        (("--table", "TABLE", "--set", "training=3"), "'training' is 3; it must be a section of keys, [training]"),
-        (("--table", "TABLE", "--set", "task=3"), "'task' is 3; it must be a section of keys, [task]"),
+        (("--table", "TABLE", "--set", "training=3"), "'training' is 3: it must be a section of keys, [training]"),
+        (("--table", "TABLE", "--set", "task=3"), "'task' is 3: it must be a section of keys, [task]"),
         (("--table", "TABLE", "--set", "device=tpu"), "'device' is 'tpu': it must be auto, cpu, cuda or cuda:N"),
         (("--table", "TABLE", "--set", "seed"), "--set 'seed' is not of the form key=value"),
-        (("--table", "TABLE", "--set", "seed=1.5"), "'seed' is 1.5: input should be a valid integer"),
+        (("--table", "TABLE", "--set", "seed=1.5"), "'seed' is 1.5: it must be a whole number, at least 0"),
         (("--table", "TABLE", "--set", "rollout.temperature=nan"), "it must be at least 0.01 and at most 10"),
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
@@ -151,7 +151,7 @@ def test_a_misused_option_is_named(name: str, arguments: tuple[str, ...], senten
 @pytest.mark.parametrize(
     ("name", "output", "sentence"),
     [
-        ("chess", "new", "model 'chess' is unknown; it must be one of 'smollm2'"),
+        ("chess", "new", "model 'chess' is unknown: it must be one of 'smollm2'"),
         ("smollm2", ".", "exists: name another folder for the model"),
         ("smollm2", "run.toml/new", "cannot be written: Not a directory"),
     ],
