@@ -80,8 +80,7 @@ def train(
         _stop("missing option '--config'", BAD_USAGE)
     if output is None and not (dry_run or print_config):
         _stop("missing option '--output'", BAD_USAGE)
-    changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
-    changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
+    stated = {"table": table and str(table), "training.keep_checkpoints": keep}
 
     def interrupted() -> str:
         return "interrupted; nothing was written" if dry_run or output is None else _left(output)
@@ -91,12 +90,16 @@ def train(
         from rl.tasks.imported import ImportedConfig, allow_imports
 
         allow_imports(allowed or [])
-        settings = load_config(config, changes)
+        settings = load_config(config, overrides or [], stated)
         if print_config:
             from weightopt.settings import as_toml
 
             typer.echo(as_toml(settings), nl=False)
             return
+        from rl.step.schedule import TableSchedule
+
+        if settings.table or not dry_run:  # looked at before torch is imported, which takes ten times as long
+            TableSchedule.load(settings.table, settings.later_tables, group_size=settings.rollout.group_size)
         from rl.preview import dry_run as look
         from rl.preview import planned_lines, report
         from rl.train import train as run

@@ -117,7 +117,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, overrides: Sequence[str] = (), stated: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file, and change it by ``"section.key=value"`` each; see `weightopt.settings.load`.
 
     One that comes with the project is named without folder and ending, such as ``demo``. Without a file these are the
@@ -130,7 +130,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         changes = None if path else {"task": TASK}
-        return load(Config, path, overrides, changes=changes, refused=REFUSED, shipped=SHIPPED)
+        return load(Config, path, overrides, changes=changes, stated=stated, refused=REFUSED, shipped=SHIPPED)
     except SettingsError as error:
         raise UsageError(str(error)) from error
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from rl.config import Config
 from rl.errors import UsageError
+from rl.hub import is_hub_name
 from rl.learning.loss import Row, micro_batches, rows_of, texts_of, token_log_probs
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
@@ -33,7 +34,7 @@ from rl.processes.failures import processes
 from rl.run.checkpoint import open_policy
 from rl.run.display.lines import duration, entry, quoted, sum_of, table
 from rl.run.folder import check_folder
-from rl.run.prepare import plan_here, prepare
+from rl.run.prepare import plan_here, plan_of, prepare, questions
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
@@ -60,8 +61,8 @@ class DryRun:
         How many the model has, and how many of them are trained.
     memory
         What is planned (`rl.models.memory`): the ``device``; ``phases``, bytes by what takes them in each; ``cards``,
-        bytes that each card would have left, by the number of GPUs; and ``cache_tokens``, how many have room in the
-        engine's cache, None without one.
+        bytes that each card would have left, by the number of GPUs; ``prompt_tokens`` of the longest prompt; and
+        ``cache_tokens``, how many have room in the engine's cache, None without one.
     seconds, evaluation
         Of a step by stage, and of one evaluation.
     probe
@@ -157,20 +158,30 @@ def on_cards(planned: Callable[..., MemoryPlan], device: str) -> dict[str, Any]:
         f"{card} GB": {f"{ranks} GPU{'s' * (ranks > 1)}": int(size * GIB) - peak for ranks, peak in peaks.items()}
         for card, size in CARDS.items()
     }
-    return {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.cache_tokens}
+    said = {"prompt_tokens": here.prompt_tokens, "cache_tokens": here.cache_tokens}
+    return {"device": device, "phases": here.phases, "cards": cards, **said}
 
 
 def planned_lines(config: Config) -> list[str]:
-    """The lines of a report that need neither a model nor a GPU, nor what else the run does: its memory."""
+    """The lines of a report on memory, which a run that is refused has, too.
+
+    For them nothing is fetched: a model of the hub may be known by its shape alone, and its prompts then are as long as
+    there is room for, or `rl.models.memory.PROMPT` tokens.
+    """
+    engine = config.sampler.backend == "vllm"
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
+    device = "cpu" if on_cpu else "cuda"
+    if not (is_hub_name(config.start_model) or is_hub_name(config.kl.reference)):
+        with suppress(UsageError), _start(config) as start:
+            task, held_out, *_ = questions(config)
+            return _memory(on_cards(plan_of(config, start, task, held_out), device), config)
     try:
         alphabet = build_teaching_task(config.task).alphabet if config.start_model is None else ""
         other = shape_of(config, key="kl.reference") if config.kl.reference else None
         planned = partial(plan_memory, config, shape_of(config, alphabet=alphabet), reference=other)
     except UsageError as error:
         return entry("memory", str(error))
-    engine = config.sampler.backend == "vllm"
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
-    return _memory(on_cards(planned, "cpu" if on_cpu else "cuda"), config)
+    return _memory(on_cards(planned, device), config)
 
 
 def probe_sampling(
@@ -304,6 +315,7 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
             for card, sizes in cards.items()
         ]
         lines += table("cards", ["GiB to spare", *counts], left)
+    lines += entry("", f"Planned for prompts of up to {about['prompt_tokens']:,} tokens.")
     if room is not None:
         each = config.sampler.context or "the model's context"
         lines += entry(

@@ -145,6 +145,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     changes: Mapping[str, Any] | None = None,
+    stated: Mapping[str, Any] | None = None,
     refused: Mapping[str, str] | None = None,
     shipped: Path | None = None,
 ) -> SectionT:
@@ -160,6 +161,8 @@ def load(
         ``"section.key=value"`` each, applied in order; the value is read as TOML, or as a string where it is not TOML.
     changes
         Keys of the whole configuration to replace before `overrides`.
+    stated
+        Dotted keys with the values of options of their own, None where one is not given; no override may name them too.
     refused
         Keys that people look for and why they are not there.
     shipped
@@ -168,12 +171,19 @@ def load(
     Raises
     ------
     SettingsError
-        If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
+        If the file cannot be read, is not TOML, or holds an unknown key or a value out of range; or if a key is given
+        twice.
     """
     document = {} if path is None else _read(_found(path, shipped))
     document.update(copy.deepcopy(dict(changes or {})))
     for override in overrides:
         _override(document, override)
+    for key, value in (stated or {}).items():
+        if value is None:
+            continue
+        if any(override.partition("=")[0] == key for override in overrides):
+            raise SettingsError(f"config key {key!r} is given by --set and by an option of its own: give it once")
+        _put(document, key, value, f"option for {key}")
     return parse(model, document, refused=refused)
 
 
@@ -250,12 +260,15 @@ def _override(document: dict[str, Any], override: str) -> None:
         read = {"value": text}
     if read.keys() != {"value"}:
         raise SettingsError(f"--set {_shown(override)} holds more than one value: give each a --set of its own")
-    value = read["value"]
+    _put(document, key, read["value"], f"--set {_shown(override)}")
+
+
+def _put(document: dict[str, Any], key: str, value: Any, asked: str) -> None:
     *sections, last = key.split(".")
     for section in sections:
         document = document.setdefault(section, {})
         if not isinstance(document, dict):
-            raise SettingsError(f"--set {_shown(override)}: {section!r} is not a section")
+            raise SettingsError(f"{asked}: {section!r} is not a section")
     document[last] = value
 
 
