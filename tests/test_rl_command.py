@@ -115,6 +115,14 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
         (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
+        (
+            ("--table", "TABLE", "--set", "table=x"),
+            "'table' is given by --set and by an option of its own: give it once",
+        ),
+        (
+            ("--keep", "2", "--set", "training.keep_checkpoints=2"),
+            "'training.keep_checkpoints' is given by --set and by",
+        ),
         (("--set", "table=3"), "config key 'table' is 3: "),
         (("--set", 'table="\\u0000"'), "embedded null byte"),
         (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
@@ -151,7 +159,7 @@ def test_a_misused_option_is_named(name: str, arguments: tuple[str, ...], senten
 @pytest.mark.parametrize(
     ("name", "output", "sentence"),
     [
-        ("chess", "new", "model 'chess' is unknown: it must be one of 'smollm2'"),
+        ("chess", "new", "model 'chess' is unknown; it must be one of 'smollm2'"),
         ("smollm2", ".", "exists: name another folder for the model"),
         ("smollm2", "run.toml/new", "cannot be written: Not a directory"),
     ],

@@ -516,13 +516,17 @@ def test_only_a_name_that_says_so_is_asked_of_the_hub(tmp_path: Path, monkeypatc
             UsageError, match=rf"^start_model '{name.removeprefix('./')}' is no folder here; .* hub:OWNER"
         ):
             start_folder(Path(name))
+    with pytest.raises(
+        UsageError, match=r"'out/smollm2' is no folder here; weightopt model smollm2 --output out/smollm2 "
+    ):
+        start_folder(Path("out/smollm2"))
     for name in ("hub:", "hub:absent", "hub:a/b/c", "hub:../b", "hub:a/b@", "hub:a/b@c/d", "hub:a/b@c@d", "hub: a/b"):
         with pytest.raises(
             UsageError, match=rf"^kl.reference '{name}' is no name on the hub: it must be hub:OWNER/NAME"
         ):
             start_folder(Path(name), key="kl.reference")
     assert not asked
-    with pytest.raises(UsageError, match=r"'hub:owner/here': the hub did not give .* \(no network and no cache\)$"):
+    with pytest.raises(UsageError, match=r"'hub:owner/here': the hub did not give .* \(no network …\)$"):
         start_folder(Path("hub:owner/here"))
     with pytest.raises(UsageError, match="'hub:owner/absent@main'"):
         start_folder(Path("hub:owner/absent@main"))

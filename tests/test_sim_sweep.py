@@ -305,9 +305,10 @@ def test_there_are_configurations():
             "config key 'measures.target' is unknown; the nearest is 'measures.targets'",
         ),
         (
-            ["--set", "seeds=true"],
-            "config key 'seeds' is True: it must be a whole number, at least 1 and at most 100,000",
+            ["--set", "record_every=true"],
+            "config key 'record_every' is True: it must be a whole number, at least 0 and at most 1,000,000,000",
         ),
+        (["--set", "seeds=2"], "config key 'seeds' is given by --set and by an option of its own: give it once"),
         (["--set", "seeds"], "--set 'seeds' is not of the form key=value"),
         (["--set", "measures.targets.x=1"], "config key 'measures.targets' is {'x': 1}: it must be a list"),
         (["--set", "measures=1"], "config key 'measures' is 1: it must be a section of keys, [measures]"),

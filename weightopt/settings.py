@@ -279,11 +279,9 @@ def _explain(
     errors = error.errors(include_url=False)
     # A key that is missing may stand there misspelled, and then that is the mistake.
     first = min(errors[:1] + [each for each in errors if each["type"] == "extra_forbidden"], key=_is_missing)
-    kind, given = first["type"], first["input"]
-    unknown = kind == "extra_forbidden"
-    place = _place(model, first["loc"][:-1] if unknown else first["loc"], document)
-    if unknown:
-        last = str(first["loc"][-1])
+    kind, given, location = first["type"], first["input"], first["loc"]
+    if kind == "extra_forbidden":
+        place, last = _place(model, location[:-1], document), str(location[-1])
         key = ".".join([*place.keys, last])
         if reason := refused.get(key, refused.get(last)):
             return f"config key {key!r} is refused: {reason}"
@@ -291,6 +289,7 @@ def _explain(
         near = get_close_matches(last, known, n=1)
         hint = f"; the nearest is {'.'.join([*place.keys, *near])!r}" if near else ""
         return f"config key {key!r} is unknown{hint} (known here: {', '.join(sorted(known))})"
+    place = _place(model, location, document)
     key = ".".join(place.keys)
     if kind == "missing":
         return f"config key {key!r} is missing"
@@ -344,10 +343,10 @@ class _Place:
     ``said`` what is said of that beside it.
     """
 
-    keys: Sequence[str] = ()
+    keys: Sequence[str]
     kind: Any
     found: Any
-    said: Sequence[Any] = ()
+    said: Sequence[Any]
 
 
 def _place(model: type[Section], location: Sequence[int | str], document: Any) -> _Place:
@@ -385,7 +384,7 @@ def _place(model: type[Section], location: Sequence[int | str], document: Any) -
             else:
                 kinds = [each for each in inner if each is not NoneType]
                 found = next((each for each in kinds if get_origin(each) is not Literal), kinds[0])
-        name = document.get("name") if isinstance(document, Mapping) else None
+        name = str(document.get("name")) if isinstance(document, Mapping) else ""
         named = (each for each in said if isinstance(each, ByName))
         found = next((each.section(name) for each in named if name in each.sections), found)
     return _Place(keys=keys, kind=kind, found=found, said=said)

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from rl.errors import UsageError, one_line, refusing
-from rl.hub import FORM, is_hub_name, read_hub_name
+from rl.hub import FORM, MODELS, is_hub_name, read_hub_name
 from rl.storage import sha256_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -40,7 +40,10 @@ def start_folder(name: Path, *, key: str = "start_model") -> Path:
     if not is_hub_name(name):
         if name.is_dir():
             return name
-        raise UsageError(f"{key} {str(name)!r} is no folder here; a model of the Hugging Face hub is named {FORM}")
+        way = f"a model of the Hugging Face hub is named {FORM}"
+        if name.name in MODELS:
+            way = f"weightopt model {name.name} --output {name} makes it"
+        raise UsageError(f"{key} {str(name)!r} is no folder here; {way}")
     owner_and_name, revision = read_hub_name(name, key=key)
     from huggingface_hub import snapshot_download
 

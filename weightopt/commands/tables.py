@@ -115,6 +115,7 @@ def check(
             sentence, fine = verify(WeightTable.load(file)), True
         except TableError as error:
             sentence, fine = str(error).removeprefix(f"{file}: "), False
+            sentence = sentence.replace("the path of a table file", "a table file or the folder of a training run")
     if as_json:
         print_json({"file": str(file), "ok": fine, "message": sentence})
     elif fine:
