@@ -267,7 +267,8 @@ def test_check_refuses_a_changed_file_with_status_one(run, tmp_path):
     path.write_bytes(b"\xff")
     assert_refused(run("check", path), "UTF-8", status=1)
     path.unlink()
-    assert_refused(run("check", path), "give a table file or the folder of a training run", status=1)
+    for absent in (path, "a" * 300):
+        assert_refused(run("check", absent), "give a table file or the folder of a training run", status=1)
 
 
 def test_an_interruption_has_the_last_word(run, monkeypatch):

@@ -358,8 +358,7 @@ def _place(model: type[Section], location: Sequence[int | str], document: Any) -
     keys: list[str] = []
     member = False
     for part in location:
-        union = get_origin(kind) in (Union, UnionType) and sum(each is not NoneType for each in get_args(kind)) > 1
-        if member := union and not member:
+        if member := len(_members(kind)) > 1 and not member:
             continue
         if part == KEY:
             kind, said = get_args(outer)[0], []
@@ -382,12 +381,17 @@ def _place(model: type[Section], location: Sequence[int | str], document: Any) -
                 found = inner[0]
                 said += [more for each in inner[1:] for more in getattr(each, "metadata", [each])]
             else:
-                kinds = [each for each in inner if each is not NoneType]
+                kinds = _members(found)
                 found = next((each for each in kinds if get_origin(each) is not Literal), kinds[0])
         name = str(document.get("name")) if isinstance(document, Mapping) else ""
         named = (each for each in said if isinstance(each, ByName))
         found = next((each.section(name) for each in named if name in each.sections), found)
     return _Place(keys=keys, kind=kind, found=found, said=said)
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types of a union, but for that of nothing; of another type none."""
+    return [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) in (Union, UnionType) else []
 
 
 def _words(place: _Place) -> str:
@@ -404,7 +408,7 @@ def _words(place: _Place) -> str:
         words = "a table, { key = value, … }" if table else f"a section of keys, [{'.'.join(place.keys)}]"
     else:
         return ""
-    texts = [repr(text) for each in get_args(place.kind) if get_origin(each) is Literal for text in get_args(each)]
+    texts = [repr(text) for each in _members(place.kind) if get_origin(each) is Literal for text in get_args(each)]
     return " or ".join([*texts, ", ".join(filter(None, [words, _range(place.said)]))])
 
 
