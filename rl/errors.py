@@ -55,7 +55,8 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(f"{what}: {reason}") from error
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of what an error says, cut where it is longer than one reads: libraries write pages."""
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return f"{first[:LONGEST]} …" if rest or len(first) > LONGEST else first
+def one_line(error: BaseException, *, first: bool = False) -> str:
+    """What an error says, on one line that is no longer than one reads; with ``first`` no more than its first line."""
+    lines = [line for each in str(error).splitlines() if (line := " ".join(each.split()))]
+    said = " ".join(lines[:1] if first else lines)
+    return f"{said[:LONGEST].rstrip(': ')} …" if len(said) > LONGEST or (first and len(lines) > 1) else said

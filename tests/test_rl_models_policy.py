@@ -29,7 +29,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from rl.errors import UsageError
+from rl.errors import UsageError, one_line
 from rl.models import output_layer
 from rl.models.agreement import FINE, attention_gap, prefix_gap, widened
 from rl.models.config import ModelConfig, PolicyConfig
@@ -528,6 +528,7 @@ def test_only_a_name_that_says_so_is_asked_of_the_hub(tmp_path: Path, monkeypatc
     assert not asked
     with pytest.raises(UsageError, match=r"'hub:owner/here': the hub did not give .* \(no network …\)$"):
         start_folder(Path("hub:owner/here"))
+    assert len(one_line(OSError("a page\nof advice" * 99))) < 210
     with pytest.raises(UsageError, match="'hub:owner/absent@main'"):
         start_folder(Path("hub:owner/absent@main"))
     assert asked == [("owner/here", None), ("owner/absent", "main")]

@@ -50,7 +50,7 @@ def start_folder(name: Path, *, key: str = "start_model") -> Path:
     try:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(WANTED)))
     except Exception as error:  # of the network, of the hub, of its cache on disk
-        reason = one_line(error).partition(". ")[0]  # what follows is advice about the hub's library
+        reason = one_line(error, first=True).partition(". ")[0]  # what follows is advice about the hub's library
         raise UsageError(f"{key} {str(name)!r}: the hub did not give a model of that name ({reason})") from error
 
 
@@ -110,7 +110,7 @@ def reading(folder: Path) -> Iterator[None]:
                     f"model {str(folder)!r} asks for Python code of its own ({file.name} names {shown(wanted)}), "
                     "which is never run: only models and tokenizers that transformers has can be used"
                 ) from error
-        raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error)}") from error
+        raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error, first=True)}") from error
 
 
 def _document(file: Path) -> dict[str, Any]:
