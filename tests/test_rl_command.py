@@ -218,6 +218,7 @@ EVALUATION = EvaluationRecord(
 )
 def test_how_a_run_ends_is_the_exit_status(
     config: Path,
+    table: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     invoke: Callable[..., Any],
@@ -231,7 +232,7 @@ def test_how_a_run_ends_is_the_exit_status(
         return answer
 
     monkeypatch.setattr(rl.train, "train", run)
-    result = invoke(command.train, "--config", config, "--output", tmp_path / "run")
+    result = invoke(command.train, "--config", config, "--table", table, "--output", tmp_path / "run")
     assert result.exit_code == status
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
