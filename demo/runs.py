@@ -43,8 +43,7 @@ def run_side_by_side(
 
     def still(seconds: float) -> str:
         """How far each run that is going is: what the bars show on a terminal."""
-        now = [(run, *_progress(run)) for run, *_ in list(going)]
-        where = "; ".join(f"{run.table} seed {run.seed}: step {done} of {steps}, {note}" for run, done, note in now)
+        where = "; ".join(_where(run, steps) for run, *_ in list(going))
         return f"{where or 'starting'} ({len(waiting)} runs waiting, {seconds:.0f} s)"
 
     beat = Heartbeat(still, lambda line: print(line, flush=True), active=not console.is_terminal)
@@ -110,6 +109,11 @@ def _progress(run: Run) -> tuple[int, str]:
     metrics = read_metrics(path)
     success = f"held-out {metrics.evaluations[-1].success:.0%}" if metrics.evaluations else ""
     return len(metrics.steps), success
+
+
+def _where(run: Run, steps: int) -> str:
+    done, success = _progress(run)
+    return f"{run.table} seed {run.seed}: step {done} of {steps}{f', {success}' if success else ''}"
 
 
 def _finish(run: Run, process: subprocess.Popen[bytes], log: IO[bytes], console: Console) -> None:

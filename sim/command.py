@@ -77,7 +77,7 @@ def simulate(
     ] = False,
 ) -> None:
     """Simulate populations of prompts under weightings or weight tables, and compare what reaching a target costs."""
-    changes = {
+    stated = {
         "weightings": weighting,
         "populations": population,
         "step_sizes": step_size,
@@ -103,7 +103,6 @@ def simulate(
     except ModuleNotFoundError as error:
         _refuse_without_extra(error)
     try:
-        stated = {key: value for key, value in changes.items() if value is not None}
         settings = load_config(config, stated, overrides or ())
     except UsageError as error:
         _stop(str(error), BAD_USAGE)

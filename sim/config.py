@@ -161,7 +161,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
-def load_config(path: Path | None, changes: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, stated: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration; see `weightopt.settings.load`.
 
     Raises
@@ -170,6 +170,6 @@ def load_config(path: Path | None, changes: Mapping[str, Any] | None = None, ove
         If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
     """
     try:
-        return load(Config, path, overrides, changes=changes, shipped=SHIPPED)
+        return load(Config, path, overrides, stated=stated, shipped=SHIPPED)
     except SettingsError as error:
         raise UsageError(str(error)) from None

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from demo import findings
+from demo import findings, runs
 from theory.catalogue import WEIGHTINGS
 from weightopt import Problem, solve
 from weightopt.catalogue_tables import named_table
@@ -108,3 +108,10 @@ def test_one_seed_shows_no_winner(tables, tmp_path):
     assert "ends at 89.0%, GRPO at 35.0%" in printed
     # 0.05 + 0.28 a hundred responses reaches 0.26 after 75, 0.05 + 0.1 a hundred after 210.
     assert re.search(r"\| 26% \| 75 \| 210 \|", printed)
+
+
+def test_a_run_that_has_not_been_measured_says_its_step_alone(monkeypatch, tmp_path):
+    waiting = runs.Run("grpo", 0, tmp_path)
+    assert runs._where(waiting, 24) == "grpo seed 0: step 0 of 24"
+    monkeypatch.setattr(runs, "_progress", lambda _: (8, "held-out 9%"))
+    assert runs._where(waiting, 24) == "grpo seed 0: step 8 of 24, held-out 9%"

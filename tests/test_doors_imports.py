@@ -61,11 +61,16 @@ def test_tabulating_from_the_command_line_needs_no_heavy_guest():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "status", "absent"), [("check", 1, {"torch", "transformers", "numpy"}), ("report", 2, {"matplotlib"})]
+    ("command", "status", "absent"),
+    [
+        (["check"], 1, {"torch", "transformers", "numpy"}),
+        (["report"], 2, {"matplotlib"}),
+        (["train", "--config", "demo", "--output", "run", "--table"], 2, {"torch", "transformers"}),
+    ],
 )
-def test_a_folder_without_a_run_is_refused_before_anything_heavy_is_loaded(command, status, absent, tmp_path):
+def test_what_is_no_run_or_table_is_refused_before_anything_heavy_is_loaded(command, status, absent, tmp_path):
     code = (
-        f"import sys; sys.argv = ['weightopt', {command!r}, {str(tmp_path)!r}]\n"
+        f"import sys; sys.argv = ['weightopt', *{command!r}, {str(tmp_path)!r}]\n"
         "from weightopt.cli import main\n"
         f"try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == {status}\n"
         "pass"

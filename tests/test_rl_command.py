@@ -106,15 +106,23 @@ def test_a_start_model_from_the_command_line(
         (("--table", "TABLE", "--set", "model.context=8", "--set", "rollout.max_new_tokens=7"), "context of 8: lower"),
         (("--table", "TABLE", "--set", "later_tables=[{from_step=2, table='no.json'}]"), "no.json: cannot be read"),
         (("--table", "TABLE", "--set", "weighting.all_wrong=hold"), "all_wrong_after goes with"),
-        (("--table", "TABLE", "--set", "training=3"), "'training' is 3; it must be a section of keys, [training]"),
-        (("--table", "TABLE", "--set", "task=3"), "'task' is 3; it must be a section of keys, [task]"),
+        (("--table", "TABLE", "--set", "training=3"), "'training' is 3: it must be a section of keys, [training]"),
+        (("--table", "TABLE", "--set", "task=3"), "'task' is 3: it must be a section of keys, [task]"),
         (("--table", "TABLE", "--set", "device=tpu"), "'device' is 'tpu': it must be auto, cpu, cuda or cuda:N"),
         (("--table", "TABLE", "--set", "seed"), "--set 'seed' is not of the form key=value"),
-        (("--table", "TABLE", "--set", "seed=1.5"), "'seed' is 1.5: input should be a valid integer"),
+        (("--table", "TABLE", "--set", "seed=1.5"), "'seed' is 1.5: it must be a whole number, at least 0"),
         (("--table", "TABLE", "--set", "rollout.temperature=nan"), "it must be at least 0.01 and at most 10"),
         (("--table", "TABLE", "--set", "model.heads=3"), "hidden_size must be a multiple of 2 * heads = 6"),
         (("--table", "TABLE", "--set", "tracking.run='a b'"), "it must be 1 to 64 of A-Z, a-z"),
         (("--table", "TABLE", "--config", "."), "config '.' cannot be read: Is a directory"),
+        (
+            ("--table", "TABLE", "--set", "table=x"),
+            "'table' is given by --set and by an option of its own: give it once",
+        ),
+        (
+            ("--keep", "2", "--set", "training.keep_checkpoints=2"),
+            "'training.keep_checkpoints' is given by --set and by",
+        ),
         (("--set", "table=3"), "config key 'table' is 3: "),
         (("--set", 'table="\\u0000"'), "embedded null byte"),
         (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
@@ -210,6 +218,7 @@ EVALUATION = EvaluationRecord(
 )
 def test_how_a_run_ends_is_the_exit_status(
     config: Path,
+    table: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     invoke: Callable[..., Any],
@@ -223,7 +232,7 @@ def test_how_a_run_ends_is_the_exit_status(
         return answer
 
     monkeypatch.setattr(rl.train, "train", run)
-    result = invoke(command.train, "--config", config, "--output", tmp_path / "run")
+    result = invoke(command.train, "--config", config, "--table", table, "--output", tmp_path / "run")
     assert result.exit_code == status
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1

@@ -29,7 +29,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from rl.errors import UsageError
+from rl.errors import UsageError, one_line
 from rl.models import output_layer
 from rl.models.agreement import FINE, attention_gap, prefix_gap, widened
 from rl.models.config import ModelConfig, PolicyConfig
@@ -516,14 +516,19 @@ def test_only_a_name_that_says_so_is_asked_of_the_hub(tmp_path: Path, monkeypatc
             UsageError, match=rf"^start_model '{name.removeprefix('./')}' is no folder here; .* hub:OWNER"
         ):
             start_folder(Path(name))
+    with pytest.raises(
+        UsageError, match=r"'out/smollm2' is no folder here; weightopt model smollm2 --output out/smollm2 "
+    ):
+        start_folder(Path("out/smollm2"))
     for name in ("hub:", "hub:absent", "hub:a/b/c", "hub:../b", "hub:a/b@", "hub:a/b@c/d", "hub:a/b@c@d", "hub: a/b"):
         with pytest.raises(
             UsageError, match=rf"^kl.reference '{name}' is no name on the hub: it must be hub:OWNER/NAME"
         ):
             start_folder(Path(name), key="kl.reference")
     assert not asked
-    with pytest.raises(UsageError, match=r"'hub:owner/here': the hub did not give .* \(no network and no cache\)$"):
+    with pytest.raises(UsageError, match=r"'hub:owner/here': the hub did not give .* \(no network …\)$"):
         start_folder(Path("hub:owner/here"))
+    assert len(one_line(OSError("a page\nof advice" * 99))) < 210
     with pytest.raises(UsageError, match="'hub:owner/absent@main'"):
         start_folder(Path("hub:owner/absent@main"))
     assert asked == [("owner/here", None), ("owner/absent", "main")]

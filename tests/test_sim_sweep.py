@@ -292,7 +292,7 @@ def test_there_are_configurations():
         ),
         (
             ["--engine", "exact"],
-            "config key 'engine' is 'exact': input should be 'finite-sample', 'mean-field' or 'large-group'",
+            "config key 'engine' is 'exact': it must be one of 'finite-sample', 'mean-field', 'large-group'",
         ),
         (["--world", "tabular", "--engine", "mean-field"], "engine must be finite-sample"),
         (["--world", "tabular", "--set", "tabular.right=32"], "right must be below answers"),
@@ -304,10 +304,14 @@ def test_there_are_configurations():
             ["--set", "measures.target=0.5"],
             "config key 'measures.target' is unknown; the nearest is 'measures.targets'",
         ),
-        (["--set", "seeds=true"], "config key 'seeds' is True: input should be a valid integer"),
+        (
+            ["--set", "record_every=true"],
+            "config key 'record_every' is True: it must be a whole number, at least 0 and at most 1,000,000,000",
+        ),
+        (["--set", "seeds=2"], "config key 'seeds' is given by --set and by an option of its own: give it once"),
         (["--set", "seeds"], "--set 'seeds' is not of the form key=value"),
-        (["--set", "measures.targets.x=1"], "config key 'measures.targets' is {'x': 1}; it must be a list"),
-        (["--set", "measures=1"], "config key 'measures' is 1; it must be a section of keys, [measures]"),
+        (["--set", "measures.targets.x=1"], "config key 'measures.targets' is {'x': 1}: it must be a list"),
+        (["--set", "measures=1"], "config key 'measures' is 1: it must be a section of keys, [measures]"),
         (
             ["--set", "equal_budget=[0.9,0.1]"],
             "config: equal_budget must be two numbers in (0, 1), start before target",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -266,7 +267,25 @@ def test_check_refuses_a_changed_file_with_status_one(run, tmp_path):
     path.write_bytes(b"\xff")
     assert_refused(run("check", path), "UTF-8", status=1)
     path.unlink()
-    assert_refused(run("check", path), "read", status=1)
+    for absent in (path, "a" * 300):
+        assert_refused(run("check", absent), "give a table file or the folder of a training run", status=1)
+
+
+def test_an_interruption_has_the_last_word(run, monkeypatch):
+    """What comes after it would end the process by a signal, without the exit status."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WeightTable, "load", interrupted)
+    try:
+        assert run("show", "table.json") == (130, "", "weightopt: interrupted.\n")
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +51,7 @@ for name, command in (
 ):
     app.command(name, cls=Command)(command)
 
+INTERRUPTED = 130  # typer's, too, for a command that Ctrl-C has ended
 
 # Commands that may think for minutes and have nothing to show before the end.
 SOLVERS = ("solve", "compare", "population", "advise", "check", "forecast")
@@ -74,6 +78,22 @@ def _weightopt(
         beat.__enter__()
 
 
+@contextmanager
+def _last_word() -> Iterator[None]:
+    """After an interruption has had its sentence, let no further one end the process without its exit status.
+
+    The interpreter needs a moment to end, tenths of a second with torch, and who is impatient presses Ctrl-C again.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+        raise
+
+
+@_last_word()
 def main() -> None:
     """Run the command line; every failure a user can cause is one sentence and an exit status."""
     # Before numpy is loaded: our matrices are small, and more threads make them slower, on a busy machine threefold.
@@ -87,13 +107,15 @@ def main() -> None:
     try:
         status = app(args=_with_address(sys.argv[1:]), standalone_mode=False)
         sys.stdout.flush()
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
     except typer.TyperException as error:
         sentence = _sentence(error)
         if not sentence:  # called without a command: the help has been printed
             raise SystemExit(2) from None
         fail(sentence, 2)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(141) from None

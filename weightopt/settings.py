@@ -145,6 +145,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     changes: Mapping[str, Any] | None = None,
+    stated: Mapping[str, Any] | None = None,
     refused: Mapping[str, str] | None = None,
     shipped: Path | None = None,
 ) -> SectionT:
@@ -160,6 +161,8 @@ def load(
         ``"section.key=value"`` each, applied in order; the value is read as TOML, or as a string where it is not TOML.
     changes
         Keys of the whole configuration to replace before `overrides`.
+    stated
+        Dotted keys with the values of options of their own, None where one is not given; no override may name them too.
     refused
         Keys that people look for and why they are not there.
     shipped
@@ -168,12 +171,19 @@ def load(
     Raises
     ------
     SettingsError
-        If the file cannot be read, is not TOML, or holds an unknown key or a value out of range.
+        If the file cannot be read, is not TOML, or holds an unknown key or a value out of range; or if a key is given
+        twice.
     """
     document = {} if path is None else _read(_found(path, shipped))
     document.update(copy.deepcopy(dict(changes or {})))
     for override in overrides:
         _override(document, override)
+    for key, value in (stated or {}).items():
+        if value is None:
+            continue
+        if any(override.partition("=")[0] == key for override in overrides):
+            raise SettingsError(f"config key {key!r} is given by --set and by an option of its own: give it once")
+        _put(document, key, value, f"option for {key}")
     return parse(model, document, refused=refused)
 
 
@@ -250,12 +260,15 @@ def _override(document: dict[str, Any], override: str) -> None:
         read = {"value": text}
     if read.keys() != {"value"}:
         raise SettingsError(f"--set {_shown(override)} holds more than one value: give each a --set of its own")
-    value = read["value"]
+    _put(document, key, read["value"], f"--set {_shown(override)}")
+
+
+def _put(document: dict[str, Any], key: str, value: Any, asked: str) -> None:
     *sections, last = key.split(".")
     for section in sections:
         document = document.setdefault(section, {})
         if not isinstance(document, dict):
-            raise SettingsError(f"--set {_shown(override)}: {section!r} is not a section")
+            raise SettingsError(f"{asked}: {section!r} is not a section")
     document[last] = value
 
 
@@ -266,32 +279,32 @@ def _explain(
     errors = error.errors(include_url=False)
     # A key that is missing may stand there misspelled, and then that is the mistake.
     first = min(errors[:1] + [each for each in errors if each["type"] == "extra_forbidden"], key=_is_missing)
-    # `KEY` marks a bad key of a mapping.
-    location = [str(part) for part in first["loc"] if part != KEY]
-    key = ".".join(location)
-    kind = first["type"]
+    kind, given, location = first["type"], first["input"], first["loc"]
     if kind == "extra_forbidden":
-        *sections, last = location
-        if last in refused:
-            return f"config key {key!r} is refused: {refused[last]}"
-        known = list(_annotation(model, sections, document)[0].model_fields)
+        place, last = _place(model, location[:-1], document), str(location[-1])
+        key = ".".join([*place.keys, last])
+        if reason := refused.get(key, refused.get(last)):
+            return f"config key {key!r} is refused: {reason}"
+        known = list(place.found.model_fields)
         near = get_close_matches(last, known, n=1)
-        hint = f"; the nearest is {'.'.join([*sections, *near])!r}" if near else ""
+        hint = f"; the nearest is {'.'.join([*place.keys, *near])!r}" if near else ""
         return f"config key {key!r} is unknown{hint} (known here: {', '.join(sorted(known))})"
+    place = _place(model, location, document)
+    key = ".".join(place.keys)
     if kind == "missing":
         return f"config key {key!r} is missing"
-    if kind in ("model_type", "model_attributes_type", "dict_type", "mapping_type"):
-        form = "a table, { key = value, … }" if location[-1].isdigit() else f"a section of keys, [{key}]"
-        return f"config key {key!r} is {_shown(first['input'])}; it must be {form}"
-    if kind == "tuple_type":
-        return f"config key {key!r} is {_shown(first['input'])}; it must be a list, in brackets: [ … ]"
-    message = first["msg"].removeprefix("Value error, ").replace("Tuple", "List")
     if kind in BOUNDS:
-        place = [*location[:-1], KEY] if KEY in first["loc"] else location
-        message = _range(_annotation(model, place, document)[1])
-    if not location:
+        message = f"it must be {_range(place.said)}"
+    elif kind in OURS or not (words := _words(place)):
+        message = first["msg"].removeprefix("Value error, ")
+        message = f"{message[0].lower()}{message[1:]}"
+    else:
+        message = f"it must be {words}"
+    if not key:
         return f"config: {message}"
-    return f"config key {key!r} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+    if kind in OURS and any(isinstance(each, Mapping) for each in (given if isinstance(given, list) else [given])):
+        return f"config key {key!r}: {message}"  # which names the keys in it that do not agree
+    return f"config key {key!r} is {_shown(given)}: {message}"
 
 
 def _shown(value: Any) -> str:
@@ -304,46 +317,110 @@ def _is_missing(error: Mapping[str, Any]) -> bool:
     return error["type"] == "missing"
 
 
-# Errors of pydantic that name one end of a range, and how a bound is called here.
+# Errors that are in our words already, and errors of pydantic that name one end of a range.
+OURS = frozenset({"value_error", "name"})
 BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+# What ends of a range, lengths and types are called here.
 ENDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+LENGTHS = {"min_length": "of length at least", "max_length": "of length at most"}
+TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text, in quotes",
+    Path: "a path, in quotes",
+}
 
 # What pydantic puts behind the key of a mapping that is bad itself.
 KEY = "[key]"
 
 
-def _annotation(model: type[Section], place: Sequence[str], document: Any) -> tuple[Any, list[Any]]:
-    """The type of what stands at a place of a configuration, and what is said of it beside its type."""
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A place of a configuration, by its keys.
+
+    ``kind`` is its type with all that it may be, ``found`` the one that is no text of its own and not nothing, and
+    ``said`` what is said of that beside it.
+    """
+
+    keys: Sequence[str]
+    kind: Any
+    found: Any
+    said: Sequence[Any]
+
+
+def _place(model: type[Section], location: Sequence[int | str], document: Any) -> _Place:
+    """Go from key to key; what pydantic calls a member of a union, and the mark `KEY`, are none."""
+    outer: Any = None
+    kind: Any = model
     found: Any = model
     said: list[Any] = []
-    for part in place:
-        document = document.get(part) if isinstance(document, Mapping) else None
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            field = found.model_fields[part]
-            found, said = field.annotation, [*field.metadata]
-        elif get_origin(found) is tuple:  # an entry of a list; the types of its entries end in ... if they are one
-            types = get_args(found)
-            found, said = types[0 if types[-1] is ... else int(part)], []
+    keys: list[str] = []
+    member = False
+    for part in location:
+        if member := len(_members(kind)) > 1 and not member:
+            continue
+        if part == KEY:
+            kind, said = get_args(outer)[0], []
         else:
-            found, said = get_args(found)[part != KEY], []
+            keys.append(str(part))
+            document = document.get(part) if isinstance(document, Mapping) else None
+            outer = found
+            if isinstance(found, type) and issubclass(found, BaseModel):
+                field = found.model_fields[str(part)]
+                kind, said = field.annotation, [*field.metadata]
+            elif get_origin(found) is tuple:  # the types of its entries end in ... if they are one
+                types = get_args(found)
+                kind, said = types[0 if types[-1] is ... else int(part)], []
+            else:
+                kind, said = get_args(found)[1], []
+        found = kind
         while get_origin(found) in (Annotated, Union, UnionType):
             inner = get_args(found)
             if get_origin(found) is Annotated:
                 found = inner[0]
                 said += [more for each in inner[1:] for more in getattr(each, "metadata", [each])]
             else:
-                kinds = [each for each in inner if each is not NoneType]
+                kinds = _members(found)
                 found = next((each for each in kinds if get_origin(each) is not Literal), kinds[0])
-        found = next((each.section(document["name"]) for each in said if isinstance(each, ByName)), found)
-    return found, said
+        name = str(document.get("name")) if isinstance(document, Mapping) else ""
+        named = (each for each in said if isinstance(each, ByName))
+        found = next((each.section(name) for each in named if name in each.sections), found)
+    return _Place(keys=keys, kind=kind, found=found, said=said)
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types of a union, but for that of nothing; of another type none."""
+    return [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+
+
+def _words(place: _Place) -> str:
+    """What must stand at a place; empty if that is no type of a configuration."""
+    found, types = place.found, get_args(place.found)
+    if get_origin(found) is Literal:
+        return f"one of {', '.join(map(repr, types))}"
+    if get_origin(found) is tuple:
+        words = f"a list{'' if types[-1] is ... else f' of {len(types)}'}, in brackets: [ … ]"
+    elif found in TYPES:
+        words = TYPES[found]
+    elif get_origin(found) is Mapping or (isinstance(found, type) and issubclass(found, BaseModel)):
+        table = place.keys and place.keys[-1].isdigit()
+        words = "a table, { key = value, … }" if table else f"a section of keys, [{'.'.join(place.keys)}]"
+    else:
+        return ""
+    texts = [repr(text) for each in _members(place.kind) if get_origin(each) is Literal for text in get_args(each)]
+    return " or ".join([*texts, ", ".join(filter(None, [words, _range(place.said)]))])
 
 
 def _range(said: Sequence[Any]) -> str:
-    """Both ends of the range that a number must be in, in words."""
-    ends = [(word, getattr(each, name)) for name, word in ENDS.items() for each in said if hasattr(each, name)]
-    return "it must be " + " and ".join(
-        f"{word} {end:,}" if isinstance(end, int) else f"{word} {end:g}" for word, end in ends
-    )
+    """Both ends of the range that a number, or the length of a text or list, must be in, in words."""
+    names = ENDS | LENGTHS
+    ends = [
+        (word, end) for name, word in names.items() for each in said if (end := getattr(each, name, None)) is not None
+    ]
+    words = [f"{word} {end:,}" if isinstance(end, int) else f"{word} {end:g}" for word, end in ends]
+    finite = any(getattr(each, "allow_inf_nan", None) is False for each in said)
+    return " and ".join([*words, *(["finite"] if finite else [])])
 
 
 def as_toml(settings: Section) -> str:
@@ -367,11 +444,9 @@ def _lines(section: Section, place: tuple[str, ...]) -> Iterator[str]:
 
 def _meaning(model: type[Section], name: str) -> str:
     """What a key means, and what it may be."""
-    found, said = _annotation(model, [name], None)
+    place = _place(model, [name], None)
     text = " ".join((model.model_fields[name].description or "").split())
-    if get_origin(found) is Literal:
-        return f"{text} One of {', '.join(repr(each) for each in get_args(found))}."
-    words = _range(said).removeprefix("it must be ")
+    words = _words(place) if get_origin(place.found) is Literal else _range(place.said)
     return f"{text} {words[:1].upper()}{words[1:]}." if words else text
 
 

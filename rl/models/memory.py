@@ -227,6 +227,8 @@ class MemoryPlan:
         For ``"sampling"``, ``"learning"`` and ``"hand-over"``, with an engine that sleeps ``"first hand-over"``, with
         an adapter ``"merging"``, with several processes ``"start"``: bytes by what takes them. A start from a
         checkpoint takes less than sampling, which counts AdamW's means too.
+    prompt_tokens
+        Longest prompt that this is for.
     engine
         Of these what vLLM takes while it samples; 0 without it.
     cache_tokens
@@ -234,6 +236,7 @@ class MemoryPlan:
     """
 
     phases: Mapping[str, Mapping[str, int]]
+    prompt_tokens: int
     engine: int = 0
     cache_tokens: int | None = None
 
@@ -373,7 +376,7 @@ def plan_memory(
     phases = {phase: _sum(held, parts) for phase, parts in plan.items()}
     if ranks > 1:  # the first process reads the model, and tries it out
         phases["start"] = _sum({"weights": total, "CUDA": held["CUDA"]})
-    return MemoryPlan(phases=phases, engine=engine, cache_tokens=held_by_cache)
+    return MemoryPlan(phases=phases, prompt_tokens=prompt, engine=engine, cache_tokens=held_by_cache)
 
 
 def _sum(*several: Mapping[str, int]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from rl.errors import UsageError, one_line, refusing
-from rl.hub import FORM, is_hub_name, read_hub_name
+from rl.hub import FORM, MODELS, is_hub_name, read_hub_name
 from rl.storage import sha256_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -40,14 +40,17 @@ def start_folder(name: Path, *, key: str = "start_model") -> Path:
     if not is_hub_name(name):
         if name.is_dir():
             return name
-        raise UsageError(f"{key} {str(name)!r} is no folder here; a model of the Hugging Face hub is named {FORM}")
+        way = f"a model of the Hugging Face hub is named {FORM}"
+        if name.name in MODELS:
+            way = f"weightopt model {name.name} --output {name} makes it"
+        raise UsageError(f"{key} {str(name)!r} is no folder here; {way}")
     owner_and_name, revision = read_hub_name(name, key=key)
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(WANTED)))
     except Exception as error:  # of the network, of the hub, of its cache on disk
-        reason = one_line(error).partition(". ")[0]  # what follows is advice about the hub's library
+        reason = one_line(error, first=True).partition(". ")[0]  # what follows is advice about the hub's library
         raise UsageError(f"{key} {str(name)!r}: the hub did not give a model of that name ({reason})") from error
 
 
@@ -107,7 +110,7 @@ def reading(folder: Path) -> Iterator[None]:
                     f"model {str(folder)!r} asks for Python code of its own ({file.name} names {shown(wanted)}), "
                     "which is never run: only models and tokenizers that transformers has can be used"
                 ) from error
-        raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error)}") from error
+        raise UsageError(f"model {str(folder)!r} cannot be read: {one_line(error, first=True)}") from error
 
 
 def _document(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rl.config import GONE as GONE_KEYS
 from rl.config import Config, load_config
 from rl.errors import UsageError, refusing
 from rl.hub import is_hub_name
@@ -59,13 +60,8 @@ CHANGEABLE = (
     "config.sampler.threads",
 )
 STEPS = "config.training.steps"
-# Keys that versions before had, and the value at which each did nothing.
-GONE = {
-    "config.optimizer.cosine_until": None,
-    "config.optimizer.final_share": 0.1,
-    "config.kl.estimator": "score",
-    "config.weighting.estimate": "group",
-}
+# Keys that are gone, and the value at which each did nothing.
+GONE = {f"config.{key}": value for key, (value, _) in GONE_KEYS.items()}
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Everything that a run needs and that can be had, and checked, before it has a folder: task, prompts, tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -72,13 +72,18 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
     check_backend(config)
     check_trackers(config.tracking)
     torch.set_num_threads(config.threads)
-    task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
     tables = TableSchedule.load(config.table, config.later_tables, group_size=config.rollout.group_size)
-    # Of a listed task: rows that were left out.
-    notes: tuple[str, ...] = (
-        *getattr(task, "notes", ()),
-        *tables.doubts(dynamic_sampling=config.rollout.dynamic_sampling),
-    )
+    task, held_out, date, notes = questions(config, date=date)
+    doubts = tables.doubts(dynamic_sampling=config.rollout.dynamic_sampling)
+    return Prepared(task=task, held_out=held_out, tables=tables, date=date, notes=(*doubts, *notes))
+
+
+def questions(
+    config: Config, *, date: datetime | None = None
+) -> tuple[Task[Any], tuple[Prompt[Any], ...], datetime | None, tuple[str, ...]]:
+    """What of `Prepared` needs no table: task, held-out prompts, date and notes; refused as by `prepare`."""
+    task: Task[Any] = build_task(config.task) if config.start_model else build_teaching_task(config.task)
+    notes: tuple[str, ...] = getattr(task, "notes", ())  # of a listed task: rows that were left out
     if config.start_model is None:
         date = None
         _refuse_long(task, config)
@@ -101,7 +106,7 @@ def prepare(config: Config, *, date: datetime | None = None) -> Prepared:
             task, left_out = _fitting(task, lambda text: len(encode_prompt(tokenizer, text)), room, config)
             notes += left_out
     held_out = held_out_prompts(task, count=config.evaluation.prompts, seed=config.evaluation.seed)
-    return Prepared(task=task, held_out=held_out, tables=tables, date=date, notes=notes)
+    return task, held_out, date, notes
 
 
 def _context(folder: Path, config: Config) -> int | None:
@@ -194,20 +199,26 @@ def plan_here(
     config: Config, folder: Path, ready: Prepared, *, device: torch.device, ranks: int = 1
 ) -> Callable[..., MemoryPlan]:
     """As `check_memory`, on any device; returns `plan_memory` of this run, to be told ``ranks`` and ``device``."""
+    planned, free = plan_of(config, folder, ready.task, ready.held_out), free_memory(device)
+    if free is not None:
+        planned(ranks=ranks, device=device.type).check(free, what=f"{device} has {{}} free")
+    return planned
+
+
+def plan_of(
+    config: Config, folder: Path, task: Task[Any], held_out: Sequence[Prompt[Any]]
+) -> Callable[..., MemoryPlan]:
+    """`plan_memory` for the longest of the prompts that are known, to be told ``ranks`` and ``device``."""
     tokenizer, other = load_tokenizer(folder), config.kl.reference
-    prompts = [*ready.held_out, *(ready.task.training if isinstance(ready.task, ListedTask) else ())]
+    prompts = [*held_out, *(task.training if isinstance(task, ListedTask) else ())]
     longest = sorted(prompts, key=lambda prompt: len(prompt.text))[-LOOKED_AT:]  # in tokens nearly so
-    planned = partial(
+    return partial(
         plan_memory,
         config,
         shape_in(folder),
         prompt_tokens=max(len(encode_prompt(tokenizer, prompt.text)) for prompt in longest),
         reference=shape_in(start_folder(other, key="kl.reference")) if other else None,
     )
-    free = free_memory(device)
-    if free is not None:
-        planned(ranks=ranks, device=device.type).check(free, what=f"{device} has {{}} free")
-    return planned
 
 
 def check_trackers(config: TrackingConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,7 @@ def check(
 
     Exit status 1 if anything is off.
     """
-    if file.is_dir():
+    if os.path.isdir(file):  # of a name too long, too
         sentence, fine = _check_folder(file)
     else:
         from weightopt.table import TableError, WeightTable
@@ -115,6 +116,7 @@ def check(
             sentence, fine = verify(WeightTable.load(file)), True
         except TableError as error:
             sentence, fine = str(error).removeprefix(f"{file}: "), False
+            sentence = sentence.replace("the path of a table file", "a table file or the folder of a training run")
     if as_json:
         print_json({"file": str(file), "ok": fine, "message": sentence})
     elif fine:
