@@ -53,12 +53,6 @@ def train(
     allowed: AllowOption = None,
     table: Annotated[Path | None, typer.Option("--table", help="Weight table; short for --set table=FILE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint in --output.")] = False,
-    keep: Annotated[
-        int | None,
-        typer.Option(
-            "--keep", metavar="N", help="Keep the last N checkpoints; short for --set training.keep_checkpoints=N."
-        ),
-    ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
     dry_run: Annotated[
@@ -78,7 +72,6 @@ def train(
         _stop("missing option '--config'", BAD_USAGE)
     if output is None and not (dry_run or print_config):
         _stop("missing option '--output'", BAD_USAGE)
-    stated = {"table": table and str(table), "training.keep_checkpoints": keep}
 
     def interrupted() -> str:
         return "interrupted; nothing was written" if dry_run or output is None else _left(output)
@@ -88,7 +81,7 @@ def train(
         from rl.tasks.imported import ImportedConfig, allow_imports
 
         allow_imports(allowed or [])
-        settings = load_config(config, overrides or [], stated)
+        settings = load_config(config, overrides or [], {"table": table and str(table)})
         if print_config:
             from weightopt.settings import as_toml
 

@@ -326,9 +326,7 @@ def _memory(about: Mapping[str, Any], config: Config) -> list[str]:
     lines += entry("", f"Planned for prompts of up to {about['prompt_tokens']:,} tokens.")
     if room is not None:
         each = config.sampler.context or "the model's context"
-        lines += entry(
-            "", f"The engine's cache holds {room:,} tokens; the longest response with its prompt has {each}."
-        )
+        lines += entry("", f"The engine's cache holds {room:,} tokens; a prompt with its response has up to {each}.")
     return lines
 
 
@@ -365,13 +363,9 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
         *entry("model", f"{found.model}: {model}"),
         *_memory(found.memory, config),
         *sum_of("step", found.seconds, *((1, "s") if step >= 1 else (1e-3, "ms"))),
-        *entry(
-            "run", f"{run}: {steps:,} steps of training, {evaluations:,} evaluations of {duration(found.evaluation)}"
-        ),
+        *entry("run", f"{run}: {steps:,} steps, {evaluations:,} evaluations of {duration(found.evaluation)}"),
         *entry("estimate", *notes),
-        *entry(
-            "seen", f"{probe['correct']:.1%} of the responses are correct, {probe['finished']:.1%} ended themselves"
-        ),
+        *entry("seen", f"{probe['correct']:.1%} of responses are correct, {probe['finished']:.1%} ended themselves"),
     ]
     for number, (prompt, response) in enumerate(zip(found.prompts, found.responses, strict=True), start=1):
         lines += [*quoted(f"prompt {number}", prompt), *quoted("response", response)]

@@ -60,12 +60,13 @@ def test_a_run_from_the_command_line(config: Path, table: Path, tmp_path: Path, 
     result = invoke(command.train, *arguments)
     assert result.exit_code == 2
     assert "'seed' was 3 and is now 0" in result.stderr
-    more = ["--set", "seed=3", "--set", "training.steps=2", "--set", "training.checkpoint_every=20", "--keep", "2"]
-    result = invoke(command.train, *arguments, *more)
+    more = ["--set", "seed=3", "--set", "training.steps=2", "--set", "training.checkpoint_every=20"]
+    kept = "training.keep_checkpoints={}".format
+    result = invoke(command.train, *arguments, *more, "--set", kept(2))
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("step 2: ")
     assert '"keep_checkpoints": 2' in (output / "run.json").read_text()
-    result = invoke(command.train, *arguments, *more, "--keep", "0")
+    result = invoke(command.train, *arguments, *more, "--set", kept(0))
     assert result.exit_code == 2
     assert "'training.keep_checkpoints' is 0: " in result.stderr
 
@@ -119,10 +120,6 @@ def test_a_start_model_from_the_command_line(
             ("--table", "TABLE", "--set", "table=x"),
             "'table' is given by --set and by an option of its own: give it once",
         ),
-        (
-            ("--keep", "2", "--set", "training.keep_checkpoints=2"),
-            "'training.keep_checkpoints' is given by --set and by",
-        ),
         (("--set", "table=3"), "config key 'table' is 3: "),
         (("--set", 'table="\\u0000"'), "embedded null byte"),
         (("--table", "TABLE", "--set", 'start_model="a\\u0000"'), "embedded null byte"),
@@ -143,7 +140,7 @@ def test_misuse_is_status_2_and_one_sentence(
     ("name", "arguments", "sentence"),
     [
         ("train", (), "weightopt: missing option '--config'."),
-        ("train", ("--config", "c", "--keep", "x"), "weightopt: --keep must be a whole number, got 'x'."),
+        ("simulate", ("--steps", "x"), "weightopt: --steps must be a whole number, got 'x'."),
         ("train", ("--config", "c", "--steps", "3"), "weightopt: no such option: --steps"),
         ("start-model", ("--config", "c"), "weightopt: missing option '--output'."),
     ],

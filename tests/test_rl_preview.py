@@ -273,7 +273,7 @@ def test_a_container_may_leave_less(
 
 def test_long_runs_are_told_in_hours(started: dict[str, Any]) -> None:
     config = parse_config({**started, "training": {"steps": 10**9}})
-    assert any(" h: 1,000,000,000 steps of training" in line for line in report(dry_run(config), config))
+    assert any(" h: 1,000,000,000 steps" in line for line in report(dry_run(config), config))
 
 
 def test_a_sampler_that_draws_ahead_is_told_with_its_lag(started: dict[str, Any]) -> None:

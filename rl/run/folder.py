@@ -3,19 +3,17 @@
 ``run.json`` is written before anything else, so a folder without it holds nothing of a run.
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from rl.config import GONE as GONE_KEYS
-from rl.config import Config, load_config
+from rl.config import GONE, Config, load_config
 from rl.errors import UsageError, refusing
 from rl.hub import is_hub_name
 from rl.models.start import WANTED, hub_revisions, start_folder, weights_checksum
@@ -60,8 +58,6 @@ CHANGEABLE = (
     "config.sampler.threads",
 )
 STEPS = "config.training.steps"
-# Keys that are gone, and the value at which each did nothing.
-GONE = {f"config.{key}": value for key, (value, _) in GONE_KEYS.items()}
 
 
 @contextmanager
@@ -120,8 +116,11 @@ def check_folder(output: Path, config: Config, ready: Prepared, *, resume: bool)
         check_unlocked(output)
         if used:
             _changes(output, run)
-        else:
-            _check_room(output)
+        else:  # what making the folder and a file in it would raise; nothing is left of the try
+            nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+            if nearest == output:
+                output.mkdir(exist_ok=True)
+            TemporaryFile(dir=nearest).close()
 
 
 def began(output: Path) -> datetime | None:
@@ -177,18 +176,6 @@ def _in_use(output: Path, *, resume: bool) -> bool:
     return used
 
 
-def _check_room(output: Path) -> None:
-    """Raise the `OSError` that making the folder would raise, as far as can be told without trying."""
-    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        number = errno.EEXIST if nearest == output else errno.ENOTDIR
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        number = errno.EACCES
-    else:
-        return
-    raise OSError(number, os.strerror(number))
-
-
 def _go_on(output: Path, run: dict[str, Any], changed: list[tuple[str, Any, Any]], engine: str | None) -> None:
     """Note what has changed since the run in ``output`` was left, and the engine that samples, which must not."""
     with refusing(f"output {str(output)!r} cannot be written", OSError):
@@ -221,15 +208,14 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     asked = {f"config.{key}" for key, *_ in differences(load_config(None).to_json(), run["config"])}
     for key, was, now in changed:
         lacked = was is None and key.startswith("config.") and not key.startswith("config.task.") and key not in asked
-        if lacked or (key in GONE and was == GONE[key]):
+        inert, instead = GONE.get(key.removeprefix("config."), (None, ""))
+        if lacked or (instead and was == inert):
             continue
         if _may_change(key, was, now, run["data"]) or (key == STEPS and now > was):
             continue
         hint = " (it can only be raised)" if key == STEPS else _pinned(key, before, run)
-        if key in GONE:
-            hint = (
-                ", since this version has no such key: go on with the version that wrote it, or start in a new folder"
-            )
+        if instead:
+            hint = ", since this version has no such key: go on with the one that wrote it, or start in a new folder"
         raise UsageError(
             f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
         )

@@ -135,8 +135,5 @@ def make_probe(
         Token ids, each of length 2..``longest``.
     """
     rng = Random(seed)
-    probe = []
-    for prompt in prompts[:PROBE_PROMPTS]:
-        drawn = tuple(rng.randrange(vocabulary) for _ in range(PROBE_TOKENS))
-        probe.append((*prompt, *drawn)[-longest:])
-    return tuple(probe)
+    drawn = ([rng.randrange(vocabulary) for _ in range(PROBE_TOKENS)] for _ in range(PROBE_PROMPTS))
+    return tuple((*prompt, *tokens)[-longest:] for prompt, tokens in zip(prompts, drawn, strict=False))
