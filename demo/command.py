@@ -103,9 +103,9 @@ def demo(
     for option, value in (("--seeds", count), ("--at-once", at_once)):
         if value is not None and value < 1:
             _stop(f"{option} must be at least 1, got {value}", BAD_USAGE)
-    for key in ("table", "seed"):
-        if any(change.partition("=")[0] == key for change in overrides or []):
-            _stop(f"--set {key} is not for the demonstration, which gives each of its runs one", BAD_USAGE)
+    for key in ("table", "later_tables", "weighting.follow", "seed"):
+        if any(f"{change.partition('=')[0]}.".startswith(f"{key}.") for change in overrides or []):
+            _stop(f"--set {key} is not for the demonstration, which sees to it for each of its runs", BAD_USAGE)
     from rl.errors import UsageError
 
     if quick:

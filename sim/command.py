@@ -239,4 +239,4 @@ def _refuse_without_extra(error: ModuleNotFoundError) -> NoReturn:
 
 def _stop(sentence: str, status: int) -> NoReturn:
     print(f"weightopt: {sentence}.", file=sys.stderr)
-    raise typer.Exit(status)
+    raise SystemExit(status)

@@ -232,6 +232,9 @@ def test_the_folder_is_looked_at_and_left_alone(started: dict[str, Any], tmp_pat
         dry_run(config, output=tmp_path / "note" / "run")
     with pytest.raises(UsageError, match="cannot be written: File exists"):
         dry_run(config, output=tmp_path / "note")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="cannot be written: File exists"):
+        dry_run(config, output=tmp_path / "link")
     train(config, output, quiet=True)
     with pytest.raises(UsageError, match="add --resume to go on"):
         dry_run(config, output=output)

@@ -28,6 +28,7 @@ from sim.tabular import Tabular
 from sim.trajectory import Schedule, run
 from theory.catalogue import WEIGHTINGS
 from weightopt.catalogue_tables import named_table
+from weightopt.cli import main
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "simulate").glob("*.toml"))
@@ -404,14 +405,20 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
             sweep(SMALL, tmp_path / "a", resume=True)
 
 
-def test_an_interruption_is_status_130(tmp_path, monkeypatch):
+def test_an_interruption_is_status_130_and_one_sentence(tmp_path, monkeypatch, capsys):
     def interrupted(*_: object, **__: object):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sim.sweep.sweep", interrupted)
-    result = invoke("--output", tmp_path / "out")
-    assert result.exit_code == 130
-    assert result.stderr == "weightopt: interrupted; --resume goes on where the sweep was.\n"
+    monkeypatch.setattr("sys.argv", ["weightopt", "simulate", "--output", str(tmp_path / "out")])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "weightopt: interrupted; --resume goes on where the sweep was.\n"
 
 
 @pytest.mark.slow

@@ -88,8 +88,7 @@ def _last_word() -> Iterator[None]:
         yield
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise
 
 

@@ -181,7 +181,7 @@ def load(
     for key, value in (stated or {}).items():
         if value is None:
             continue
-        if any(override.partition("=")[0] == key for override in overrides):
+        if any(f"{override.partition('=')[0]}.".startswith(f"{key}.") for override in overrides):
             raise SettingsError(f"config key {key!r} is given by --set and by an option of its own: give it once")
         _put(document, key, value, f"option for {key}")
     return parse(model, document, refused=refused)

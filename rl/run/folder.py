@@ -3,14 +3,15 @@
 ``run.json`` is written before anything else, so a folder without it holds nothing of a run.
 """
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from rl.config import GONE, Config, load_config
@@ -112,15 +113,16 @@ def check_folder(output: Path, config: Config, ready: Prepared, *, resume: bool)
     """Refuse a folder that `run_folder` would refuse, in the same sentence, and change nothing."""
     run = _describe(config, ready)
     with refusing(f"output {str(output)!r} cannot be written", OSError):
+        nearest = next(path for path in (output, *output.absolute().parents) if os.path.lexists(path))
+        number = errno.EEXIST if nearest == output else errno.ENOTDIR
+        if nearest.is_dir():
+            number = 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
+        if number:
+            raise OSError(number, os.strerror(number))
         used = _in_use(output, resume=resume)
         check_unlocked(output)
         if used:
             _changes(output, run)
-        else:  # what making the folder and a file in it would raise; nothing is left of the try
-            nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-            if nearest == output:
-                output.mkdir(exist_ok=True)
-            TemporaryFile(dir=nearest).close()
 
 
 def began(output: Path) -> datetime | None:
@@ -215,7 +217,9 @@ def _changes(output: Path, run: dict[str, Any]) -> list[tuple[str, Any, Any]]:
             continue
         hint = " (it can only be raised)" if key == STEPS else _pinned(key, before, run)
         if instead:
-            hint = ", since this version has no such key: go on with the one that wrote it, or start in a new folder"
+            hint = (
+                ", since this version has no such key: go on with the version that wrote it, or start in a new folder"
+            )
         raise UsageError(
             f"cannot resume {str(output)!r}: {key.removeprefix('config.')!r} was {was!r} and is now {now!r}{hint}"
         )

@@ -103,14 +103,8 @@ class _SharedSampler:
     def __init__(self, own: Sampler, ranks: Ranks) -> None:
         self._own = own
         self._ranks = ranks
-        self.ends = own.ends
-        self.engine = own.engine
-
-    def publish(self, weights: Mapping[str, Tensor]) -> None:
-        self._own.publish(weights)
-
-    def rest(self) -> None:
-        self._own.rest()
+        self.ends, self.engine = own.ends, own.engine
+        self.publish, self.rest = own.publish, own.rest
 
     def sample(self, prompts: Sequence[Prompt[Any]], *, first: int = 0, **options: Any) -> Batch:
         share, first = self._ranks.share(prompts), first + self._ranks.first(len(prompts))
