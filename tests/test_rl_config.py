@@ -156,7 +156,7 @@ def test_overrides(tmp_path: Path) -> None:
         ),
         ({"task": {**TASK, "digit": 1}}, r"'task.digit' is unknown; the nearest is 'task.digits'"),
         ({"task": {"name": "chess"}}, r"'task.name' is 'chess': it must be one of 'addition', 'countdown'"),
-        ({"task": {}}, r"'task.name' is None: it must be one of"),
+        ({"task": {}}, r"'task.name' is missing: it must be one of"),
         ({"task": 3}, r"'task"),
         ({"task": "addition"}, r"'task"),
         ({}, r"'task' is missing"),
@@ -235,7 +235,7 @@ def test_overrides(tmp_path: Path) -> None:
         ),
         (
             {"task": TASK, "lora": {"rank": True}},
-            r"'lora.rank' is True: it must be a whole number, at least 0 and at most",
+            r"'lora.rank' is true: it must be a whole number, at least 0 and at most",
         ),
         (
             {"task": TASK, "lora": {"targets": 3}},

@@ -307,7 +307,7 @@ def test_there_are_configurations():
         ),
         (
             ["--set", "record_every=true"],
-            "config key 'record_every' is True: it must be a whole number, at least 0 and at most 1,000,000,000",
+            "config key 'record_every' is true: it must be a whole number, at least 0 and at most 1,000,000,000",
         ),
         (["--set", "seeds=2"], "config key 'seeds' is given by --set and by an option of its own: give it once"),
         (["--set", "seeds"], "--set 'seeds' is not of the form key=value"),

@@ -309,6 +309,8 @@ def _explain(
 
 def _shown(value: Any) -> str:
     """A value as messages quote it, of one line and no longer than one reads."""
+    if value is None or isinstance(value, bool):  # as TOML has it, which has no None
+        return "missing" if value is None else str(value).lower()
     text = repr(dict(value) if isinstance(value, Section) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
