@@ -380,9 +380,12 @@ def test_a_damaged_state_starts_a_new_run_of_the_tracker(
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
-        ({"trackers": ["mlflow"]}, r"'tracking.trackers.0' is 'mlflow': .*'tensorboard', 'trackio' or 'wandb'"),
+        (
+            {"trackers": ["mlflow"]},
+            r"'tracking.trackers.0' is 'mlflow': it must be one of 'tensorboard', 'trackio', 'wandb'",
+        ),
         ({"trackers": ["wandb", "wandb"]}, r"'tracking.trackers' is .*: it must be different values"),
-        ({"wandb_mode": "shared"}, r"'tracking.wandb_mode' is 'shared': .*'offline' or 'online'"),
+        ({"wandb_mode": "shared"}, r"'tracking.wandb_mode' is 'shared': it must be one of 'offline', 'online'"),
         ({"project": "a/b"}, r"'tracking.project' is 'a/b': "),
     ],
 )
