@@ -132,11 +132,16 @@ def _demonstrate(name: str, folder: Path, seeds: int, at_once: int, changes: lis
     from figures import training
     from figures.output import write
     from rl.config import load_config
+    from rl.errors import UsageError
 
     config = load_config(Path(name), changes)
+    tables = {ADVISED: folder / "table.json", **{name: folder / f"{name}.json" for name in NAMED}}
+    known = (folder / "runs", folder / "pilot", *tables.values())
+    begun = any(path.exists() for path in known) or {path.name for path in folder.glob("[!.]*")} == {"start"}
+    if not begun and any(folder.glob("[!.]*")):
+        raise UsageError(f"output {str(folder)!r} is not empty and holds no demonstration: name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    tables = {ADVISED: folder / "table.json", **{name: folder / f"{name}.json" for name in NAMED}}
     runs = [Run(table, seed, folder / "runs" / table / f"seed-{seed}") for seed in range(seeds) for table in tables]
     print(
         f"{len(runs)} runs of {config.training.steps} steps, {config.rollout.prompts_per_step} prompts x "

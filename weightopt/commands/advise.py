@@ -171,7 +171,8 @@ def advise(
         return
     _print(advice)
     if output is not None:
-        print(f"\nWritten to {output}:")
+        kind = "" if advice.limited is None else ", with the crowding limit, one to compare with"
+        print(f"\nWritten to {output}{kind}:")
         print_weights(table)
 
 
