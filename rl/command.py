@@ -56,7 +56,7 @@ def train(
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON document.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what the run would take and ask; write nothing.")
+        bool, typer.Option("--dry-run", help="Only print memory, time and the first prompts; write nothing.")
     ] = False,
     answer: Annotated[
         str | None, typer.Option("--answer", metavar="TEXT", help="With --dry-run: judge TEXT as answer to prompt 1.")

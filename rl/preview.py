@@ -365,7 +365,7 @@ def report(found: DryRun, config: Config, answer: str | None = None) -> list[str
         *sum_of("step", found.seconds, *((1, "s") if step >= 1 else (1e-3, "ms"))),
         *entry("run", f"{run}: {steps:,} steps, {evaluations:,} evaluations of {duration(found.evaluation)}"),
         *entry("estimate", *notes),
-        *entry("seen", f"{probe['correct']:.1%} of responses are correct, {probe['finished']:.1%} ended themselves"),
+        *entry("seen", f"{probe['correct']:.1%} of responses are correct, {probe['finished']:.1%} came to an end"),
     ]
     for number, (prompt, response) in enumerate(zip(found.prompts, found.responses, strict=True), start=1):
         lines += [*quoted(f"prompt {number}", prompt), *quoted("response", response)]

@@ -32,9 +32,7 @@ class TableSchedule:
             If a file is bad, or is for groups of another size.
         """
         if table is None:
-            raise UsageError(
-                "no weight table is given: add --table FILE, as weightopt solve, advise or table writes it"
-            )
+            raise UsageError("no weight table is given: add --table FILE, made by weightopt solve, advise or table")
         files = {1: ("table", table)}
         files |= {entry.from_step: (f"later_tables.{n}.table", entry.table) for n, entry in enumerate(later)}
         tables = {}

@@ -26,7 +26,8 @@ PATIENCE = 60.0  # seconds after which a folder without a run's metrics is worth
 
 def advise(
     metrics: Annotated[
-        Path | None, typer.Option(help="Pilot: a run's metrics.jsonl, or its folder; starts, lengths and loop are its.")
+        Path | None,
+        typer.Option(help="Pilot: a run's metrics.jsonl, or its folder; it tells starts, lengths and loop."),
     ] = None,
     pass_rates: Annotated[
         Path | None,
@@ -58,7 +59,7 @@ def advise(
         str | None,
         typer.Option(
             help="Group sizes M to compare, between commas; default 4,8,16,32,64 and that of --metrics. With --follow "
-            "it is the run's."
+            "that of the run."
         ),
     ] = None,
     budget_kind: Annotated[
@@ -80,8 +81,8 @@ def advise(
         bool,
         typer.Option(
             "--uniform-groups",
-            help="Advantages in groups all wrong and all right are sought too; by default they are 0. What they gain "
-            "is sure with one wrong answer only.",
+            help="Advantages in groups all wrong and all right are sought too; by default they are 0. The gain "
+            "is sure only where there is one wrong answer.",
         ),
     ] = False,
     crowding: Annotated[

@@ -67,7 +67,7 @@ def population(
         typer.Option(
             "--uniform-groups",
             help="With --group-size: advantages in groups all wrong and all right are sought too; by default they are "
-            "0. What they gain is sure with one wrong answer only.",
+            "0. The gain is sure only where there is one wrong answer.",
         ),
     ] = False,
     clock: Annotated[

@@ -147,7 +147,7 @@ def run_lengths(run: Run) -> Lengths | None:
     if not points or min(min(point[1:]) for point in points) < SHORTEST:
         return None
     rho, right, wrong = zip(*points, strict=True)
-    return Lengths(f"{run.name}, {len(steps)} steps", rho, right, wrong)
+    return Lengths(f"{run.name}, {len(steps)} step{'s' * (len(steps) > 1)}", rho, right, wrong)
 
 
 def _read_csv(path: str) -> Lengths:
