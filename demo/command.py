@@ -103,11 +103,12 @@ def demo(
     for option, value in (("--seeds", count), ("--at-once", at_once)):
         if value is not None and value < 1:
             _stop(f"{option} must be at least 1, got {value}", BAD_USAGE)
-    for key in ("table", "later_tables", "weighting.follow", "seed"):
-        if any(f"{change.partition('=')[0]}.".startswith(f"{key}.") for change in overrides or []):
-            _stop(f"--set {key} is not for the demonstration, which sees to it for each of its runs", BAD_USAGE)
     from rl.errors import UsageError
+    from weightopt.settings import changes_key
 
+    for key in ("table", "later_tables", "weighting.follow", "seed"):
+        if any(changes_key(change, key) for change in overrides or []):
+            _stop(f"--set {key} is not for the demonstration, which sees to it for each of its runs", BAD_USAGE)
     if quick:
         print("--quick: one seed, shorter runs and smaller steps than the whole demonstration.")
     try:

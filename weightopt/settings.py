@@ -181,7 +181,7 @@ def load(
     for key, value in (stated or {}).items():
         if value is None:
             continue
-        if any(f"{override.partition('=')[0]}.".startswith(f"{key}.") for override in overrides):
+        if any(changes_key(override, key) for override in overrides):
             raise SettingsError(f"config key {key!r} is given by --set and by an option of its own: give it once")
         _put(document, key, value, f"option for {key}")
     return parse(model, document, refused=refused)
@@ -261,6 +261,11 @@ def _override(document: dict[str, Any], override: str) -> None:
     if read.keys() != {"value"}:
         raise SettingsError(f"--set {_shown(override)} holds more than one value: give each a --set of its own")
     _put(document, key, read["value"], f"--set {_shown(override)}")
+
+
+def changes_key(override: str, key: str) -> bool:
+    """Whether ``"section.key=value"`` gives a key, or a part of it, a value."""
+    return f"{override.partition('=')[0]}.".startswith(f"{key}.")
 
 
 def _put(document: dict[str, Any], key: str, value: Any, asked: str) -> None:
